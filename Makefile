@@ -1,0 +1,54 @@
+# make demo: a picture from a real voice    make live: from the microphone    make test: all tests
+PYTHON ?= python3
+PROMPT ?= a psychedelic visualization of a voice
+VOICE ?= examples/voice_en.wav
+STEPS ?= 20
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
+
+.PHONY: demo live test lint train clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.ready
+	@$(PY) run_live_workflow.py --prompt "$(PROMPT)" --steps $(STEPS) --input_file "$(VOICE)"
+
+live: $(VENV)/.ready
+	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
+	@$(PY) run_live_workflow.py --prompt "$(PROMPT)" --steps $(STEPS)
+
+test: $(VENV)/.ready-dev
+	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
+	@$(PY) -m pytest
+
+lint: $(VENV)/.ready-dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+# hours on a CPU; every step resumes where it was stopped
+train: $(VENV)/.ready-dev
+	@[ -f training/words/vocab.txt ] || $(PY) -m ldm.data.words --out training/words
+	@$(PY) -m ldm.train first_stage
+	@$(PY) -m ldm.train diffusion
+	@$(PY) -m ldm.train export --out models/chladni
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/need "a virtual environment" python3-venv
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: requirements.txt | $(VENV)/bin/python
+	@echo "installing what requirements.txt lists into $(VENV) (once)"
+	@$(PIP) -r requirements.txt
+	@$(PY) -c "import cv2" 2>/dev/null || tools/need "OpenCV" libgl1 libglib2.0-0
+	@touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	@echo "installing what requirements-dev.txt lists into $(VENV) (once)"
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,69 @@
+"""What the command lines share: types of arguments, and how an error reaches the person who typed the command."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that shows defaults, takes its description from the script, and knows `--version`."""
+
+    def __init__(self, description: str, version: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--version", action="version", version=f"voicetoimg {version}")
+
+    def error(self, message: str) -> NoReturn:
+        """One line in place of the whole usage: what came, what is allowed, and where to read more."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def bounded(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], int | float]:
+    """An argparse type: a finite number of `kind` from `low` to `high`, both allowed."""
+
+    def parse(text: str) -> int | float:
+        allowed = f"{'a whole number' if kind is int else 'a number'} from {low:g}" + (
+            f" to {high:g}" if high != float("inf") else " up"
+        )
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}") from None
+        if not low <= value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not {allowed}")
+        return value
+
+    return parse
+
+
+def existing_file(text: str) -> Path:
+    """An argparse type: the path of a file that is there."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, a file is needed")
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and leave with the agreed exit status.
+
+    0 done; 1 failed at run time, with one line on stderr; 2 wrong command line (argparse); 130 Ctrl-C. The rooms raise
+    ValueError, OSError and RuntimeError with messages meant for the user; VOICETOIMG_TRACEBACK=1 shows where from.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` blocks run, and temporary files go
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("VOICETOIMG_TRACEBACK"):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        sys.exit(1)

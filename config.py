@@ -1,0 +1,51 @@
+"""Constants and paths that the scripts share. Importing this module creates nothing.
+
+Everything that is written lies under one root: the environment variable VOICETOIMG_DATA_DIR if it is set, else the
+folder that the program is started in. What is shipped (`models/`, `configs/`) lies beside this file.
+"""
+
+import os
+from pathlib import Path
+
+VERSION = "0.1.0"
+
+# --- the recipe: from a recording to 4,096 numbers -------------------------------------------------------------------
+RECIPE = {
+    "sample_rate": 22_050,  # Hz, after resampling
+    "n_mels": 64,  # mel bands
+    "n_fft": 2048,  # samples per window
+    "hop_length": 512,  # samples between windows
+    "top_db": 80.0,  # dB, depth of the spectrogram below its loudest cell
+    "picture_size": 64,  # pixels; rows are mel bands, columns are time
+}
+VECTOR_SIZE = RECIPE["picture_size"] ** 2  # 4096 elements
+LATENT_CHANNELS = 4
+LATENT_SIZE = int((VECTOR_SIZE / LATENT_CHANNELS) ** 0.5)  # 32 latent pixels
+LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]
+
+# --- what is shipped -------------------------------------------------------------------------------------------------
+REPO_DIR = Path(__file__).resolve().parent
+MODELS_DIR = REPO_DIR / "models"
+CONFIGS_DIR = REPO_DIR / "configs"
+EXAMPLES_DIR = REPO_DIR / "examples"
+BUILTIN_MODEL = "chladni"  # models/chladni/
+BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
+
+# --- what is written -------------------------------------------------------------------------------------------------
+ROOT_DIR = Path(os.environ.get("VOICETOIMG_DATA_DIR") or ".")
+DATA_DIR = ROOT_DIR / "data"
+AUDIO_INPUT_DIR = DATA_DIR / "audio_input_batch"
+SIMILARITY_VECTOR_NPY = DATA_DIR / "vectors" / "audio_spectrogram_vectors.npy"
+ZSCORE_VECTOR_NPY = DATA_DIR / "vectors" / "audio_zscore_vectors.npy"
+STATS_DIR = DATA_DIR / "stats"
+MEAN_NPY = STATS_DIR / "mean.npy"
+STD_NPY = STATS_DIR / "std.npy"
+LATENT_TENSOR_PT = DATA_DIR / "latents" / "audio_latents_batch.pt"
+TEMP_AUDIO_WAV = ROOT_DIR / "temp_live_audio.wav"
+LIVE_LATENT_PT = ROOT_DIR / "live_latent.pt"
+OUTPUT_DIR = ROOT_DIR / "outputs" / "txt2img-samples"
+
+
+def calibration_dirs() -> list[Path]:
+    """Folders of statistics in the order of preference: the user's own, once made, then the built-in ones."""
+    return [directory for directory in (STATS_DIR, BUILTIN_CALIBRATION_DIR) if (directory / MEAN_NPY.name).is_file()]
