@@ -1,0 +1,72 @@
+"""Choose the recordings of the built-in calibration, and link them into one folder.
+
+SOURCE is the folder that the Debian packages named in README.md were unpacked in (`dpkg -x PACKAGE SOURCE`). One half
+is telephone prompts at 8 kHz (asterisk), one half wide-band syllables and words (klettres); within each half every
+language counts about the same. The choice is the same on every machine: evenly spaced in sorted order.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+TELEPHONE, WIDE_BAND = "usr/share/asterisk/sounds", "usr/share/klettres"
+PER_TELEPHONE_LANGUAGE = 180  # five languages
+PER_WIDE_BAND_LANGUAGE = 49  # twenty languages and accents, of which some have fewer
+NOT_SPEECH = (
+    "silence/",
+    "beep",
+    "ascending-2tone",
+    "descending-2tone",
+    "confbridge-join",
+    "confbridge-leave.",
+    "tt-monkeys.",
+)
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"  # kept out, so that they can be used as tests
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def speech(folder: Path, pattern: str, seen: set[str]) -> list[Path]:
+    """Recordings of one language in sorted order, each sound once, without tones and the examples."""
+    chosen = []
+    for path in sorted(folder.rglob(pattern), key=lambda p: p.as_posix()):
+        if not path.relative_to(folder).as_posix().startswith(NOT_SPEECH) and (code := digest(path)) not in seen:
+            seen.add(code)
+            chosen.append(path)
+    return chosen
+
+
+def spaced(paths: list[Path], count: int) -> list[Path]:
+    """`count` of the paths, evenly spaced, or all of them if there are fewer."""
+    return paths if len(paths) <= count else [paths[i * len(paths) // count] for i in range(count)]
+
+
+def select(source: Path) -> list[Path]:
+    seen = {digest(path) for path in EXAMPLES.iterdir() if path.is_file()}
+    halves = ((TELEPHONE, "*.wav", PER_TELEPHONE_LANGUAGE), (WIDE_BAND, "*.ogg", PER_WIDE_BAND_LANGUAGE))
+    return [
+        path
+        for folder, pattern, count in halves
+        for language in sorted(p for p in (source / folder).iterdir() if p.is_dir())
+        for path in spaced(speech(language, pattern, seen), count)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the packages were unpacked")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder, filled with links")
+    options = parser.parse_args()
+    source = options.source.resolve()
+    chosen = select(source)
+    for path in chosen:
+        link = options.target / path.relative_to(source / "usr/share")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    print(f"{len(chosen)} recordings linked in {options.target}")
+
+
+if __name__ == "__main__":
+    main()

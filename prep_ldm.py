@@ -1,0 +1,60 @@
+"""Phase 1, step 3: z-scores -> latents.
+
+Reshapes float32 (N, 4096), row by row, to (N, 4, 32, 32), the shape of the initial latents of the diffusion model, and
+saves them as one tensor for `txt2img.py --init_latents`. The values stay the plain z-scores.
+"""
+
+from pathlib import Path
+
+import cli
+import config
+
+
+def build_parser() -> cli.CommandParser:
+    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser.add_argument(
+        "--input_file",
+        type=Path,
+        default=config.ZSCORE_VECTOR_NPY,
+        metavar="F",
+        help="z-scores, a .npy file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output_file",
+        type=Path,
+        default=config.LATENT_TENSOR_PT,
+        metavar="F",
+        help="the latents, a .pt file (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = build_parser().parse_args(argv)
+    if not options.input_file.is_file():
+        raise OSError(f"there is no file {options.input_file}; run z_transformation_with_stats.py first")
+
+    import numpy as np
+
+    from audio.calibration import load_array
+
+    z_scores = load_array(options.input_file, (None, config.VECTOR_SIZE))
+
+    import torch
+    from einops import rearrange
+
+    from files import atomic_path
+
+    channels, height, _ = config.LATENT_SHAPE
+    # a memory map is saved without reading it into memory first
+    latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
+    latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
+    with atomic_path(options.output_file) as temporary:
+        torch.save(latents, temporary)
+    print(f"latents {tuple(latents.shape)}: {options.output_file}")
+    print(f"next: python txt2img.py --init_latents {options.output_file} --subject_idx 0")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

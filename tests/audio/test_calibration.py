@@ -1,0 +1,200 @@
+"""Statistics against NumPy, and files that must be refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+import config
+from audio import calibration
+from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, load_array, mean_and_std
+from audio.features import Recipe
+from audio.whitening import Whitening
+
+BUILTIN = config.BUILTIN_CALIBRATION_DIR
+
+
+@pytest.fixture(scope="module")
+def vectors() -> np.ndarray:
+    """60 pictures in dB with smooth rows, of which the last 100 elements never vary."""
+    random = np.random.default_rng(0)
+    pictures = -40 + 3 * np.cumsum(random.standard_normal((60, 64, 64)), axis=2)
+    flat = np.clip(pictures, -80, 0).reshape(60, 4096).astype(np.float32)
+    flat[:, -100:] = -80
+    return flat
+
+
+@pytest.mark.parametrize("rows", [1, 2, 1023, 1024, 1025, 3000])
+@pytest.mark.parametrize("offset", [0, -80, 1e6])
+def test_mean_and_std_equal_numpy(rows, offset):
+    data = offset + np.random.default_rng(rows).standard_normal((rows, 5)) * [0, 1e-3, 1, 10, 100]
+    mean, std = mean_and_std(data)
+    np.testing.assert_allclose(mean, data.mean(axis=0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(std, data.std(axis=0), rtol=1e-6, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def made(vectors, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    np.save(folder / "v.npy", vectors)
+    prior = Whitening.load(BUILTIN / "whitening.npz")
+    return folder, calibrate(folder / "v.npy", folder / "z.npy", folder / "stats", prior=prior)
+
+
+def test_calibrate(made, vectors):
+    folder, report = made
+    mean, std, z = (np.load(folder / p, allow_pickle=False) for p in ("stats/mean.npy", "stats/std.npy", "z.npy"))
+    wide = np.asarray(vectors, np.float64)
+    floored = np.maximum(wide.std(axis=0), STD_FLOOR_DB)
+    assert {a.dtype for a in (mean, std, z)} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(mean, wide.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(std, floored, atol=1e-6)
+    np.testing.assert_allclose(z, (wide - wide.mean(axis=0)) / floored, atol=1e-5)
+    assert report.recordings == 60 and report.floored == (wide.std(axis=0) < STD_FLOOR_DB).sum() >= 100
+    assert (report.z_mean, report.z_std) == (pytest.approx(z.mean(), abs=1e-6), pytest.approx(z.std(), abs=1e-6))
+    assert report.z_largest == pytest.approx(np.abs(z).max())
+    assert report.z_kurtosis == pytest.approx(((z - z.mean()) ** 4).mean() / z.var() ** 2, rel=1e-4)
+    pictures = z.reshape(-1, 64, 64)
+    neighbours = np.corrcoef(pictures[..., :-1].ravel(), pictures[..., 1:].ravel())[0, 1]
+    assert report.z_neighbour == pytest.approx(neighbours, abs=0.02)
+
+
+def test_few_recordings_borrow_the_axes(made):
+    folder, report = made
+    own, builtin = (Whitening.load(p / "whitening.npz") for p in (folder / "stats", BUILTIN))
+    assert not report.own_axes and report.axes == len(builtin.scales)
+    np.testing.assert_array_equal(own.components, builtin.components)
+    np.testing.assert_array_equal(own.mean_db, np.load(folder / "stats" / "mean.npy"))
+
+
+def test_z_stays_bounded_for_any_recording(made):
+    """The worst that can be: -80 dB in all of the calibration, 0 dB live."""
+    folder, _ = made
+    own = Calibration.load(folder / "stats")
+    assert np.abs(own.z_score(np.stack([np.zeros(4096), np.full(4096, -80.0)]))).max() <= 80 / STD_FLOOR_DB
+
+
+def test_describes_itself(made):
+    folder, _ = made
+    about = json.loads((folder / "stats" / "calibration.json").read_text())
+    assert Recipe(**about["recipe"]) == Recipe()
+    assert set(about["sha256"]) == {"mean.npy", "std.npy", "whitening.npz"}
+    for name, digest in about["sha256"].items():
+        assert calibration.sha256_of(folder / "stats" / name) == digest
+
+
+def test_names_are_those_of_config():
+    assert (config.MEAN_NPY.name, config.STD_NPY.name) == (calibration.MEAN_NAME, calibration.STD_NAME)
+
+
+def test_builtin_calibration():
+    """The one that is shipped belongs to the recipe in config.py, and its three files to each other."""
+    recipe = Recipe(**config.RECIPE)
+    builtin = Calibration.load(BUILTIN, recipe)
+    whitening = Whitening.load(BUILTIN / "whitening.npz")
+    np.testing.assert_array_equal(whitening.mean_db, builtin.mean_db)
+    np.testing.assert_array_equal(whitening.std_db, builtin.std_db)
+    assert whitening.components.shape == (128, 4096)
+    assert sum(p.stat().st_size for p in BUILTIN.iterdir()) < 2 << 20
+    about = json.loads((BUILTIN / "calibration.json").read_text())
+    for name, digest in about["sha256"].items():
+        assert calibration.sha256_of(BUILTIN / name) == digest
+
+
+@pytest.fixture
+def stats(made, tmp_path):
+    """A copy of a calibration, to be spoilt."""
+    for path in (made[0] / "stats").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("n_mels", 128), ("hop_length", 256), ("sample_rate", 16_000), ("top_db", 60.0)]
+)
+def test_another_recipe_is_refused_by_name(stats, parameter, value):
+    with pytest.raises(ValueError, match=f"made with {parameter} .* now says {value}"):
+        Calibration.load(stats, Recipe(**{parameter: value}))
+
+
+def test_mixed_parts_are_refused(stats):
+    np.save(stats / "mean.npy", np.zeros(4096, np.float32))
+    with pytest.raises(ValueError, match="mean.npy is not the file"):
+        Calibration.load(stats)
+    (stats / "calibration.json").unlink()  # statistics from elsewhere
+    assert (Calibration.load(stats).mean_db == 0).all()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": 3}', "\x00\xff"])
+def test_broken_description_is_refused(stats, text):
+    (stats / "calibration.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match="calibration.json"):
+        Calibration.load(stats)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0])
+def test_std_must_be_positive(stats, bad):
+    (stats / "calibration.json").unlink()
+    np.save(stats / "std.npy", np.full(4096, bad))
+    with pytest.raises(ValueError, match="above 0"):
+        Calibration.load(stats)
+
+
+BAD_ARRAYS = {
+    "object": (np.array([{}] * 4096, dtype=object), "not a .npy file"),
+    "width": (np.zeros((3, 4095), np.float32), r"\(3, 4095\); \(N, 4096\)"),
+    "vector": (np.zeros(4096, np.float32), r"\(4096,\)"),
+    "integers": (np.zeros((3, 4096), np.int16), "int16"),
+    "no rows": (np.zeros((0, 4096), np.float32), "empty"),
+    "nan": (np.full((3, 4096), np.nan, np.float32), "NaN"),
+    "infinite": (np.full((3, 4096), -np.inf, np.float32), "infinity"),
+}
+
+
+@pytest.mark.parametrize(("array", "message"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_bad_arrays_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=message):
+        load_array(tmp_path / "a.npy", (None, 4096))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00v\x00{'descr'", b"PK\x03\x04rubbish"])
+def test_broken_arrays_are_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="a.npy"):
+        load_array(tmp_path / "a.npy", (None, 4096))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_headers_are_refused_or_harmless(tmp_path, seed):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4096), np.float32))
+    content, random = bytearray((tmp_path / "a.npy").read_bytes()), np.random.default_rng(seed)
+    for where in random.integers(128, size=3):
+        content[where] = random.integers(256)
+    (tmp_path / "a.npy").write_bytes(content)
+    try:
+        load_array(tmp_path / "a.npy", (None, 4096))
+    except ValueError as error:
+        assert "a.npy" in str(error) and "\n" not in str(error)
+
+
+def test_truncated_array_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4096), np.float32))
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match="a.npy"):
+        load_array(tmp_path / "a.npy", (None, 4096))
+
+
+def test_one_recording_is_refused_and_nothing_written(tmp_path, vectors):
+    np.save(tmp_path / "v.npy", vectors[:1])
+    with pytest.raises(ValueError, match="holds 1 recordings; 2 at least"):
+        calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
+    assert [p.name for p in tmp_path.iterdir()] == ["v.npy"]
+
+
+def test_vectors_of_another_recipe_are_refused(tmp_path, vectors):
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.json").write_text(json.dumps({"recipe": vars(Recipe(n_fft=1024)), "recordings": 60}))
+    with pytest.raises(ValueError, match="n_fft 1024"):
+        calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")

@@ -1,0 +1,215 @@
+"""The recipe against plain librosa and OpenCV, and what becomes of files that are no recordings."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from audio import features
+from audio.features import AudioError, Recipe, audio_to_vector, load_audio, samples_to_vector
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".wav", ".ogg"))
+RATE = 22_050
+
+
+def reference(path: Path) -> np.ndarray:
+    """The recipe as the design words it, in the words of the libraries it names."""
+    librosa = pytest.importorskip("librosa")
+    samples, rate = librosa.load(path)
+    power = librosa.feature.melspectrogram(y=samples, sr=rate, n_mels=64)
+    return cv2.resize(librosa.power_to_db(power, ref=np.max), (64, 64), interpolation=cv2.INTER_AREA).reshape(-1)
+
+
+def speech(seconds: float, rate: int) -> np.ndarray:
+    """The beginning of a real recording, as if it had been made at `rate`."""
+    samples, _ = soundfile.read(ROOT / "examples" / "voice_en.wav", dtype="float32")
+    return np.resize(samples, round(seconds * rate))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+def test_equals_librosa_on_recordings(path):
+    vector = audio_to_vector(path)
+    assert vector.shape == (4096,) and vector.dtype == np.float32
+    np.testing.assert_allclose(vector, reference(path), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_equals_librosa_at_every_rate(tmp_path, rate, channels):
+    one = speech(0.7, rate)
+    sound = np.stack([np.roll(one, 1000 * c) for c in range(channels)], axis=1)
+    soundfile.write(tmp_path / "sound.wav", sound, rate, subtype="FLOAT")
+    np.testing.assert_allclose(
+        audio_to_vector(tmp_path / "sound.wav"), reference(tmp_path / "sound.wav"), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 60.0])  # one and many blocks of frames, fewer and more than 64 columns
+def test_equals_librosa_at_every_length(tmp_path, seconds):
+    soundfile.write(tmp_path / "sound.flac", speech(seconds, RATE), RATE)
+    np.testing.assert_allclose(
+        audio_to_vector(tmp_path / "sound.flac"), reference(tmp_path / "sound.flac"), rtol=0, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(sample_rate=16_000, n_mels=40, n_fft=1024), Recipe(1_500, n_mels=8)]
+)
+def test_filterbank_equals_librosa(recipe):
+    librosa = pytest.importorskip("librosa")
+    wanted = librosa.filters.mel(sr=recipe.sample_rate, n_fft=recipe.n_fft, n_mels=recipe.n_mels)
+    np.testing.assert_allclose(features.mel_filterbank(recipe), wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_rows_are_mel_bands_and_columns_time():
+    """A tone that begins low and ends high lights up the top left and the bottom right of the picture."""
+    time = np.arange(RATE) / RATE
+    tones = np.where(time < 0.5, np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 5000 * time)).astype(np.float32)
+    picture = samples_to_vector(tones).reshape(64, 64)
+    assert picture[:, 10].argmax() < 10 < 40 < picture[:, 54].argmax()
+    assert picture.max() <= 0 and picture.min() >= -80
+
+
+def test_louder_gives_the_same_vector():
+    samples = load_audio(EXAMPLES[0]).samples
+    np.testing.assert_allclose(samples_to_vector(samples / 4), samples_to_vector(samples), atol=1e-3)
+
+
+def test_import_needs_neither_librosa_nor_torch():
+    code = "import sys, audio.features; print(sorted({'librosa', 'scipy', 'torch', 'config'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+
+
+def test_load_tells_what_the_file_was(tmp_path):
+    loud = np.clip(4 * speech(1.0, 8000), -1, 1)
+    soundfile.write(tmp_path / "loud.wav", loud, 8000)
+    recording = load_audio(tmp_path / "loud.wav")
+    assert (recording.seconds, recording.source_rate) == (1.0, 8000)
+    assert recording.samples.shape == (RATE,) and recording.samples.dtype == np.float32
+    assert recording.peak == pytest.approx(1, abs=1e-3)
+    assert recording.clipped == pytest.approx((np.abs(loud) == 1).mean(), abs=0.005) and recording.clipped > 0.01
+
+
+def write_bad(path: Path, kind: str) -> None:
+    sound = speech(0.5, RATE)
+    if kind == "nan":
+        sound[100] = np.nan
+    sounds = {"nan": sound, "huge": sound * 1e30, "silent": sound * 0, "short": sound[:100], "no_samples": sound[:0]}
+    if kind in sounds:
+        soundfile.write(path, sounds[kind], RATE, subtype="FLOAT")
+    elif kind == "slow":
+        soundfile.write(path, sound, 100)
+    else:
+        whole = EXAMPLES[0].read_bytes()
+        path.write_bytes({"empty": b"", "text": b"hello, world\n" * 99, "header_only": whole[:30]}[kind])
+
+
+BAD = {
+    "nan": "not finite",
+    "huge": "too large",
+    "silent": "silent",
+    "short": "0.005 s",
+    "no_samples": "no samples",
+    "slow": "100 Hz",
+    "empty": "not a recording",
+    "text": "not a recording",
+    "header_only": "recording",
+}
+
+
+@pytest.mark.parametrize(("kind", "message"), BAD.items())
+def test_bad_files_are_refused_in_one_line(tmp_path, kind, message):
+    path = tmp_path / f"{kind}.wav"
+    write_bad(path, kind)
+    with pytest.raises(AudioError, match=message) as caught:
+        audio_to_vector(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_raw_and_missing_files(tmp_path):
+    (tmp_path / "sound.raw").write_bytes(bytes(4000))
+    with pytest.raises(AudioError, match="not a recording"):
+        audio_to_vector(tmp_path / "sound.raw")
+    with pytest.raises(FileNotFoundError):
+        audio_to_vector(tmp_path / "none.wav")
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Recordings in folders, among them bad ones, a hidden one, and names that need care."""
+    folder = tmp_path / "in"
+    for index, path in enumerate(EXAMPLES):
+        target = folder / ("b" if index % 2 else "a, é") / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for kind in BAD:
+        write_bad(folder / f"{kind}.wav", kind)
+    (folder / ".hidden.wav").write_bytes(EXAMPLES[0].read_bytes())
+    return folder
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_batch(folder, tmp_path):
+    output = tmp_path / "out" / "vectors.npy"
+    report = features.prepare_batch(folder, output, workers=1)
+    matrix = np.load(output, allow_pickle=False)
+    rows, skipped = read_table(output.with_suffix(".csv")), read_table(output.with_name("vectors_skipped.csv"))
+    assert (report.rows, report.skipped) == (len(EXAMPLES), len(BAD)) == (len(rows), len(skipped))
+    assert matrix.shape == (len(EXAMPLES), 4096) and matrix.dtype == np.float32
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    for index, row in enumerate(rows):
+        assert int(row["row"]) == index
+        assert row["sha256"] == features.sha256_of(folder / row["path"])
+        np.testing.assert_array_equal(matrix[index], audio_to_vector(folder / row["path"]))
+    for row in skipped:
+        assert BAD[row["path"].removesuffix(".wav")] in row["reason"] and row["reason"]
+    about = json.loads(output.with_suffix(".json").read_text())
+    assert Recipe(**about["recipe"]) == Recipe() and about["recordings"] == len(rows)
+    assert report.seconds == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=0.01)
+    assert sorted(p.name for p in output.parent.iterdir()) == [
+        "vectors.csv",
+        "vectors.json",
+        "vectors.npy",
+        "vectors_skipped.csv",
+    ]
+
+
+def test_batch_gives_the_same_bytes_for_any_number_of_workers(folder, tmp_path):
+    for workers in (1, 2):
+        features.prepare_batch(folder, tmp_path / str(workers) / "v.npy", workers=workers)
+    for name in ("v.npy", "v.csv", "v_skipped.csv", "v.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kinds", [[], ["text", "silent"]], ids=["none", "all bad"])
+def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
+    (tmp_path / "in").mkdir()
+    for kind in kinds:
+        write_bad(tmp_path / "in" / f"{kind}.wav", kind)
+    output = tmp_path / "v.npy"
+    output.write_bytes(b"older")
+    with pytest.raises(ValueError, match="none of the 2 files" if kinds else "no files"):
+        features.prepare_batch(tmp_path / "in", output)
+    assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.npy"]
+
+
+@pytest.mark.parametrize("rows", [1, 9, 10, 1000])
+def test_matrix_writer(tmp_path, rows):
+    wanted = np.random.default_rng(0).standard_normal((rows, 16)).astype(np.float32)
+    with features.MatrixWriter(tmp_path / "m.npy", 16) as writer:
+        for row in wanted:
+            writer.append(row)
+    np.testing.assert_array_equal(np.load(tmp_path / "m.npy", mmap_mode="r", allow_pickle=False), wanted)

@@ -1,0 +1,284 @@
+"""x_T: Gaussian to a sampler, the voice's own to a listener. On shipped recordings that the calibration never saw."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import config
+from audio.calibration import Calibration
+from audio.features import load_audio, samples_to_vector
+from audio.whitening import Whitening, hadamard, is_gaussian, mix
+
+EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
+RATE = config.RECIPE["sample_rate"]
+FROZEN = [0.34375, -0.46875, 1.03125, -0.03125]
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Whitening:
+    return Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+
+
+def latents_of(sounds: list[np.ndarray]) -> np.ndarray:
+    """Plain z-scores [B, 4, 32, 32], as process_live_audio.py writes them."""
+    calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
+    return np.stack([calibration.z_score(samples_to_vector(sound)) for sound in sounds]).reshape(-1, 4, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def sounds() -> list[np.ndarray]:
+    return [load_audio(path).samples for path in EXAMPLES]
+
+
+@pytest.fixture(scope="module")
+def voices(sounds) -> np.ndarray:
+    return latents_of(sounds)
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((2000, 4, 32, 32), dtype=np.float32)
+
+
+def with_noise(sound: np.ndarray, snr_db: float) -> np.ndarray:
+    hiss = np.random.default_rng(3).standard_normal(sound.size) * np.sqrt((sound.astype(float) ** 2).mean())
+    return (sound + hiss * 10 ** (-snr_db / 20)).astype(np.float32)
+
+
+# change of the recording, least mean cosine (150 recordings that the calibration never saw: .99, .98, .97, .97, 1.00)
+CHANGES = {
+    "20 dB SNR": (lambda sound: with_noise(sound, 20), 0.97),
+    "10 dB SNR": (lambda sound: with_noise(sound, 10), 0.93),
+    "50 ms later": (lambda sound: np.pad(sound, (RATE // 20, 0)), 0.90),
+    "300 ms of silence around": (lambda sound: np.pad(sound, 3 * RATE // 10), 0.90),
+    "a quarter as loud": (lambda sound: sound / 4, 0.999),
+}
+
+
+@pytest.mark.parametrize(("change", "least"), CHANGES.values(), ids=CHANGES)
+def test_the_same_recording_is_found_again(builtin, sounds, voices, change, least):
+    codes, changed = (
+        builtin.voice_noise(latents).reshape(len(sounds), -1) / 64
+        for latents in (voices, latents_of([change(sound) for sound in sounds]))
+    )
+    cosines = changed @ codes.T
+    assert (cosines.argmax(axis=1) == np.arange(len(sounds))).all()
+    assert np.diag(cosines).mean() > least
+
+
+def test_raw_z_scores_do_not_withstand_noise(sounds, voices):
+    """What the whitening is for: at 10 dB SNR the raw z-score of a voice points elsewhere."""
+    flat, noisy = (z.reshape(len(z), -1) for z in (voices, latents_of([with_noise(s, 10) for s in sounds])))
+    cosines = (flat * noisy).sum(axis=1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(noisy, axis=1)
+    assert cosines.mean() < 0.5
+
+
+def test_different_recordings_point_elsewhere(builtin, voices):
+    codes = builtin.voice_noise(voices).reshape(len(voices), -1) / 64
+    cosines = np.abs(codes @ codes.T)[np.triu_indices(len(voices), 1)]
+    assert np.median(cosines) < 0.15 and cosines.max() < 0.5
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
+def test_looks_gaussian_to_a_sampler(builtin, voices, noise, strength):
+    x_T = mix(builtin.voice_noise(voices), noise[: len(voices)], strength)
+    assert x_T.shape == voices.shape and x_T.dtype == np.float32
+    assert is_gaussian(x_T).all()
+    power = np.abs(np.fft.fft2(x_T)) ** 2 / 1024  # 1 at every frequency for N(0, I)
+    frequency = np.fft.fftfreq(32, 1 / 32)
+    radius = np.rint(np.hypot(frequency[:, None], frequency)).astype(int)
+    for low, high in ((0, 3), (4, 7), (8, 11), (12, 16)):
+        assert 0.8 < power[..., (radius >= low) & (radius <= high)].mean() < 1.25
+    assert 2.7 < (x_T**4).mean() / (x_T**2).mean() ** 2 < 3.3
+
+
+def test_is_gaussian_tells_noise_from_voices(voices, noise):
+    assert is_gaussian(noise).mean() > 0.999
+    assert not is_gaussian(voices).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 0.2,
+        lambda x: x * 1.2,
+        lambda x: x * 0.8,
+        lambda x: (x + np.roll(x, 1, -1)) / 2**0.5,
+        lambda x: (x + np.roll(x, 1, -2)) / 2**0.5,
+        lambda x: x * 0,
+    ],
+    ids=["mean", "wide", "narrow", "blurred sideways", "blurred downwards", "zero"],
+)
+def test_is_gaussian_refuses(noise, change):
+    assert not is_gaussian(change(noise[:100])).any()
+
+
+def test_fits_only_what_its_statistics_made(builtin, voices, noise):
+    other = replace(builtin, mean_db=builtin.mean_db + 10)
+    assert builtin.fits(voices).all()
+    assert not other.fits(voices).any()
+    assert not builtin.fits(noise[:10]).any()
+
+
+def test_the_same_bits_alone_and_in_a_batch(builtin, voices):
+    together = builtin.voice_noise(voices)
+    for index in range(len(voices)):
+        np.testing.assert_array_equal(builtin.voice_noise(voices[index : index + 1])[0], together[index])
+
+
+def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
+    """The same dB picture gives the same x_T, whichever mean and std the z-score was made with."""
+    decibels = builtin.decibels(voices)
+    other = replace(builtin, mean_db=np.full(4096, -30, np.float32), std_db=np.full(4096, 7, np.float32))
+    again = ((decibels + 30) / 7).reshape(voices.shape)
+    np.testing.assert_allclose(other.voice_noise(again), builtin.voice_noise(voices), atol=1e-2)
+
+
+@pytest.mark.parametrize("level", [-80.0, -40.0, 0.0])
+def test_flat_pictures_do_not_divide_by_zero(builtin, level):
+    flat = ((level - builtin.mean_db) / builtin.std_db).reshape(1, 4, 32, 32)
+    assert np.linalg.norm(builtin.voice_noise(flat)) == pytest.approx(64, rel=1e-5)
+
+
+def test_the_mean_voice_does_not_divide_by_zero(builtin):
+    exact = replace(builtin, centre_db=builtin.align(np.full((1, 4096), -40.0))[0].astype(np.float32))
+    flat = ((-40 - builtin.mean_db.astype(float)) / builtin.std_db).reshape(1, 4, 32, 32)
+    assert np.linalg.norm(exact.voice_noise(flat)) == pytest.approx(64, rel=1e-5)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 63), (10, 40), (5, 6), (30, 30), (63, 63)])
+def test_align_stretches_the_voice_from_edge_to_edge(builtin, first, last):
+    picture = np.full((64, 64), -70.0)
+    picture[20, first : last + 1] = -5
+    aligned = builtin.align(picture.reshape(1, -1)).reshape(64, 64)
+    assert (aligned[20] == 0).all() and (np.delete(aligned, 20, axis=0) == -builtin.floor_db).all()
+
+
+def test_mix():
+    voice, noise = np.random.default_rng(1).standard_normal((2, 5, 4, 32, 32)).astype(np.float32)
+    radius = np.linalg.norm(noise.reshape(5, -1), axis=1)
+    for strength in (0, 0.25, 1):
+        blend = mix(voice, noise, strength).reshape(5, -1)
+        np.testing.assert_allclose(np.linalg.norm(blend, axis=1), radius, rtol=1e-5)
+        share = (blend * voice.reshape(5, -1)).sum(1) / radius / np.linalg.norm(voice.reshape(5, -1), axis=1)
+        np.testing.assert_allclose(share, strength**0.5, atol=0.05)
+    np.testing.assert_array_equal(mix(voice, noise, 0), noise)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_mix_refuses_strengths_beyond_0_to_1(noise, strength):
+    with pytest.raises(ValueError, match="0 .* to 1"):
+        mix(noise, noise, strength)
+
+
+def test_hadamard_is_orthogonal():
+    scipy_linalg = pytest.importorskip("scipy.linalg")
+    wanted = scipy_linalg.hadamard(64) / 8
+    np.testing.assert_allclose(hadamard(np.eye(64)), wanted, atol=1e-12)
+
+
+def test_spread_never_changes(builtin):
+    """Frozen numbers: a new version of NumPy, or of this code, must not give a voice another picture."""
+    from audio.whitening import _spread
+
+    spread = _spread(np.eye(2, 128), 4096)
+    np.testing.assert_allclose(spread @ spread.T, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(spread[0, :4] * 64, FROZEN, atol=1e-12)
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """200 small dB pictures [200, 256] that vary along five axes, far above the floor, sounding throughout."""
+    random = np.random.default_rng(2)
+    axes = np.linalg.qr(random.standard_normal((256, 5)))[0]
+    decibels = -12 + (random.standard_normal((200, 5)) * [16, 12, 8, 6, 4]) @ axes.T
+    decibels[:, ::37] = 0  # the loudest cells, the same in all
+    return decibels.clip(-20, 0)
+
+
+def test_fit_finds_the_principal_axes(pictures):
+    fitted = Whitening.fit(pictures, pictures.mean(axis=0), np.full(256, 3.0), axes=5)
+    aligned = fitted.align(pictures)
+    np.testing.assert_allclose(fitted.centre_db, aligned.mean(axis=0), atol=1e-4)
+    _, values, rows = np.linalg.svd(aligned - aligned.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(fitted.scales, values[:5] / 200**0.5, rtol=1e-3)
+    np.testing.assert_allclose(np.abs((fitted.components.astype(float) * rows[:5]).sum(axis=1)), 1, atol=1e-3)
+    largest = np.abs(fitted.components).argmax(axis=1)
+    assert (fitted.components[np.arange(5), largest] > 0).all()
+    whitened = (aligned - fitted.centre_db) @ fitted.components.astype(float).T / fitted.scales
+    np.testing.assert_allclose(np.cov(whitened.T, ddof=0), np.eye(5), atol=0.01)
+    codes = fitted.codes(aligned)
+    np.testing.assert_allclose(codes, whitened / np.linalg.norm(whitened, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "axes"), [(2, 1), (7, 1), (40, 10), (200, 16)])
+def test_few_recordings_have_few_axes(pictures, rows, axes):
+    fitted = Whitening.fit(pictures[:rows], np.zeros(256), np.ones(256), axes=16)
+    assert len(fitted.scales) == axes
+    x_T = fitted.voice_noise(pictures[:rows].reshape(rows, 1, 16, 16))
+    np.testing.assert_allclose(np.linalg.norm(x_T.reshape(rows, -1), axis=1), 16, rtol=1e-5)
+
+
+def test_fit_of_recordings_that_are_all_the_same(pictures):
+    same = np.repeat(pictures[:1], 8, axis=0)
+    fitted = Whitening.fit(same, np.zeros(256), np.ones(256), axes=4)
+    assert np.isfinite(fitted.voice_noise(same.reshape(8, 1, 16, 16))).all()
+
+
+def test_save_and_load(tmp_path, builtin, voices):
+    builtin.save(tmp_path / "w.npz")
+    again = Whitening.load(tmp_path / "w.npz")
+    assert (again.floor_db, again.silence_db, again.top_db) == (30, 25, 80)
+    np.testing.assert_array_equal(again.voice_noise(voices), builtin.voice_noise(voices))
+
+
+@pytest.mark.parametrize("spoil", ["text", "empty", "truncated", "missing", "shape", "nan", "pickle", "zero std"])
+def test_broken_files_are_refused(tmp_path, builtin, spoil):
+    path = tmp_path / "w.npz"
+    builtin.save(path)
+    arrays = dict(np.load(path))
+    changes = {
+        "missing": {"scales": None},
+        "shape": {"scales": np.ones(3, np.float32)},
+        "nan": {"centre_db": np.full(4096, np.nan, np.float32)},
+        "pickle": {"scales": np.array([{}], dtype=object)},
+        "zero std": {"std_db": np.zeros(4096, np.float32)},
+    }
+    if spoil in changes:
+        np.savez(path, **{k: v for k, v in (arrays | changes[spoil]).items() if v is not None})
+    else:
+        path.write_bytes({"text": b"hello", "empty": b"", "truncated": path.read_bytes()[:5000]}[spoil])
+    with pytest.raises(ValueError, match="w.npz is no whitening") as caught:
+        Whitening.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_files_are_refused_or_harmless(tmp_path, builtin, seed):
+    path = tmp_path / "w.npz"
+    replace(builtin, components=builtin.components[:4], scales=builtin.scales[:4]).save(path)
+    content, random = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for where in random.integers(len(content), size=30):
+        content[where] = random.integers(256)
+    path.write_bytes(content)
+    try:
+        Whitening.load(path)
+    except ValueError as error:
+        assert "is no whitening" in str(error)
+
+
+@pytest.mark.parametrize("latents", [np.zeros((1, 4, 32, 31)), np.full((1, 4, 32, 32), np.nan)], ids=["shape", "nan"])
+def test_bad_latents_are_refused(builtin, latents):
+    with pytest.raises(ValueError, match="latents"):
+        builtin.voice_noise(latents)
+
+
+def test_import_needs_numpy_alone():
+    code = (
+        "import sys, audio.whitening; print(sorted({'cv2','librosa','scipy','soundfile','torch'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=config.REPO_DIR, text=True).strip() == "[]"

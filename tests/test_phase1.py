@@ -1,0 +1,177 @@
+"""The preparation scripts as a user runs them: one process each, handing on through files."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import config
+
+ROOT = config.REPO_DIR
+EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
+SCRIPTS = ["prep_audio_spectrograms.py", "z_transformation_with_stats.py", "prep_ldm.py", "process_live_audio.py"]
+
+
+def run(script: str, *arguments: object, data: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=data, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> tuple[Path, dict[str, subprocess.CompletedProcess]]:
+    """A data folder after all of phase 1, and what each script said."""
+    data = tmp_path_factory.mktemp("phase1")
+    folder = data / "data" / "audio_input_batch" / "voices"
+    folder.mkdir(parents=True)
+    for path in EXAMPLES:
+        shutil.copy(path, folder)
+    (folder / "broken.wav").write_text("no sound")
+    return data, {script: run(script, data=data) for script in SCRIPTS[:3]}
+
+
+def test_phase1(prepared):
+    data, said = prepared
+    for script, result in said.items():
+        assert result.returncode == 0, (script, result.stderr)
+    n = len(EXAMPLES)
+    vectors, z_scores = (
+        np.load(data / "data" / "vectors" / f"audio_{name}_vectors.npy") for name in ("spectrogram", "zscore")
+    )
+    mean, std = (np.load(data / "data" / "stats" / f"{name}.npy") for name in ("mean", "std"))
+    latents = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
+    assert vectors.shape == z_scores.shape == (n, 4096) and mean.shape == std.shape == (4096,)
+    assert latents.shape == (n, 4, 32, 32) and latents.dtype == torch.float32
+    np.testing.assert_allclose(z_scores, (vectors - mean) / std, atol=1e-4)
+    np.testing.assert_array_equal(latents.reshape(n, 4096), z_scores)
+    np.testing.assert_array_equal(latents[1, 2, 3, 4], z_scores[1, 2 * 1024 + 3 * 32 + 4])  # row by row
+
+
+def test_phase1_says_what_it_did_and_what_comes_next(prepared):
+    _, said = prepared
+    first, second, third = (said[script] for script in SCRIPTS[:3])
+    assert f"{len(EXAMPLES)} recordings" in first.stdout and "1 files skipped" in first.stdout
+    assert "next: python z_transformation_with_stats.py" in first.stdout and not first.stderr
+    assert "std raised to 2.5 dB" in second.stdout and "next: python prep_ldm.py" in second.stdout
+    assert second.stderr.startswith("warning: 6 recordings; with fewer than 50")
+    assert "txt2img.py --init_latents" in third.stdout and "--subject_idx 0" in third.stdout and not third.stderr
+
+
+def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
+    data, _ = prepared
+    for row, path in enumerate(EXAMPLES):
+        if row in (0, len(EXAMPLES) - 1):
+            result = run("process_live_audio.py", "--input_file", path, data=data)
+            assert result.returncode == 0 and "built-in" not in result.stdout and not result.stderr
+            latent = torch.load(data / "live_latent.pt", weights_only=True)
+            batch = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
+            assert latent.shape == (1, 4, 32, 32) and latent.dtype == torch.float32
+            np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
+
+
+def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
+    result = run("process_live_audio.py", "--input_file", EXAMPLES[0], "--output_file", "sub/l.pt", data=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "built-in calibration used: run phase 1 to make your own" in result.stdout.splitlines()
+    latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
+    mean, std = (np.load(config.BUILTIN_CALIBRATION_DIR / f"{name}.npy") for name in ("mean", "std"))
+    decibels = latent * std + mean
+    assert -80.01 < decibels.min() < -30 and -10 < decibels.max() < 0.01
+    assert [p.name for p in tmp_path.rglob("*")] == ["sub", "l.pt"]  # nothing else was written
+
+
+def test_live_refuses_statistics_of_another_recipe(tmp_path):
+    stats = tmp_path / "data" / "stats"
+    shutil.copytree(config.BUILTIN_CALIBRATION_DIR, stats)
+    about = stats / "calibration.json"
+    about.write_text(about.read_text().replace('"hop_length": 512', '"hop_length": 256'))
+    result = run("process_live_audio.py", "--input_file", EXAMPLES[0], data=tmp_path)
+    assert result.returncode == 1 and "hop_length 256" in result.stderr and "512" in result.stderr
+    assert not (tmp_path / "live_latent.pt").exists()
+
+
+SOUNDS = {
+    "silent": (lambda y: y * 0, 1, "silent"),
+    "clipped": (lambda y: np.clip(8 * y, -1, 1), 0, "clipped"),
+    "quiet": (lambda y: y / 1000, 0, "speak louder"),
+    "short": (lambda y: y[:1600], 0, "warning: 0.20 s of sound"),
+    "too short": (lambda y: y[:100], 1, "record longer"),
+}
+
+
+@pytest.mark.parametrize(("change", "status", "message"), SOUNDS.values(), ids=SOUNDS)
+def test_live_judges_the_recording(tmp_path, change, status, message):
+    samples, rate = soundfile.read(config.EXAMPLES_DIR / "voice_en.wav")
+    soundfile.write(tmp_path / "in.wav", change(samples), rate, subtype="FLOAT")
+    result = run("process_live_audio.py", "--input_file", "in.wav", data=tmp_path)
+    assert result.returncode == status and message in result.stderr and result.stderr.count("\n") == 1
+    assert (tmp_path / "live_latent.pt").exists() == (status == 0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_at_once(tmp_path, script):
+    start = time.perf_counter()
+    result = run(script, "--help", data=tmp_path)
+    assert result.returncode == 0 and "--output_file" in result.stdout and not list(tmp_path.iterdir())
+    assert time.perf_counter() - start < 2  # 0.07 s on an idle machine; importing torch alone takes longer
+    modules = [sys.executable, "-X", "importtime", str(ROOT / script), "--help"]
+    imported = subprocess.run(modules, capture_output=True, text=True).stderr
+    assert not {"numpy", "torch", "librosa", "cv2"} & {line.split("|")[-1].strip() for line in imported.splitlines()}
+
+
+MISTAKES = [
+    (SCRIPTS[0], [], 1, "there is no folder"),
+    (SCRIPTS[0], ["--input_dir", "."], 1, "no files in"),
+    (SCRIPTS[0], ["--workers", "0"], 2, "0 is not a whole number from 1"),
+    (SCRIPTS[0], ["--output_file", "x.csv"], 2, "must end in .npy"),
+    (SCRIPTS[1], [], 1, "run prep_audio_spectrograms.py first"),
+    (SCRIPTS[1], ["--output_file", "x.csv"], 2, "must end in .npy"),
+    (SCRIPTS[2], [], 1, "run z_transformation_with_stats.py first"),
+    (SCRIPTS[2], ["--nonsense"], 2, "--nonsense"),
+    (SCRIPTS[3], [], 2, "--input_file"),
+    (SCRIPTS[3], ["--input_file", "none.wav"], 2, "there is no file none.wav"),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "status", "message"), MISTAKES)
+def test_mistakes_get_one_line_and_leave_nothing(tmp_path, script, arguments, status, message):
+    result = run(script, *arguments, data=tmp_path)
+    assert result.returncode == status and message in result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 4095), np.float32), "(N, 4096) is needed"),
+        (np.full((2, 4096), np.nan, np.float32), "NaN"),
+        (np.array([[None] * 4096] * 2, dtype=object), "not a .npy file"),
+    ],
+    ids=["shape", "nan", "object"],
+)
+@pytest.mark.parametrize("script", SCRIPTS[1:3])
+def test_hostile_matrices_are_refused(tmp_path, script, array, message):
+    np.save(tmp_path / "in.npy", array)
+    result = run(script, "--input_file", "in.npy", data=tmp_path)
+    assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
+
+
+def test_output_elsewhere_is_handed_on_in_the_next_line(tmp_path):
+    for path in EXAMPLES[:2]:
+        shutil.copy(path, tmp_path)
+    out = tmp_path / "out"
+    first = run(SCRIPTS[0], "--input_dir", tmp_path, "--output_file", out / "v.npy", "--workers", 1, data=tmp_path)
+    assert f"next: python z_transformation_with_stats.py --input_file {out / 'v.npy'}" in first.stdout
+    second = run(SCRIPTS[1], "--input_file", out / "v.npy", "--output_file", out / "z.npy", data=tmp_path)
+    assert f"next: python prep_ldm.py --input_file {out / 'z.npy'}" in second.stdout
+    third = run(SCRIPTS[2], "--input_file", out / "z.npy", "--output_file", out / "l.pt", data=tmp_path)
+    assert f"--init_latents {out / 'l.pt'}" in third.stdout
+    assert torch.load(out / "l.pt", weights_only=True).shape == (2, 4, 32, 32)

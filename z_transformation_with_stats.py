@@ -1,0 +1,78 @@
+"""Phase 1, step 2: vectors -> mean, standard deviation and z-scores.
+
+Each of the 4,096 elements gets its mean and standard deviation over the calibration recordings (never below 2.5 dB, so
+that an element that is constant in them stays bounded in a new recording), and each recording its z-score. Beside the
+statistics: whitening.npz, with which txt2img.py turns a z-score into x_T, and calibration.json, how all this was made.
+"""
+
+import sys
+from pathlib import Path
+
+import cli
+import config
+
+
+def build_parser() -> cli.CommandParser:
+    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser.add_argument(
+        "--input_file",
+        type=Path,
+        default=config.SIMILARITY_VECTOR_NPY,
+        metavar="F",
+        help="vectors, a .npy file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output_file",
+        type=Path,
+        default=config.ZSCORE_VECTOR_NPY,
+        metavar="F",
+        help="the z-scores, a .npy file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stats_dir",
+        type=Path,
+        default=config.STATS_DIR,
+        metavar="DIR",
+        help="folder for the statistics (default: %(default)s, where the other scripts look for them)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    output: Path = options.output_file
+    if output.suffix != ".npy":
+        parser.error(f"argument --output_file: {output} must end in .npy")
+    if not options.input_file.is_file():
+        raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
+
+    from audio import calibration
+    from audio.features import Recipe
+    from audio.whitening import Whitening
+
+    recipe = Recipe(**config.RECIPE)
+    builtin = config.BUILTIN_CALIBRATION_DIR / calibration.WHITENING_NAME
+    prior = Whitening.load(builtin) if builtin.is_file() else None
+    report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
+    if report.recordings < calibration.FEW:
+        print(
+            f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
+            "recordings more than voices, and other voices look alike: add more",
+            file=sys.stderr,
+        )
+    sound = "" if report.seconds is None else f", {report.seconds / 3600:.2f} hours of sound"
+    print(f"{report.recordings} recordings{sound}: {options.stats_dir}")
+    print(f"{report.floored} of {recipe.vector_size} elements hardly vary: std raised to {calibration.STD_FLOOR_DB} dB")
+    print(f"whitening: {report.axes} principal axes, {'of these recordings' if report.own_axes else 'built-in'}")
+    print(
+        f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, kurtosis "
+        f"{report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} (N(0, I): 0, 1, 5, 3, 0): {output}"
+    )
+    elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {output}"
+    print(f"next: python prep_ldm.py{elsewhere}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
