@@ -1,0 +1,124 @@
+"""The latent diffusion model: noise schedule, denoising U-Net, first stage and text encoder under one roof.
+
+"Denoising Diffusion Probabilistic Models" (Ho et al. 2020) on the latents of "High-Resolution Image Synthesis with
+Latent Diffusion Models" (Rombach et al. 2022).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.diffusionmodules.schedule import make_betas
+from ldm.util import instantiate_from_config
+
+
+class DiffusionWrapper(nn.Module):
+    """Holds the U-Net under the name that published state dicts use."""
+
+    def __init__(self, unet_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.diffusion_model = instantiate_from_config(unet_config)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.diffusion_model(x, t, c)
+
+
+class LatentDiffusion(nn.Module):
+    """A text-conditional diffusion model of latents [B, C, h, w].
+
+    Args:
+        unet_config, first_stage_config, cond_stage_config: yaml nodes of the three parts.
+        timesteps: length of the noise schedule.
+        beta_schedule, linear_start, linear_end: see `make_betas`.
+        scale_factor: latents of the diffusion are those of the first stage times this.
+        parameterization: what the U-Net predicts: "eps", the noise, or "v" (Salimans & Ho 2022, appendix D).
+        channels, image_size: C and the h = w of the latents it was trained on.
+
+    Raises:
+        ValueError: an unknown parameterisation, or conditioning by anything but cross-attention.
+    """
+
+    training_only = frozenset(
+        {
+            "base_learning_rate", "ckpt_path", "cond_stage_key", "cond_stage_trainable", "first_stage_key",
+            "ignore_keys", "log_every_t", "loss_type", "monitor", "num_timesteps_cond", "scale_by_std",
+            "scheduler_config", "use_ema", "use_positional_encodings",
+        }
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        unet_config: Mapping[str, Any],
+        first_stage_config: Mapping[str, Any],
+        cond_stage_config: Mapping[str, Any],
+        timesteps: int = 1000,
+        beta_schedule: str = "linear",
+        linear_start: float = 1e-4,
+        linear_end: float = 2e-2,
+        scale_factor: float = 1.0,
+        parameterization: str = "eps",
+        conditioning_key: str = "crossattn",
+        channels: int = 4,
+        image_size: int = 32,
+    ) -> None:
+        super().__init__()
+        if parameterization not in ("eps", "v"):
+            raise ValueError(f"parameterization is {parameterization!r}, it may be eps or v")
+        if conditioning_key != "crossattn":
+            raise ValueError(f"conditioning_key is {conditioning_key!r}, only crossattn can be built")
+        self.model = DiffusionWrapper(unet_config)
+        self.first_stage_model = instantiate_from_config(first_stage_config)
+        self.cond_stage_model = instantiate_from_config(cond_stage_config)
+        self.parameterization = parameterization
+        self.scale_factor = scale_factor
+        self.latent_shape = (channels, image_size, image_size)
+        # float64: the samplers take small differences of it; a plain attribute, so that .to(bfloat16) leaves it alone,
+        # and real numbers even where the modules are built on the meta device
+        with torch.device("cpu"):
+            self.alphas_cumprod = torch.cumprod(
+                1.0 - make_betas(beta_schedule, timesteps, linear_start, linear_end), dim=0
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1 − ᾱ) at timesteps `t` [B], each [B, 1, 1, 1] float32."""
+        alpha_bar = self.alphas_cumprod.to(t.device)[t][:, None, None, None]
+        return alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
+
+    def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """`√ᾱ_t x_0 + √(1 − ᾱ_t) noise`, [B, C, h, w] (Ho et al. 2020, equation 4)."""
+        alpha, sigma = self._alpha_sigma(t)
+        return alpha * x_0 + sigma * noise
+
+    def target(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the U-Net should predict: the noise, or `v = √ᾱ_t noise − √(1 − ᾱ_t) x_0`."""
+        if self.parameterization == "eps":
+            return noise
+        alpha, sigma = self._alpha_sigma(t)
+        return alpha * noise - sigma * x_0
+
+    def apply_model(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """The U-Net's prediction [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c`."""
+        return self.model(x.to(self.dtype), t, c.to(self.dtype)).float()
+
+    def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings [B, M, context_dim] of `prompts`."""
+        return self.cond_stage_model(prompts)
+
+    def encode_first_stage(self, x: Tensor) -> Tensor:
+        """Latents [B, C, H / 8, W / 8] of pictures `x` [B, 3, H, W] in −1…1."""
+        return self.scale_factor * self.first_stage_model.encode(x)
+
+    def decode_first_stage(self, z: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] float32, about −1…1, of latents `z` [B, C, H / 8, W / 8]."""
+        dtype = next(self.first_stage_model.parameters()).dtype
+        return self.first_stage_model.decode((z / self.scale_factor).to(dtype)).float()

@@ -1,0 +1,169 @@
+"""The U-Net of latent diffusion: what a noisy latent, its timestep and a prompt say about the noise.
+
+"Diffusion Models Beat GANs on Image Synthesis" (Dhariwal & Nichol 2021) with the spatial transformers of
+"High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022). Parameter names are those of the
+published weights.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.modules.attention import SpatialTransformer
+from ldm.modules.diffusionmodules.util import timestep_embedding, zero_module
+
+
+class ResBlock(nn.Module):
+    """`skip(x) + f(x, emb)` with two 3×3 convolutions; the embedding [B, E] is added between them."""
+
+    def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(32, out_channels),
+            nn.SiLU(),
+            nn.Identity(),  # dropout in the published layout; the key of the last layer stays out_layers.3
+            zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    """Halve height and width with a strided 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width by repetition, then a 3×3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Stage(nn.Sequential):
+    """Layers in a row, each given what it takes: a ResBlock the time, a SpatialTransformer the prompt."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNetModel(nn.Module):
+    """U-Net over latents [B, C, H, W] with attention to a prompt [B, M, context_dim].
+
+    Args:
+        in_channels: channels of the latents.
+        out_channels: channels of the prediction.
+        model_channels: channels of the first level.
+        channel_mult: channels of each level, in units of `model_channels`; each level halves the resolution.
+        num_res_blocks: residual blocks a level on the way down; one more on the way up.
+        attention_resolutions: downsampling factors (1, 2, 4, …) at which attention follows each residual block.
+        num_heads: attention heads; each is as wide as the level's channels / num_heads.
+        num_head_channels: width of a head, in place of `num_heads`.
+        transformer_depth: transformer blocks in each spatial transformer.
+        context_dim: width of the prompt's embedding.
+
+    Raises:
+        ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
+    """
+
+    training_only = frozenset({"image_size", "use_checkpoint", "legacy", "dropout", "use_fp16"})
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        model_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        context_dim: int,
+        channel_mult: Sequence[int] = (1, 2, 4, 8),
+        num_heads: int = -1,
+        num_head_channels: int = -1,
+        transformer_depth: int = 1,
+        use_spatial_transformer: bool = True,
+    ) -> None:
+        super().__init__()
+        if not use_spatial_transformer:
+            raise ValueError("only U-Nets with use_spatial_transformer: true can be built, they follow a prompt")
+        if (num_heads == -1) == (num_head_channels == -1):
+            raise ValueError("a U-Net config gives either num_heads or num_head_channels")
+        self.model_channels = model_channels
+        emb_channels = 4 * model_channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+        )
+
+        def attention(ch: int) -> SpatialTransformer:
+            heads = num_heads if num_head_channels == -1 else ch // num_head_channels
+            return SpatialTransformer(ch, heads, ch // heads, transformer_depth, context_dim)
+
+        def stage(ch_in: int, ch_out: int, factor: int) -> Stage:
+            attend = [attention(ch_out)] if factor in attention_resolutions else []
+            return Stage(ResBlock(ch_in, emb_channels, ch_out), *attend)
+
+        widths = [model_channels * mult for mult in channel_mult]
+        ch = model_channels
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, ch, 3, padding=1))])
+        skips = [ch]
+        for level, width in enumerate(widths):
+            for _ in range(num_res_blocks):
+                self.input_blocks.append(stage(ch, width, 2**level))
+                ch = width
+                skips.append(ch)
+            if level < len(widths) - 1:
+                self.input_blocks.append(Stage(Downsample(ch)))
+                skips.append(ch)
+
+        self.middle_block = Stage(ResBlock(ch, emb_channels, ch), attention(ch), ResBlock(ch, emb_channels, ch))
+
+        self.output_blocks = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for i in range(num_res_blocks + 1):
+                block = stage(ch + skips.pop(), width, 2**level)
+                ch = width
+                if level > 0 and i == num_res_blocks:
+                    block.append(Upsample(ch))
+                self.output_blocks.append(block)
+
+        self.out = nn.Sequential(
+            nn.GroupNorm(32, ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
+        """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B]."""
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
+        skips = []
+        h = x
+        for block in self.input_blocks:
+            h = block(h, emb, context)
+            skips.append(h)
+        h = self.middle_block(h, emb, context)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
+        return self.out(h)

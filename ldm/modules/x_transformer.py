@@ -1,0 +1,73 @@
+"""The pre-norm transformer encoder that prompts go through; parameter names as in CompVis's BERT weights.
+
+Those come from the x-transformers library: `attn_layers.layers` alternates attention and perceptron, each an entry
+[norm, block].
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ldm.modules.attention import CrossAttention
+
+
+class _Perceptron(nn.Module):
+    """Two layers with GELU, four times as wide inside."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # nested, and with a place for dropout, so that the keys are net.0.0 and net.2
+        self.net = nn.Sequential(
+            nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU()), nn.Identity(), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class _Attention(CrossAttention):
+    """Self-attention whose output projection is `to_out`, not `to_out.0`."""
+
+    def __init__(self, dim: int, heads: int, dim_head: int) -> None:
+        super().__init__(dim, heads=heads, dim_head=dim_head)
+        self.to_out = nn.Linear(heads * dim_head, dim)
+
+
+class Encoder(nn.Module):
+    """`depth` times attention and perceptron over tokens [B, N, dim], each on a normalised input and added to it."""
+
+    def __init__(self, dim: int, depth: int, heads: int = 8, dim_head: int = 64) -> None:
+        super().__init__()
+        blocks = [block for _ in range(depth) for block in (_Attention(dim, heads, dim_head), _Perceptron(dim))]
+        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(dim), block]) for block in blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, block in self.layers:
+            x = x + block(norm(x))
+        return x
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """One learned vector a position, [N, dim] for the first N positions."""
+
+    def __init__(self, dim: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(max_seq_len, dim)
+        nn.init.normal_(self.emb.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.emb(torch.arange(x.shape[1], device=x.device))
+
+
+class TransformerWrapper(nn.Module):
+    """Tokens [B, N] int64 to embeddings [B, N, dim]: token and position vectors, encoder, final norm."""
+
+    def __init__(self, num_tokens: int, max_seq_len: int, dim: int, depth: int) -> None:
+        super().__init__()
+        self.token_emb = nn.Embedding(num_tokens, dim)
+        self.pos_emb = AbsolutePositionalEmbedding(dim, max_seq_len)
+        self.attn_layers = Encoder(dim, depth)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.token_emb(tokens)
+        return self.norm(self.attn_layers(x + self.pos_emb(x)))
