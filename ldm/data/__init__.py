@@ -1,0 +1,1 @@
+"""Captioned procedural art: scenes drawn by seed, their pictures and their captions."""

@@ -1,0 +1,172 @@
+"""The generator of captioned art: determinism, resolution, colours that are seen, words that are allowed."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from ldm.data.captions import HELD_OUT_SYNONYMS, caption, vocabulary
+from ldm.data.palette import COLOURS as COLOUR_VALUES
+from ldm.data.pictures import contact_sheet, main, render
+from ldm.data.scenes import COLOURS, COMPOSITIONS, FIGURES, MOODS, PATTERNS, Scene, sample_scene
+
+NAMES = tuple(COLOUR_VALUES)
+NAMES_LAB = cv2.cvtColor(np.array([list(COLOUR_VALUES.values())], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def _shares(picture: np.ndarray, names: tuple[str, ...]) -> list[float]:
+    """Share of pixels that are nearest to, or within 26 (CIE 1976) of, each named colour."""
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    distance = np.linalg.norm(lab[:, None] - NAMES_LAB, axis=2)
+    nearest = distance.argmin(axis=1)
+    indices = [NAMES.index(name) for name in names]
+    return [float(((nearest == i) | (distance[:, i] < 26)).mean()) for i in indices]
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def test_constants_are_rich() -> None:
+    assert len(PATTERNS) >= 24 and len(FIGURES) >= 18 and len(COLOURS) >= 20
+    assert len(MOODS) >= 8 and len(COMPOSITIONS) >= 5
+
+
+def test_same_seed_same_bytes() -> None:
+    for seed in range(12):
+        scene = sample_scene(seed)
+        assert scene == sample_scene(seed)
+        assert np.array_equal(render(scene, 64), render(sample_scene(seed), 64))
+
+
+def test_same_seed_same_bytes_in_another_process() -> None:
+    code = (
+        "import hashlib; from ldm.data.pictures import render; from ldm.data.scenes import sample_scene;"
+        "print(hashlib.sha256(b''.join(render(sample_scene(s), 48).tobytes() for s in range(8))).hexdigest())"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+
+
+def test_picture_is_rgb_bytes_of_the_size() -> None:
+    picture = render(sample_scene(3), 50)
+    assert picture.shape == (50, 50, 3) and picture.dtype == np.uint8
+
+
+def test_resolutions_agree() -> None:
+    errors = []
+    for seed in range(60):
+        scene = sample_scene(seed)
+        small = render(scene, 128).astype(np.float32)
+        large = cv2.resize(render(scene, 256), (128, 128), interpolation=cv2.INTER_AREA).astype(np.float32)
+        errors.append(np.abs(small - large).mean() / 255)
+    assert np.mean(errors) < 0.02
+    assert np.max(errors) < 0.07
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_has_structure_and_varies(pattern: str) -> None:
+    pictures = [render(sample_scene(s, pattern=pattern, figure_share=0), 48).astype(np.float32) for s in range(4)]
+    assert all(p.std(axis=(0, 1)).max() > 10 for p in pictures)
+    assert all(np.abs(a - b).mean() > 8 for a, b in zip(pictures, pictures[1:], strict=False))
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_stands_out(figure: str) -> None:
+    for seed in range(3):
+        scene = sample_scene(seed, figure=figure)
+        bare = Scene(**{**scene.__dict__, "figure": None})
+        drawn = render(scene, 48).astype(np.float32)
+        assert drawn.std(axis=(0, 1)).max() > 10
+        assert np.abs(drawn - render(bare, 48)).mean() > 8
+
+
+def test_every_mood_and_composition_changes_the_picture() -> None:
+    for pattern in ("cells", "waves"):
+        plain = Scene(seed=5, pattern=pattern, colours=("red", "navy"))
+        for mood in set(MOODS) - {"warm", "cool"}:
+            assert np.abs(render(plain, 48) / 1.0 - render(Scene(**{**plain.__dict__, "mood": mood}), 48)).mean() > 1.5
+        for composition in COMPOSITIONS:
+            other = Scene(**{**plain.__dict__, "composition": composition})
+            assert np.abs(render(plain, 48) / 1.0 - render(other, 48)).mean() > 1.5
+
+
+def test_warm_and_cool_choose_the_colours() -> None:
+    assert not {c for s in range(40) for c in sample_scene(s, mood="warm").colours} & {"blue", "cyan", "green", "navy"}
+    assert not {c for s in range(40) for c in sample_scene(s, mood="cool").colours} & {"red", "orange", "yellow"}
+
+
+def test_named_colours_are_seen() -> None:
+    missing = []
+    for seed in range(200):
+        scene = sample_scene(seed)
+        if min(_shares(render(scene, 64), scene.colours[:2])) < 0.08:
+            missing.append(scene)
+    assert len(missing) <= 10, missing
+
+
+def test_colours_are_apart() -> None:
+    distance = np.linalg.norm(NAMES_LAB[:, None] - NAMES_LAB, axis=2)
+    assert distance[np.triu_indices(len(NAMES), 1)].min() > 18
+
+
+@pytest.mark.parametrize("family", ["mandala", "kaleidoscope", "spiral"])
+def test_radial_families_have_the_symmetry_of_a_half_turn_or_more(family: str) -> None:
+    """Among a few seeds some field has an even number of arms, and then it equals itself turned by half a circle."""
+    from ldm.data.fields import make_grid
+    from ldm.data.patterns import PATTERN_FAMILIES
+
+    errors = []
+    for seed in range(10):
+        field = PATTERN_FAMILIES[family].field(make_grid(64), np.random.default_rng(seed))
+        errors.append(float(np.abs(field - field[::-1, ::-1]).mean()))
+    assert min(errors) < 0.01
+
+
+def test_captions_keep_to_the_vocabulary() -> None:
+    known, seen = set(vocabulary()), set()
+    for seed in range(3000):
+        text = caption(sample_scene(seed), np.random.default_rng(seed))
+        words = _words(text)
+        assert text.isascii() and text == text.lower() and 1 <= len(words) <= 20
+        assert set(words) <= known, set(words) - known
+        assert text.replace(",", "").replace(" ", "").isalpha()
+        seen.add(text)
+    assert len(seen) > 2500
+
+
+def test_held_out_words_are_held_out() -> None:
+    assert len(HELD_OUT_SYNONYMS) >= 20
+    assert not set(HELD_OUT_SYNONYMS) & set(vocabulary())
+    assert set(HELD_OUT_SYNONYMS.values()) <= {*COLOURS, *PATTERNS, *FIGURES}
+
+
+def test_vocabulary_is_sorted_and_unique() -> None:
+    words = vocabulary()
+    assert words == sorted(set(words)) and len(words) > 200
+
+
+def test_captions_of_one_scene_vary_and_name_what_is_there() -> None:
+    scene = Scene(seed=1, pattern="waves", colours=("red", "gold"), figure="heart")
+    texts = [caption(scene, np.random.default_rng(i)) for i in range(200)]
+    assert len(set(texts)) > 100
+    assert sum("heart" in text for text in texts) > 150
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="nonsense"):
+        sample_scene(0, pattern="nonsense")
+    with pytest.raises(ValueError, match="size"):
+        render(sample_scene(0), 8)
+
+
+def test_contact_sheet_and_command(tmp_path, capsys) -> None:
+    assert contact_sheet([sample_scene(i) for i in range(3)], size=32, columns=2).shape == (76, 76, 3)
+    out = tmp_path / "sheet.png"
+    arguments = ["--sheet", str(out), "--count", "3", "--size", "32"]
+    assert main(arguments) == 0
+    assert out.stat().st_size > 0 and len(capsys.readouterr().out.splitlines()) == 3
+    assert main(arguments) == 1
+    assert "exists" in capsys.readouterr().err
