@@ -1,0 +1,165 @@
+"""The recorder against a sound system that runs, and against none."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sound
+import soundfile
+
+import config
+from audio import recorder
+
+VOICE = config.EXAMPLES_DIR / "voice_en.wav"
+RECORD = """
+import dataclasses, json, sys
+from pathlib import Path
+from audio import recorder
+
+microphone = recorder.find_microphone()
+print(microphone.name, flush=True)
+sys.stdin.readline()
+finished = Path(sys.argv[2]).exists
+recording = recorder.record(Path(sys.argv[1]), microphone, finished, lambda: print("started", flush=True))
+print(json.dumps(dataclasses.asdict(recording), default=str))
+"""
+
+
+class Recorder:
+    """The recorder in a process of its own, since PortAudio reads its surroundings once."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, **options) -> None:
+        self.wav, self.finish_line = folder / "recorded.wav", folder / "finish"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RECORD, str(self.wav), str(self.finish_line)],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+        self.process.stdout.readline()
+
+    def start(self) -> None:
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def until_started(self) -> None:
+        assert self.process.stdout.readline() == "started\n"
+
+    def finish(self) -> dict:
+        self.finish_line.touch()
+        return self.result()
+
+    def result(self) -> dict:
+        out, err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    def error(self) -> str:
+        """The last line of the traceback."""
+        _, err = self.process.communicate(timeout=60)
+        assert self.process.returncode == 1
+        return err.splitlines()[-1]
+
+
+@pytest.fixture
+def record() -> Iterator[Callable[..., Recorder]]:
+    """Makes a `Recorder`; one that has not ended by the end of the test is killed."""
+    recorders: list[Recorder] = []
+
+    def make(*arguments, **options) -> Recorder:
+        recorders.append(Recorder(*arguments, **options))
+        return recorders[-1]
+
+    yield make
+    for session in recorders:
+        session.process.kill()
+        session.process.communicate()
+
+
+def test_what_is_played_is_recorded(record, microphone, tmp_path):
+    session = record(microphone.environment, tmp_path)
+    session.start()
+    session.until_started()
+    microphone.speak(VOICE)
+    recording = session.finish()
+    assert sound.likeness(session.wav, VOICE) >= 0.95
+    file = soundfile.info(session.wav)
+    assert (file.channels, file.subtype, file.samplerate) == (1, "PCM_16", recording["sample_rate"])
+    assert recording["seconds"] == pytest.approx(file.duration)
+    assert recording["ended_by"] == "" and recording["overflows"] == 0
+    samples, _ = soundfile.read(session.wav)
+    assert recording["peak"] == pytest.approx(abs(samples).max(), abs=1e-4)
+    assert 10 ** (recording["rms_dbfs"] / 20) == pytest.approx((samples**2).mean() ** 0.5, rel=1e-2)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".wav"] == ["recorded.wav"]
+
+
+def test_a_microphone_that_goes_away_leaves_what_was_recorded(record, sound_system, tmp_path):
+    with sound.sound_server() as server:
+        session = record(server.environment, tmp_path)
+        session.start()
+        session.until_started()
+        server.speak(VOICE)
+    recording = session.result()
+    assert recording["ended_by"] == "the microphone went away"
+    assert sound.likeness(session.wav, VOICE) >= 0.95
+
+
+def test_a_full_disk_leaves_what_was_recorded(record, microphone, tmp_path):
+    resource = pytest.importorskip("resource")
+
+    def disk_is_small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    session = record(microphone.environment, tmp_path, preexec_fn=disk_is_small)
+    session.start()
+    recording = session.result()
+    assert "disk full" in recording["ended_by"]
+    assert 0.9 < soundfile.info(session.wav).duration <= 50_000 / recording["sample_rate"]
+
+
+def test_a_microphone_that_cannot_be_opened_is_named_with_the_others(record, sound_system, tmp_path):
+    with sound.sound_server() as server:
+        session = record(server.environment, tmp_path)
+    session.start()
+    error = session.error()
+    assert "MicrophoneError: the microphone 'default' cannot be opened" in error
+    assert "(devices: 0 " in error
+    assert not session.wav.exists()
+
+
+def test_a_folder_that_is_none_is_an_os_error(record, microphone, tmp_path):
+    session = record(microphone.environment, tmp_path)
+    tmp_path.joinpath("recorded.wav").mkdir()
+    session.start()
+    session.until_started()
+    session.finish_line.touch()
+    assert "IsADirectoryError" in session.error()
+
+
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ({"ID": "debian"}, "sudo apt install libportaudio2"),
+        ({"ID": "linuxmint", "ID_LIKE": "ubuntu debian"}, "sudo apt install libportaudio2"),
+        ({"ID": "fedora"}, "sudo dnf install portaudio"),
+        ({"ID": "rocky", "ID_LIKE": "rhel centos fedora"}, "sudo dnf install portaudio"),
+        ({"ID": "opensuse-leap", "ID_LIKE": "suse opensuse"}, "sudo zypper install libportaudio2"),
+        ({"ID": "plan9"}, "libportaudio.so.2"),
+    ],
+)
+def test_how_to_install_portaudio(monkeypatch, release, command):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
+    assert command in recorder.install_hint()
+
+
+def test_importing_the_recorder_needs_no_portaudio():
+    program = "import sys, audio.recorder; sys.exit('sounddevice' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=config.REPO_DIR).returncode == 0

@@ -1,0 +1,116 @@
+"""A sound system of the tests' own: PulseAudio with a null sink that is spoken to and recorded as a microphone."""
+
+import ctypes.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from scipy import signal as scipy_signal
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = ("pulseaudio", "pactl", "paplay")
+PULSE_IS_DEFAULT = "pcm.!default pulse\nctl.!default pulse\n"  # of ALSA, through which PortAudio records
+READY = 30.0  # seconds that a busy machine may take to start the server
+
+
+def missing() -> str:
+    """What the sound system lacks on this machine, or ""."""
+    lacking = [name for name in PROGRAMS if not shutil.which(name)]
+    if not ctypes.util.find_library("portaudio"):
+        lacking.append("libportaudio2")
+    return f"needs {', '.join(lacking)} (and ALSA's pulse plugin)" if lacking else ""
+
+
+def must_be_there() -> bool:
+    """Whether a missing sound system is a failure: where .ci/run says so, and in any CI that could install it."""
+    if sys.platform != "linux":
+        return False
+    required = bool(os.environ.get("VOICETOIMG_REQUIRE_SOUND"))
+    return required or (bool(os.environ.get("CI")) and os.geteuid() == 0)
+
+
+class SoundServer:
+    """A running PulseAudio that nobody else sees, and the environment in which programs use it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = silent_environment(folder)
+        (folder / ".asoundrc").write_text(PULSE_IS_DEFAULT)
+        options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "-L", "module-native-protocol-unix"]
+        microphone = "module-null-sink sink_name=mic rate=48000 channels=1"
+        self.log = (folder / "pulseaudio.log").open("wb")
+        self.process = subprocess.Popen(
+            ["pulseaudio", *options, "-L", microphone], env=self.environment, stdout=self.log, stderr=self.log
+        )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY
+        while self._pactl("set-default-source", "mic.monitor"):
+            assert self.process.poll() is None and time.monotonic() < deadline, Path(self.log.name).read_text()
+            time.sleep(0.1)
+
+    def _pactl(self, *arguments: str) -> int:
+        command = ["pactl", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, timeout=READY).returncode
+
+    def speak(self, wav: Path) -> None:
+        """Play a file to the microphone; return when it has been played."""
+        subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=60)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        self.process.send_signal(how)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+def silent_environment(folder: Path) -> dict[str, str]:
+    """An environment whose home is `folder`: no sound server, and none that would be started by itself."""
+    folder.chmod(0o700)
+    (folder / "client.conf").write_text("autospawn = no\n")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
+    return variables | {
+        "HOME": str(folder),
+        "XDG_RUNTIME_DIR": str(folder),
+        "XDG_CONFIG_HOME": str(folder / ".config"),
+        "PULSE_RUNTIME_PATH": str(folder / "pulse"),
+        "PULSE_CLIENTCONFIG": str(folder / "client.conf"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@contextmanager
+def sound_server() -> Iterator[SoundServer]:
+    """A running server; it ends with the block, whatever happens in it."""
+    with tempfile.TemporaryDirectory(prefix="mic-") as folder:  # short, as a socket's path must be
+        server = SoundServer(Path(folder))
+        try:
+            server.wait_until_ready()
+            yield server
+        finally:
+            server.stop()
+
+
+def likeness(recorded: Path, played: Path) -> float:
+    """Normalised cross-correlation of what was played with the best matching stretch of a recording, -1..1."""
+    recording, rate = soundfile.read(recorded, dtype="float64")
+    voice, voice_rate = soundfile.read(played, dtype="float64")
+    voice = soxr.resample(voice, voice_rate, rate)
+    if recording.size < voice.size:
+        return 0.0
+    products = scipy_signal.correlate(recording, voice, mode="valid", method="fft")
+    start = int(products.argmax())
+    stretch = recording[start : start + voice.size]
+    return float(products[start] / (np.linalg.norm(stretch) * np.linalg.norm(voice)))
