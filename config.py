@@ -28,7 +28,7 @@ REPO_DIR = Path(__file__).resolve().parent
 MODELS_DIR = REPO_DIR / "models"
 CONFIGS_DIR = REPO_DIR / "configs"
 EXAMPLES_DIR = REPO_DIR / "examples"
-BUILTIN_MODEL = "chladni"  # models/chladni/
+BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml lies beside it
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
 # --- what is written -------------------------------------------------------------------------------------------------

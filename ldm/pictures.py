@@ -1,0 +1,79 @@
+"""From latents in a file to pictures in a folder: what lies on either side of the sampler."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from files import atomic_path
+
+
+def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Latents [N, C, h, w] float32 from a .pt file; nothing in the file is executed.
+
+    Raises:
+        ValueError: not a tensor, empty, of another shape than [N, *shape], or with NaN or infinite elements.
+        OSError: the file cannot be read.
+    """
+    wanted = f"a tensor [N, {', '.join(map(str, shape))}] is needed, as prep_ldm.py and process_live_audio.py write it"
+    try:
+        latents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file
+        raise ValueError(f"{path} is no latents file: {wanted}") from error
+    if not isinstance(latents, Tensor) or not latents.is_floating_point():
+        kind = f"a tensor of {latents.dtype}" if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
+        raise ValueError(f"{path} holds {kind}: {wanted}")
+    if latents.ndim != 4 or tuple(latents.shape[1:]) != shape or not len(latents):
+        raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
+    if not latents.isfinite().all():
+        raise ValueError(f"{path} holds NaN or infinite elements: make it again")
+    return latents.float()
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Pictures [B, 3, H, W] in −1…1 to [B, H, W, 3] uint8; what overshoots is clipped."""
+    levels = ((x.float().clamp(-1.0, 1.0) + 1.0) * 127.5).round()
+    return rearrange(levels.to(torch.uint8), "b c h w -> b h w c").cpu().numpy()
+
+
+def save_png(picture: np.ndarray, path: Path) -> None:
+    """Write [H, W, 3] uint8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary)
+
+
+def save_numbered(picture: np.ndarray, folder: Path, stem: str) -> Path:
+    """Write [H, W, 3] uint8 as `folder/stem_0000.png` or the first number after it that is free.
+
+    The name is taken by a hard step, so that two programs in one folder never write to the same file.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        path = folder / f"{stem}_{number:04d}.png"
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            continue
+        try:
+            save_png(picture, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return path
+
+
+def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Lay pictures of one size [H, W, 3] out in rows of `columns`; missing ones at the end are black."""
+    blanks = [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
+    return rearrange(np.stack([*pictures, *blanks]), "(r c) h w d -> (r h) (c w) d", c=columns)

@@ -1,0 +1,123 @@
+"""What all scripts share: exit statuses, one line an error, files written whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cli
+import config
+from files import atomic_path
+
+SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
+
+
+def python(code: str, **options: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=config.REPO_DIR, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        ("return None", 0, ""),
+        ("raise ValueError('a\\n b')", 1, "-c: a b\n"),
+        ("raise OSError(28, 'No space left on device')", 1, "-c: [Errno 28] No space left on device\n"),
+        ("raise KeyboardInterrupt", 130, "\ninterrupted\n"),
+    ],
+)
+def test_exit_status_and_line(body, status, line):
+    process = python(f"import cli\ndef main(): {body}\ncli.run(main)")
+    assert process.communicate()[1] == line and process.returncode == status
+
+
+def test_a_bug_keeps_its_traceback():
+    process = python("import cli\ndef main(): {}['missing']\ncli.run(main)")
+    assert "Traceback" in process.communicate()[1]
+
+
+@pytest.mark.parametrize("text", ["0", "11", "-3", "1.5", "nan", "", "ten"])
+def test_bounded_refuses(text):
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="whole number from 1 to 10"):
+        cli.bounded(int, 1, 10)(text)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-0.1"])
+def test_bounded_takes_finite_numbers_only(text):
+    with pytest.raises(cli.argparse.ArgumentTypeError):
+        cli.bounded(float, 0)(text)
+
+
+def test_atomic_path_keeps_the_old_file_if_writing_fails(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(target.parent.iterdir()) == [target]
+
+
+def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
+    code = (
+        "import cli, time, pathlib\nfrom files import atomic_path\n"
+        f"def main():\n with atomic_path(pathlib.Path({str(tmp_path / 'f')!r})) as t:\n"
+        "  t.write_text('x'); print('ready', flush=True); time.sleep(60)\ncli.run(main)"
+    )
+    process = python(code, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 143 and not list(tmp_path.iterdir())
+
+
+def test_all_scripts_are_there():
+    assert SCRIPTS == [
+        "prep_audio_spectrograms.py",
+        "prep_ldm.py",
+        "process_live_audio.py",
+        "run_live_workflow.py",
+        "txt2img.py",
+        "z_transformation_with_stats.py",
+    ]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_version_answer_at_once(script):
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, script, "--help"], cwd=config.REPO_DIR, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("usage: ")
+    # 0.5 s is what is promised; a busy machine may take longer, an import of torch or librosa takes four times that
+    assert time.monotonic() - start < 1.5
+    result = subprocess.run([sys.executable, script, "--version"], cwd=config.REPO_DIR, capture_output=True, text=True)
+    assert result.stdout == f"voicetoimg {config.VERSION}\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_nothing_heavy(script):
+    code = (
+        f"import sys, runpy\nsys.argv = [{script!r}, '--help']\n"
+        f"try: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'librosa', 'cv2', 'soundfile', 'sounddevice', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    process = python(code, stdout=subprocess.DEVNULL)
+    assert process.communicate()[1] == "" and process.returncode == 0
+
+
+def test_importing_config_creates_nothing(tmp_path):
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(tmp_path / "root")}
+    subprocess.run([sys.executable, "-c", "import config"], cwd=config.REPO_DIR, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_own_calibration_takes_the_place_of_the_built_in_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "STATS_DIR", tmp_path)
+    assert config.calibration_dirs() == [config.BUILTIN_CALIBRATION_DIR]
+    (tmp_path / "mean.npy").write_bytes(b"")
+    assert config.calibration_dirs() == [Path(tmp_path), config.BUILTIN_CALIBRATION_DIR]

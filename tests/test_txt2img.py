@@ -1,0 +1,202 @@
+"""txt2img.py and the built-in model, as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config
+import txt2img
+from ldm.models.diffusion.sampling import seeded_noise
+
+ROOT = config.REPO_DIR
+
+
+def run(*arguments: object, data: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
+    command = [sys.executable, str(ROOT / "txt2img.py"), *map(str, arguments)]
+    return subprocess.run(command, env=environment, cwd=data, capture_output=True, text=True, timeout=120)
+
+
+def paint(folder: Path, *arguments: object) -> list[np.ndarray]:
+    """The pictures [H, W, 3] that txt2img.py makes in `folder`, in this process, in order."""
+    standard = ["--outdir", folder, "--prompt", "a golden spiral on purple", "--ddim_steps", 3]
+    assert txt2img.main([str(argument) for argument in [*standard, *arguments]]) == 0
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "samples").iterdir())]
+
+
+@pytest.fixture(scope="module")
+def voices(tmp_path_factory) -> Path:
+    """Latents [2, 4, 32, 32] of two recordings in examples/."""
+    import process_live_audio
+
+    folder = tmp_path_factory.mktemp("voices")
+    rows = []
+    for name in ("voice_en.wav", "voice_it.wav"):
+        out = folder / f"{name}.pt"
+        process_live_audio.main(["--input_file", str(config.EXAMPLES_DIR / name), "--output_file", str(out)])
+        rows.append(torch.load(out, weights_only=True))
+    torch.save(torch.cat(rows), folder / "voices.pt")
+    return folder / "voices.pt"
+
+
+def test_same_command_same_bytes_and_nothing_is_overwritten(voices, tmp_path):
+    first, second = (run("--init_latents", voices, "--ddim_steps", 4, data=tmp_path) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    samples = tmp_path / "outputs" / "txt2img-samples" / "samples"
+    names = [f"subject_000_sample_{i:04d}.png" for i in range(2)]
+    assert sorted(path.name for path in samples.iterdir()) == names
+    assert (samples / names[0]).read_bytes() == (samples / names[1]).read_bytes()
+    for result, name in zip((first, second), names, strict=True):
+        assert f"picture: {samples / name}" in result.stdout
+    assert Image.open(samples / names[0]).size == (256, 256)
+
+
+def test_another_voice_seed_or_prompt_gives_another_picture(voices, tmp_path):
+    from_voice = ["--init_latents", voices]
+    variants = {
+        "one": from_voice,
+        "voice": [*from_voice, "--subject_idx", 1],
+        "seed": [*from_voice, "--seed", 43],
+        "prompt": [*from_voice, "--prompt", "calm blue and turquoise waves"],
+        "raw": [*from_voice, "--x_T", "raw"],
+        "noise": [],
+        "sampler": [*from_voice, "--plms"],
+        "scale": [*from_voice, "--scale", 1],
+    }
+    pictures = {name: paint(tmp_path / name, *arguments)[0] for name, arguments in variants.items()}
+    for name, picture in pictures.items():
+        assert picture.std() > 5, f"{name} is flat"
+        if name != "one":
+            assert np.abs(picture.astype(int) - pictures["one"]).mean() > 2, f"{name} changes nothing"
+
+
+def test_voice_outweighs_the_seed(voices, tmp_path):
+    """With another seed a voice's picture changes less than with another voice."""
+    one = paint(tmp_path / "one", "--init_latents", voices)[0].astype(int)
+    seed = paint(tmp_path / "seed", "--init_latents", voices, "--seed", 43)[0]
+    voice = paint(tmp_path / "voice", "--init_latents", voices, "--subject_idx", 1)[0]
+    assert np.abs(seed - one).mean() < 0.8 * np.abs(voice - one).mean()
+
+
+def test_a_batch_holds_the_pictures_of_its_seeds(voices, tmp_path):
+    batch = paint(tmp_path / "batch", "--init_latents", voices, "--n_samples", 2, "--n_iter", 2)
+    assert len(batch) == 4
+    assert Image.open(tmp_path / "batch" / "grid_0000.png").size == (512, 512)
+    for i, picture in enumerate(batch):
+        alone = paint(tmp_path / str(i), "--init_latents", voices, "--seed", 42 + i)[0]
+        assert np.abs(picture.astype(int) - alone).max() <= 2, "to within rounding"
+
+
+@pytest.mark.parametrize("sampler", txt2img.SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 3, 75])
+def test_exactly_as_many_steps_as_asked_for(sampler, steps, tmp_path, monkeypatch):
+    from ldm.painter import SAMPLERS
+
+    made = []
+    loop = SAMPLERS[sampler]._loop
+    monkeypatch.setattr(SAMPLERS[sampler], "_loop", lambda *a: (made.append(1) or step for step in loop(*a)))
+    small = ["--H", 64, "--W", 64]
+    paint(tmp_path, "--sampler", sampler, "--ddim_steps", steps, *small)
+    assert len(made) == steps
+
+
+def test_other_sizes(tmp_path):
+    assert paint(tmp_path, "--H", 128, "--W", 192)[0].shape == (128, 192, 3)
+
+
+def test_noise_as_latents_is_left_alone(tmp_path, capsys):
+    """auto does not whiten what is N(0, I) already: saved noise gives the picture of its seed."""
+    torch.save(seeded_noise([42], (4, 32, 32)), tmp_path / "noise.pt")
+    from_file = paint(tmp_path / "file", "--init_latents", tmp_path / "noise.pt")[0]
+    np.testing.assert_array_equal(from_file, paint(tmp_path / "seed")[0])
+    assert "whitened" not in capsys.readouterr().out
+
+
+def test_says_how_x_T_was_made(voices, tmp_path, capsys):
+    paint(tmp_path / "a", "--init_latents", voices)
+    assert "whitened by the built-in calibration" in capsys.readouterr().out
+    latents = 5 * torch.load(voices, weights_only=True)  # no calibration gives these
+    torch.save(latents, tmp_path / "foreign.pt")
+    paint(tmp_path / "b", "--init_latents", tmp_path / "foreign.pt")
+    assert "no calibration here made these latents" in capsys.readouterr().err
+
+
+def nan_latents() -> torch.Tensor:
+    latents = torch.zeros(1, 4, 32, 32)
+    latents[0, 0, 0, 0] = torch.nan
+    return latents
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (torch.zeros(1, 4, 16, 16), "[1, 4, 16, 16]"),
+        (torch.zeros(4, 32, 32), "[4, 32, 32]"),
+        (torch.zeros(0, 4, 32, 32), "[0, 4, 32, 32]"),
+        (torch.zeros(1, 4, 32, 32, dtype=torch.int64), "int64"),
+        (nan_latents(), "NaN"),
+        ({"latents": torch.zeros(1)}, "dict"),
+        (b"no tensor file", "no latents file"),
+        (b"", "no latents file"),
+    ],
+)
+def test_wrong_latents_get_one_line(content, expected, tmp_path):
+    path = tmp_path / "wrong.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    result = run("--init_latents", path, data=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+    assert expected in result.stderr and str(path) in result.stderr
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_latents_that_carry_code_do_not_run_it(tmp_path):
+    torch.save(Harmful(tmp_path / "harm"), tmp_path / "harmful.pt")
+    result = run("--init_latents", tmp_path / "harmful.pt", data=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (["--subject_idx", 999, "--init_latents", "VOICES"], 1, "holds latents 0 to 1"),
+        (["--subject_idx", -1], 2, "--subject_idx"),
+        (["--init_latents", "not_there.pt"], 2, "there is no file not_there.pt"),
+        (["--ddim_steps", 0], 2, "from 1 to 1000"),
+        (["--ddim_steps", 1001], 2, "from 1 to 1000"),
+        (["--scale", "much"], 2, "is not a number"),
+        (["--scale", "nan"], 2, "is not a number"),
+        (["--H", 100], 2, "multiple of 8"),
+        (["--H", 512, "--init_latents", "VOICES"], 1, "[N, 4, 64, 32]"),
+        (["--ddim_eta", 0.5], 2, "add --sampler ddim"),
+        (["--config", "VOICES"], 2, "give both"),
+        (["--ckpt", "VOICES"], 1, "there is no voices.yaml beside it"),
+        (["--colour", "red"], 2, "--colour"),
+    ],
+)
+def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, tmp_path):
+    result = run(*(voices if argument == "VOICES" else argument for argument in arguments), data=tmp_path)
+    assert result.returncode == status and result.stderr.count("\n") == 1, result.stderr
+    assert expected in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("--outdir", tmp_path / "file", "--ddim_steps", 1, data=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
