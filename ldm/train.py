@@ -1,0 +1,443 @@
+"""Train the built-in model: first the autoencoder, then the text encoder and the U-Net together.
+
+    python -m ldm.data.words --encoder DIR --out training/words
+    python -m ldm.train first_stage
+    python -m ldm.train diffusion
+    python -m ldm.train export --out models/chladni
+
+Everything lies under --dir: checkpoints (each command resumes from its own), loss.csv, sample sheets. Every random
+number follows from the seed and the step, so that a run that was interrupted goes on as if it had not been.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from joblib import Parallel, delayed
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from files import atomic_path
+from ldm.data.captions import caption
+from ldm.data.pictures import render
+from ldm.data.scenes import sample_scene
+from ldm.models.autoencoder import ShuffleAutoencoder
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.pictures import grid, save_png, to_uint8
+from ldm.util import instantiate_from_config
+
+SAVE_EVERY = 180.0  # seconds
+SHEET_EVERY = 420.0  # seconds
+RENDER_CHUNK = 256  # pictures
+SHEET_PROMPTS = (
+    "a golden spiral on purple",
+    "calm blue and turquoise waves",
+    "a red flower, green background",
+    "psychedelic mandala, orange and teal",
+    "kaleidoscope, magenta, yellow, black",
+    "dark forest of green cells",
+    "pink and white marble",
+    "a psychedelic visualization of a voice",
+)
+
+
+@dataclass(frozen=True)
+class FirstStageOptions:
+    """How the autoencoder is trained: on `crop`×`crop` pieces of `pictures` renders."""
+
+    pictures: int
+    crop: int
+    batch_size: int
+    steps: int
+    learning_rate: float
+    kl_weight: float
+    gradient_weight: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of diffusion training on `pictures` renders of `size`×`size`."""
+
+    size: int
+    pictures: int
+    batch_size: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """How text encoder and U-Net are trained, by stages of growing resolution."""
+
+    learning_rate: float
+    warmup: int
+    prompt_dropout: float
+    min_snr_gamma: float
+    stages: tuple[Stage, ...]
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def rendered(first_seed: int, count: int, size: int) -> Iterator[np.ndarray]:
+    """Renders of the scenes `first_seed`, `first_seed` + 1, …: chunks [≤ 256, size, size, 3] uint8, on all cores."""
+
+    def chunk(start: int) -> np.ndarray:
+        stop = min(start + RENDER_CHUNK, first_seed + count)
+        return np.stack([render(sample_scene(seed), size) for seed in range(start, stop)])
+
+    starts = range(first_seed, first_seed + count, RENDER_CHUNK)
+    yield from Parallel(n_jobs=-1, return_as="generator")(delayed(chunk)(start) for start in starts)
+
+
+def to_tensor(pictures: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in −1…1, channels last in memory.
+
+    The autoencoder is five times as fast on those as on contiguous ones, in bfloat16 on a CPU.
+    """
+    return rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").float() / 127.5 - 1.0
+
+
+# --- checkpoints and logs --------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A folder with what one training needs to go on: checkpoint, loss log, sample sheets."""
+
+    def __init__(self, folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        self.folder = folder
+        self.modules = modules
+        self.optimizer = optimizer
+        self.saved = self.sheeted = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def resume(self) -> int:
+        """Load the checkpoint, if there is one, and return the step to go on from."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return 0
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return state["step"]
+
+    def save(self, step: int) -> None:
+        state = {name: module.state_dict() for name, module in self.modules.items()}
+        with atomic_path(self.folder / "checkpoint.pt") as temporary:
+            torch.save({**state, "optimizer": self.optimizer.state_dict(), "step": step}, temporary)
+        self.saved = time.monotonic()
+
+    def log(self, step: int, **values: float) -> None:
+        path = self.folder / "loss.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["time", "step", *values])
+            writer.writerow([f"{time.time():.0f}", step, *(f"{value:.5f}" for value in values.values())])
+
+    def save_due(self) -> bool:
+        return time.monotonic() - self.saved > SAVE_EVERY
+
+    def sheet_due(self) -> bool:
+        due = time.monotonic() - self.sheeted > SHEET_EVERY
+        if due:
+            self.sheeted = time.monotonic()
+        return due
+
+
+# --- first stage -----------------------------------------------------------------------------------------------------
+
+
+def gradient_loss(x: Tensor, y: Tensor, scales: int = 3) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical differences of two pictures, over halved scales."""
+    total = x.new_zeros(())
+    for _ in range(scales):
+        d = x - y
+        total = total + (d[..., :, 1:] - d[..., :, :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return total
+
+
+def random_crops(pool: np.ndarray, count: int, size: int, rng: np.random.Generator) -> Tensor:
+    """`count` random pieces [count, 3, size, size] of pictures in `pool`; a quarter of them seen from twice as far."""
+    crops = []
+    for i, picture in enumerate(rng.integers(len(pool), size=count)):
+        side = 2 * size if i % 4 == 0 else size
+        y, x = rng.integers(0, pool.shape[1] - side + 1, size=2)
+        crop = to_tensor(pool[picture : picture + 1, y : y + side, x : x + side])
+        crops.append(F.avg_pool2d(crop, 2) if side != size else crop)
+    return torch.cat(crops)
+
+
+def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
+    """Set `shift` and `scale` so that latents of `pictures` have mean 0 and standard deviation 1 in each channel."""
+    with torch.inference_mode():
+        mean = torch.cat([model.posterior(batch)[0] for batch in pictures.split(8)])
+    model.shift.copy_(mean.mean(dim=(0, 2, 3))[:, None, None])
+    model.scale.copy_(mean.std(dim=(0, 2, 3))[:, None, None])
+
+
+def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, folder: Path, seed: int) -> None:
+    """Train the autoencoder with L1, multi-scale gradient L1 and KL losses; ends with standardised latents."""
+    pool = np.concatenate(
+        list(tqdm(rendered(seed, options.pictures, 256), "rendering", -(-options.pictures // RENDER_CHUNK)))
+    )
+    model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
+    run = Run(folder, {"first_stage": model}, optimizer)
+    held_out = to_tensor(next(rendered(2**30, 16, 256)))
+    start = run.resume()
+    bar = tqdm(range(start, options.steps), "first stage", options.steps, initial=start)
+    for step in bar:
+        torch.manual_seed(seed + step)
+        progress = step / options.steps
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - progress) ** 0.5
+        x = random_crops(pool, options.batch_size, options.crop, np.random.default_rng((seed, step)))
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            mean, log_variance = model.posterior(x)
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            y = model.decoder(z)
+        y, mean, log_variance = y.float(), mean.float(), log_variance.float()
+        l1 = (x - y).abs().mean()
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
+        loss = l1 + options.gradient_weight * gradient_loss(x, y) + options.kl_weight * kl
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        if step % 50 == 0:
+            bar.set_postfix(l1=f"{l1:.4f}", kl=f"{kl:.2f}")
+            run.log(step, l1=l1.item(), kl=kl.item())
+        if run.save_due():
+            run.save(step + 1)
+        if run.sheet_due():
+            save_reconstructions(model, held_out, folder / f"sheet-{step:06d}.png")
+    standardise(model, to_tensor(pool[:256]))
+    run.save(options.steps)
+    save_reconstructions(model, held_out, folder / "sheet-final.png")
+    print(f"PSNR on {len(held_out)} unseen renders: {psnr(model, held_out):.2f} dB")
+
+
+def save_reconstructions(model: ShuffleAutoencoder, pictures: Tensor, path: Path) -> None:
+    """Rows of pictures, each with its reconstruction below."""
+    with torch.inference_mode():
+        y = model.decode(model.encode(pictures[:8]))
+    save_png(grid(to_uint8(torch.cat([pictures[:8], y])), columns=8), path)
+
+
+def psnr(model: ShuffleAutoencoder, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of the reconstructions of `pictures` [B, 3, H, W]."""
+    with torch.inference_mode():
+        y = torch.cat([model.decode(model.encode(batch)).clamp(-1, 1) for batch in pictures.split(8)])
+    return (-10 * ((pictures - y) / 2).pow(2).mean(dim=(1, 2, 3)).log10()).mean().item()
+
+
+# --- diffusion -------------------------------------------------------------------------------------------------------
+
+
+def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, path: Path) -> np.ndarray:
+    """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `path`."""
+    if not path.is_file():
+        rows = []
+        model.first_stage_model.to(memory_format=torch.channels_last)
+        chunks = tqdm(rendered(first_seed, stage.pictures, stage.size), "encoding", -(-stage.pictures // RENDER_CHUNK))
+        for chunk in chunks:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                rows += [model.encode_first_stage(batch).half() for batch in to_tensor(chunk).split(32)]
+        with atomic_path(path) as temporary:
+            np.save(temporary, torch.cat(rows).numpy())
+    return np.load(path, mmap_mode="r")
+
+
+class DiffusionBatch:
+    """The training batch of a step: latents, prompts, timesteps and noise, all by the seed and the step alone."""
+
+    def __init__(self, latents: np.ndarray, first_seed: int, options: DiffusionOptions, seed: int) -> None:
+        self.latents, self.first_seed, self.options, self.seed = latents, first_seed, options, seed
+
+    def __call__(self, step: int, size: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, step))
+        rows = rng.integers(len(self.latents), size=size)
+        x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
+        prompts = [
+            "" if rng.random() < self.options.prompt_dropout else caption(sample_scene(self.first_seed + int(row)), rng)
+            for row in rows
+        ]
+        # stratified: the batch covers the schedule evenly
+        t = ((torch.arange(size) + torch.from_numpy(rng.random(size))) / size * 1000).long().clamp(max=999)
+        return x_0, prompts, t, torch.from_numpy(rng.standard_normal(x_0.shape, np.float32))
+
+
+def diffusion_loss(model: LatentDiffusion, batch: tuple[Tensor, list[str], Tensor, Tensor], gamma: float) -> Tensor:
+    """Squared error of the prediction, weighted by min-SNR-γ (Hang et al. 2023, arXiv 2303.09556) for v."""
+    x_0, prompts, t, noise = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        c = model.get_learned_conditioning(prompts)
+        prediction = model.apply_model(model.q_sample(x_0, t, noise), t, c)
+    error = (prediction.float() - model.target(x_0, t, noise)).pow(2).mean(dim=(1, 2, 3))
+    alpha_bar = model.alphas_cumprod[t].float()
+    snr = alpha_bar / (1.0 - alpha_bar)
+    return (snr.clamp(max=gamma) / (snr + 1.0) * error).mean()
+
+
+class PowerEMA:
+    """Moving average of a module whose memory is a fixed share of the training so far.
+
+    "Analyzing and Improving the Training Dynamics of Diffusion Models" (Karras et al. 2024, section 3.1): with
+    γ = 6.94 the average reaches back over about a tenth of all steps, without knowing how many there will be.
+    """
+
+    gamma = 6.94
+
+    def __init__(self, module: nn.Module, average: nn.Module) -> None:
+        self.live = [p for p in module.parameters() if p.requires_grad]
+        self.average = [p for p in average.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = (1.0 - 1.0 / (step + 1)) ** (self.gamma + 1)
+        torch._foreach_lerp_(self.average, self.live, 1.0 - decay)
+
+
+def train_diffusion(
+    model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, seed: int
+) -> None:
+    """Train U-Net and text encoder on cached latents, stage after stage; `average` gets the moving average."""
+    parameters = [*model.model.parameters(), *model.cond_stage_model.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    run = Run(folder, {"model": model, "average": average}, optimizer)
+    ema = PowerEMA(model, average)
+    step = run.resume()
+    stage_start = 0
+    for number, stage in enumerate(options.stages):
+        first_seed = (number + 1) * 10_000_000
+        stage_end = stage_start + stage.steps
+        if step < stage_end:
+            latents = encode_pictures(model, stage, first_seed, folder / f"latents-{number}.npy")
+            batches = DiffusionBatch(latents, first_seed, options, seed)
+            bar = tqdm(range(step, stage_end), f"{stage.size} px", stage_end, initial=step)
+            for step in bar:
+                torch.manual_seed(seed + step)
+                for group in optimizer.param_groups:
+                    group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup)
+                loss = diffusion_loss(model, batches(step, stage.batch_size), options.min_snr_gamma)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                ema.update(step)
+                if step % 25 == 0:
+                    bar.set_postfix(loss=f"{loss.item():.4f}")
+                    run.log(step, loss=loss.item())
+                if run.save_due():
+                    run.save(step + 1)
+                if run.sheet_due():
+                    save_samples(average, stage.size // 8, folder / f"sheet-{step:06d}.png")
+            step = stage_end
+            run.save(step)
+        stage_start = stage_end
+
+
+def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
+    """Two rows of samples, the same eight prompts from two seeds."""
+    prompts = [*SHEET_PROMPTS, *SHEET_PROMPTS]
+    x_T = torch.randn(len(prompts), 4, size, size, generator=torch.Generator().manual_seed(0))
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        samples, _ = DPMSolverSampler(model).sample(
+            S=20,
+            batch_size=len(prompts),
+            shape=tuple(x_T.shape[1:]),
+            conditioning=model.get_learned_conditioning(prompts),
+            unconditional_conditioning=model.get_learned_conditioning([""] * len(prompts)),
+            unconditional_guidance_scale=4.0,
+            x_T=x_T,
+            verbose=False,
+        )
+        pictures = to_uint8(model.decode_first_stage(samples))
+    save_png(grid(pictures, columns=len(SHEET_PROMPTS)), path)
+
+
+def export(average: LatentDiffusion, node: dict[str, Any], words: Path, out: Path) -> None:
+    """Write the model folder: float16 weights, the yaml that builds it, the vocabulary."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    with atomic_path(out / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    with atomic_path(out / "model.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create({"model": node})), encoding="utf-8")
+    with atomic_path(out / "vocab.txt") as temporary:
+        temporary.write_bytes((words / "vocab.txt").read_bytes())
+    print(f"{sum(t.numel() for t in state.values()) / 1e6:.1f} M parameters -> {out}")
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+def model_node(config: Any, words: Path) -> dict[str, Any]:
+    """The yaml's model node with the size of the vocabulary in `words` filled in."""
+    node = OmegaConf.to_container(config.model)
+    vectors = np.load(words / "word_vectors.npy", mmap_mode="r")
+    node["params"]["cond_stage_config"]["params"].update(vocab_size=vectors.shape[0], vector_dim=vectors.shape[1])
+    return node
+
+
+def build(node: dict[str, Any], folder: Path, with_first_stage: bool) -> LatentDiffusion:
+    """A fresh model with the word vectors in place, and the trained first stage if asked for."""
+    model = instantiate_from_config(node)
+    model.cond_stage_model.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
+    model.cond_stage_model.load_vocabulary(folder / "words")
+    if with_first_stage:
+        state = torch.load(folder / "first_stage" / "checkpoint.pt", map_location="cpu", weights_only=True)
+        model.first_stage_model.load_state_dict(state["first_stage"])
+        model.first_stage_model.requires_grad_(False)
+    return model
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["first_stage", "diffusion", "export"])
+    parser.add_argument("--config", type=Path, default=Path("configs/latent-diffusion/chladni.yaml"))
+    parser.add_argument("--dir", type=Path, default=Path("training"), help="where everything is kept")
+    parser.add_argument("--out", type=Path, default=Path("models/chladni"), help="export: the model folder")
+    args = parser.parse_args(argv)
+    config = OmegaConf.load(args.config)
+    seed = config.training.seed
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    node = model_node(config, args.dir / "words")
+
+    if args.command == "first_stage":
+        model = build(node, args.dir, with_first_stage=False)
+        options = FirstStageOptions(**config.training.first_stage)
+        train_first_stage(model.first_stage_model, options, args.dir / "first_stage", seed)
+        return
+    model, average = (build(node, args.dir, with_first_stage=True) for _ in range(2))
+    if args.command == "diffusion":
+        average.load_state_dict(model.state_dict())
+        options = DiffusionOptions(**{**config.training.diffusion, "stages": ()})
+        stages = tuple(Stage(**stage) for stage in config.training.diffusion.stages)
+        options = DiffusionOptions(**{**vars(options), "stages": stages})
+        train_diffusion(model, average, options, args.dir / "diffusion", seed)
+    else:
+        state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
+        average.load_state_dict(state["average"])
+        export(average, node, args.dir / "words", args.out)
+
+
+if __name__ == "__main__":
+    main()
