@@ -15,13 +15,20 @@ class AutoencoderKL(nn.Module):
     """The published KL-regularised autoencoder (Rombach et al. 2022, section 3.1).
 
     Raises:
-        ValueError: a `ddconfig` of another architecture (attention outside the middle, no double_z).
+        ValueError: a `ddconfig` of another architecture (attention outside the middle, no double_z), or one that
+            leaves out a key or has an unknown one.
     """
 
     training_only = frozenset({"lossconfig", "monitor", "ckpt_path", "ignore_keys", "image_key", "colorize_nlabels"})
+    ddconfig_keys = frozenset({"ch", "ch_mult", "num_res_blocks", "z_channels", "in_channels", "out_ch"})
+    ddconfig_unused = frozenset({"double_z", "attn_resolutions", "resolution", "dropout"})
 
     def __init__(self, ddconfig: Mapping[str, Any], embed_dim: int) -> None:
         super().__init__()
+        missing = sorted(self.ddconfig_keys - set(ddconfig))
+        unknown = sorted(set(ddconfig) - self.ddconfig_keys - self.ddconfig_unused)
+        if missing or unknown:
+            raise ValueError(f"the autoencoder's ddconfig lacks {missing} and has the unknown {unknown}")
         if list(ddconfig.get("attn_resolutions", [])) or not ddconfig.get("double_z", True):
             raise ValueError("only KL autoencoders with double_z: true and attn_resolutions: [] can be built")
         ch, ch_mult, blocks = ddconfig["ch"], ddconfig["ch_mult"], ddconfig["num_res_blocks"]

@@ -42,9 +42,10 @@ class LatentDiffusion(nn.Module):
 
     training_only = frozenset(
         {
-            "base_learning_rate", "ckpt_path", "cond_stage_key", "cond_stage_trainable", "first_stage_key",
-            "ignore_keys", "log_every_t", "loss_type", "monitor", "num_timesteps_cond", "scale_by_std",
-            "scheduler_config", "use_ema", "use_positional_encodings",
+            "base_learning_rate", "ckpt_path", "clip_denoised", "concat_mode", "cond_stage_key", "cond_stage_trainable",
+            "first_stage_key", "ignore_keys", "l_simple_weight", "learn_logvar", "load_only_unet", "log_every_t",
+            "logvar_init", "loss_type", "monitor", "num_timesteps_cond", "original_elbo_weight", "scale_by_std",
+            "scheduler_config", "use_ema", "use_positional_encodings", "v_posterior",
         }
     )  # fmt: skip
 

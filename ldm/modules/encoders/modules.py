@@ -29,18 +29,27 @@ class BERTEmbedder(nn.Module):
 
         Raises:
             FileNotFoundError: neither is there.
+            ValueError: it cannot be read, or has more words than the model.
         """
         from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        elif (folder / "vocab.txt").is_file():
-            tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
-        else:
+        readers = {
+            "tokenizer.json": Tokenizer.from_file,
+            "vocab.txt": lambda file: BertWordPieceTokenizer(file, lowercase=True),
+        }
+        path = next((folder / name for name in readers if (folder / name).is_file()), None)
+        if path is None:
             raise FileNotFoundError(
                 f"no vocab.txt or tokenizer.json in {folder}: this model's words are those of bert-base-uncased; "
                 "get its vocab.txt from https://huggingface.co/bert-base-uncased and put it there"
             )
+        try:
+            tokenizer = readers[path.name](str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ValueError(f"{path} cannot be read as a vocabulary: {error}") from error
+        words, known = tokenizer.get_vocab_size(), self.transformer.token_emb.num_embeddings
+        if words > known:
+            raise ValueError(f"{path} has {words} words, the model {known}: it is the vocabulary of another model")
         tokenizer.enable_truncation(self.max_seq_len)
         tokenizer.enable_padding(length=self.max_seq_len, pad_id=0, pad_token="[PAD]")
         self.tokenizer = tokenizer

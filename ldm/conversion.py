@@ -1,0 +1,158 @@
+"""Say what a file of weights is, and convert it to .safetensors: `python -m ldm.checkpoint`."""
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from files import atomic_path
+from ldm.checkpoint import (
+    LEFTOVERS,
+    VOCABULARIES,
+    build_model,
+    mismatches,
+    read_config,
+    read_model,
+    source_names,
+    vocabulary_folder,
+)
+from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
+from ldm.tensor_files import read_tensors, some, write_safetensors
+
+PARTS = {
+    "U-Net": "model.diffusion_model.",
+    "first stage": "first_stage_model.",
+    "text encoder": "cond_stage_model.",
+}
+# A name that only weights of this family have, and what to call them; the first that is found counts.
+FAMILIES = (
+    ("cond_stage_model.word_vectors", "the built-in model's kind: latent diffusion with word vectors"),
+    ("cond_stage_model.transformer.token_emb.weight", "latent diffusion with BERT, as CompVis's text-to-image models"),
+    ("cond_stage_model.transformer.text_model.", "latent diffusion with CLIP, as Stable Diffusion 1; not supported"),
+    ("cond_stage_model.model.", "latent diffusion with OpenCLIP, as Stable Diffusion 2; not supported"),
+    ("first_stage_model.quantize.", "latent diffusion on a VQ autoencoder; not supported"),
+    ("model.diffusion_model.", "latent diffusion without a text encoder that is known here"),
+    ("down_blocks.", "a U-Net or autoencoder of diffusers alone; name the folder of the whole pipeline instead"),
+    ("decoder.up.", "an autoencoder alone"),
+)
+SCHEDULE = ("alphas_cumprod", "scale_factor")  # what a leftover says about the model, and stays with it
+
+
+def describe(weights: Path, config: Path | None = None) -> list[str]:
+    """What `weights` is, a line each: format, family, precision, parameters of the parts, what is missing.
+
+    Raises:
+        ValueError: it holds no weights.
+        OSError: it cannot be read.
+    """
+    foreign: tuple[str, ...] = ()
+    if is_diffusers_folder(weights):
+        kind, (tensors, node) = "diffusers folder", read_diffusers_folder(weights)
+    else:
+        file = read_tensors(weights)
+        kind, tensors, foreign = file.format, file.tensors, file.foreign
+        config = config or _yaml_beside(weights)
+        node = read_config(config) if config else None
+    used = {name: tensor for name, tensor in tensors.items() if not LEFTOVERS.fullmatch(name)}
+    family = next((text for mark, text in FAMILIES if any(name.startswith(mark) for name in used)), None)
+    lines = [
+        f"format: {kind}",
+        f"family: {family or f'unknown, with names such as {some(list(used), 3)}'}",
+        f"precision: {_precision(used)}",
+        *(f"{part}: {_size(used, prefix)}" for part, prefix in PARTS.items()),
+    ]
+    if averages := [name for name in tensors if name.startswith("model_ema.")]:
+        lines.append(f"running averages: {len(averages)} tensors, taken in place of the U-Net's own weights")
+    if leftovers := [name for name in tensors if name not in used and name not in averages]:
+        lines.append(f"left unused: {len(leftovers)} tensors ({some(leftovers)})")
+    if foreign:
+        lines.append(f"objects not loaded: {some(list(foreign))}")
+    missing = [f"the {part}" for part, prefix in PARTS.items() if not any(name.startswith(prefix) for name in used)]
+    if node is None:
+        missing.append("a yaml (name one with --config)")
+    else:
+        missing += mismatches(build_model(node, str(config or weights)).state_dict(), tensors)
+    if not any((vocabulary_folder(weights) / name).is_file() for name in VOCABULARIES):
+        missing.append(f"a vocabulary ({' or '.join(VOCABULARIES)})")
+    return [*lines, f"missing: {'; '.join(missing) or 'nothing'}"]
+
+
+def _yaml_beside(weights: Path) -> Path | None:
+    path = weights.with_suffix(".yaml")
+    return path if path.is_file() else None
+
+
+def _precision(tensors: Mapping[str, Tensor]) -> str:
+    counts: Counter[str] = Counter()
+    for tensor in tensors.values():
+        counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{dtype} ({count / 1e6:.1f} M elements)" for dtype, count in counts.most_common())
+
+
+def _size(tensors: Mapping[str, Tensor], prefix: str) -> str:
+    part = [tensor.numel() for name, tensor in tensors.items() if name.startswith(prefix)]
+    return f"{sum(part) / 1e6:.1f} M parameters in {len(part)} tensors" if part else "none"
+
+
+def convert(weights: Path, out: Path, dtype: torch.dtype | None = None, config: Path | None = None) -> list[Path]:
+    """Write what sampling needs of `weights` to `out`: CompVis names, running averages in place, no leftovers.
+
+    What the model needs beside it, its yaml and vocabulary, is written or copied too where it is known and not there.
+
+    Args:
+        dtype: element type of all floating-point weights; None leaves them as they are.
+        config: the yaml; `NAME.yaml` beside `NAME.ckpt` by default. Where there is none, nothing is verified.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: weights that cannot be read or do not fit their config, or `out` is no .safetensors.
+        FileExistsError: `out` is there already.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} should be named .safetensors")
+    if out.exists():
+        raise FileExistsError(f"{out} is there already and is not overwritten; remove it or choose another name")
+    config = config or (None if weights.is_dir() else _yaml_beside(weights))
+    node = None
+    if weights.is_dir() or config is not None:
+        tensors, node, origin = read_model(weights, config)
+        if wrong := mismatches(build_model(node, origin).state_dict(), tensors):
+            raise ValueError(f"{weights} does not fit {origin}: {'; '.join(wrong)}")
+    else:
+        tensors = read_tensors(weights).tensors
+    kept = {name: tensor for name, tensor in tensors.items() if not LEFTOVERS.fullmatch(name)}
+    state = {name: tensors[source] for name, source in source_names(kept, tensors).items()}
+    dtypes = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in state.items()}
+    for name in SCHEDULE:
+        if name in tensors:
+            state[name], dtypes[name] = tensors[name], tensors[name].dtype
+    with atomic_path(out) as temporary:
+        write_safetensors(temporary, state, dtypes)
+    return [out, *_write_companions(weights, out, node)]
+
+
+def _write_companions(weights: Path, out: Path, node: Mapping[str, object] | None) -> list[Path]:
+    """Put the yaml and the vocabulary of `weights` beside `out`, unless there are some already."""
+    written = []
+    yaml = out.with_suffix(".yaml")
+    if node is not None and not yaml.exists():
+        with atomic_path(yaml) as temporary:
+            OmegaConf.save(OmegaConf.create({"model": dict(node)}), temporary)
+        written.append(yaml)
+    source, target = vocabulary_folder(weights), vocabulary_folder(out)
+    if not any((target / name).exists() for name in VOCABULARIES):
+        for name in VOCABULARIES:
+            if (source / name).is_file():
+                with atomic_path(target / name) as temporary:
+                    shutil.copyfile(source / name, temporary)
+                written.append(target / name)
+                break
+    return written

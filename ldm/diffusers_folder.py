@@ -1,0 +1,422 @@
+"""Read a latent diffusion model from a folder that diffusers' `LDMTextToImagePipeline.save_pretrained` wrote.
+
+The folder's json files give the config that a CompVis yaml would, and its tensors get their CompVis names by rule.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.tensor_files import read_tensors
+
+AUTOENCODER_FOLDERS = ("vqvae", "vae")  # the pipeline calls it vqvae, also where it is an AutoencoderKL
+
+
+def is_diffusers_folder(folder: Path) -> bool:
+    """Whether `folder` is one, complete or not."""
+    return (folder / "unet" / "config.json").is_file() or (folder / "model_index.json").is_file()
+
+
+def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the model in `folder` by their CompVis names, and the `model` node of its config.
+
+    Raises:
+        ValueError: a part is missing, is of an architecture that cannot be built, or has a name no rule knows.
+        OSError: a file cannot be read.
+    """
+    autoencoder = next((name for name in AUTOENCODER_FOLDERS if (folder / name).is_dir()), "vqvae")
+    parts = {name: folder / name for name in ("unet", autoencoder, "bert", "scheduler")}
+    if absent := [name for name, path in parts.items() if not path.is_dir()]:
+        raise ValueError(
+            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has unet, vqvae or vae, bert, "
+            "tokenizer and scheduler"
+        )
+    configs = {name: _read_config(path) for name, path in parts.items()}
+    try:
+        node = _model_node(configs["unet"], configs[autoencoder], configs["bert"], configs["scheduler"], folder)
+    except KeyError as error:
+        raise ValueError(f"the json files in {folder} do not give {error}") from error
+    unet, vae = configs["unet"], configs[autoencoder]
+    levels = len(vae["block_out_channels"])
+    renamers: dict[str, Callable[[str], str]] = {
+        "unet": lambda name: unet_name(name, unet["layers_per_block"], unet["up_block_types"]),
+        autoencoder: lambda name: autoencoder_name(name, levels),
+        "bert": text_encoder_name,
+    }
+    tensors: dict[str, Tensor] = {}
+    for part, rename in renamers.items():
+        for name, tensor in read_part(parts[part]).items():
+            new = rename(name)
+            # diffusers has linear layers where the autoencoder's attention has 1×1 convolutions
+            tensors[new] = tensor[:, :, None, None] if _ATTENTION_WEIGHT.fullmatch(new) and tensor.ndim == 2 else tensor
+    return tensors, node
+
+
+def _model_node(
+    unet: Mapping[str, Any], autoencoder: Mapping[str, Any], bert: Mapping[str, Any], scheduler: Mapping[str, Any],
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+        "params": {
+            **_schedule_params(scheduler, folder),
+            "channels": unet["in_channels"],
+            "image_size": unet.get("sample_size") or 32,
+            # jsons of 2022 leave the scaling factor out; it was always this one
+            "scale_factor": autoencoder.get("scaling_factor", 0.18215),
+            "unet_config": unet_config(unet, folder),
+            "first_stage_config": autoencoder_config(autoencoder, folder),
+            "cond_stage_config": text_encoder_config(bert, folder),
+        },
+    }
+
+
+_ATTENTION_WEIGHT = re.compile(r"first_stage_model\..*\.attn_1\.(q|k|v|proj_out)\.weight")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as json: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold a json object")
+    return content
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    for name in ("config.json", "scheduler_config.json"):
+        if (folder / name).is_file():
+            return _read_json(folder / name)
+    raise ValueError(f"{folder} has no config.json")
+
+
+# diffusion_pytorch_model.fp16.safetensors, model.safetensors, pytorch_model.bin.index.json; no shard, no optimiser
+_WEIGHTS = re.compile(r"(diffusion_)?(pytorch_)?model(\.\w+)?\.(safetensors|bin)(\.index(\.\w+)?\.json)?")
+
+
+def read_part(folder: Path) -> dict[str, Tensor]:
+    """Tensors of one part of a pipeline by the names that diffusers gives them, from one file or from shards.
+
+    Full precision is preferred to a variant such as fp16, and .safetensors to .bin.
+
+    Raises:
+        ValueError: no weights, or a shard that is missing or leads out of the folder.
+    """
+    candidates = [path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)]
+    if not candidates:
+        raise ValueError(f"{folder} holds no weights: a .safetensors or .bin file, or an index of several, is needed")
+    chosen = min(candidates, key=_preference)
+    if chosen.suffix != ".json":
+        return read_tensors(chosen).tensors
+    weight_map = _read_json(chosen).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{chosen} has no weight_map")
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(map(str, weight_map.values()))):
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ValueError(f"{chosen} names the shard {shard!r}, which is not in {folder}")
+        tensors.update(read_tensors(folder / shard).tensors)
+    return tensors
+
+
+def _preference(path: Path) -> tuple[bool, bool, bool, str]:
+    """Sort key of weight files: `model.safetensors` before `model.bin` before `model.fp16.safetensors`."""
+    is_variant = re.search(r"model\.\w+\.(safetensors|bin)|\.index\.\w+\.json", path.name) is not None
+    return is_variant, ".safetensors" not in path.name, path.suffix == ".json", path.name
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+
+def _require(config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], what: str, folder: Path) -> None:
+    """Refuse a json whose keys say something else than the modules here are; a key that is left out says nothing.
+
+    Raises:
+        ValueError: a value that is not allowed.
+    """
+    for key, values in allowed.items():
+        if key in config and config[key] not in values:
+            raise ValueError(
+                f"the {what} in {folder} has {key} {config[key]!r}, which cannot be built here; "
+                f"it may be {' or '.join(map(repr, values))}"
+            )
+
+
+def _multiples(widths: Sequence[int], what: str, folder: Path) -> list[int]:
+    if not widths or any(width % widths[0] for width in widths):
+        raise ValueError(f"the {what} in {folder} has block_out_channels {widths}, not multiples of the first")
+    return [width // widths[0] for width in widths]
+
+
+_UNET_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "_class_name": ("UNet2DConditionModel",),
+    "act_fn": ("silu", "swish"),
+    "norm_num_groups": (32,),
+    "norm_eps": (1e-5,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "downsample_padding": (1,),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "resnet_time_scale_shift": ("default",),
+    "time_embedding_type": ("positional",),
+    "attention_type": ("default",),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "resnet_out_scale_factor": (1,),
+    "dropout": (0,),
+    **dict.fromkeys(
+        ("center_input_sample", "dual_cross_attention", "use_linear_projection", "only_cross_attention",
+         "class_embed_type", "addition_embed_type", "resnet_skip_time_act", "class_embeddings_concat",
+         "cross_attention_norm"), (None, False),
+    ),
+    **dict.fromkeys(
+        ("num_attention_heads", "time_embedding_dim", "time_embedding_act_fn", "timestep_post_act",
+         "time_cond_proj_dim", "encoder_hid_dim", "num_class_embeds"), (None,),
+    ),
+}  # fmt: skip
+_HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+
+
+def unet_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The yaml node of diffusers' `UNet2DConditionModel`.
+
+    Raises:
+        ValueError: an architecture that `UNetModel` does not have.
+    """
+    _require(config, _UNET_ALLOWED, "unet", folder)
+    widths, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
+    known = all(kind in _HAS_ATTENTION for kind in (*down, *up))
+    if not known or [_HAS_ATTENTION[kind] for kind in down] != [_HAS_ATTENTION[kind] for kind in reversed(up)]:
+        raise ValueError(f"the unet in {folder} has blocks that cannot be built here: {down}, {up}")
+    heads = config.get("attention_head_dim", 8)  # by that name diffusers means the number of heads
+    attention = {"num_heads": heads}
+    if isinstance(heads, list):
+        head_widths = {width // head for width, head in zip(widths, heads, strict=True)}
+        if len(head_widths) > 1:
+            raise ValueError(f"the unet in {folder} has heads of several widths ({heads} of {widths})")
+        attention = {"num_head_channels": head_widths.pop()}
+    return {
+        "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+        "params": {
+            "in_channels": config["in_channels"],
+            "out_channels": config["out_channels"],
+            "model_channels": widths[0],
+            "channel_mult": _multiples(widths, "unet", folder),
+            "num_res_blocks": config["layers_per_block"],
+            "attention_resolutions": [2**level for level, kind in enumerate(down) if _HAS_ATTENTION[kind]],
+            "transformer_depth": config.get("transformer_layers_per_block", 1),
+            "context_dim": config["cross_attention_dim"],
+            **attention,
+        },
+    }
+
+
+def autoencoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The yaml node of diffusers' `AutoencoderKL`.
+
+    Raises:
+        ValueError: another autoencoder, VQModel for one.
+    """
+    _require(
+        config,
+        {
+            "_class_name": ("AutoencoderKL",), "act_fn": ("silu", "swish"), "norm_num_groups": (32,),
+            "use_quant_conv": (True,), "use_post_quant_conv": (True,), "mid_block_add_attention": (True,),
+            "shift_factor": (None,), "latents_mean": (None,), "latents_std": (None,),
+            "down_block_types": (["DownEncoderBlock2D"] * len(config["block_out_channels"]),),
+        },
+        "autoencoder", folder,
+    )  # fmt: skip
+    latent_channels = config["latent_channels"]
+    return {
+        "target": "ldm.models.autoencoder.AutoencoderKL",
+        "params": {
+            "embed_dim": latent_channels,
+            "ddconfig": {
+                "double_z": True,
+                "z_channels": latent_channels,
+                "in_channels": config["in_channels"],
+                "out_ch": config["out_channels"],
+                "ch": config["block_out_channels"][0],
+                "ch_mult": _multiples(config["block_out_channels"], "autoencoder", folder),
+                "num_res_blocks": config["layers_per_block"],
+                "attn_resolutions": [],
+            },
+        },
+    }
+
+
+def text_encoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The yaml node of diffusers' `LDMBertModel`.
+
+    Raises:
+        ValueError: another text encoder, or one that `BERTEmbedder` is not wide enough for.
+    """
+    width = config.get("d_model", 1280)
+    _require(
+        config,
+        {
+            "model_type": ("ldmbert",), "encoder_attention_heads": (8,), "head_dim": (64,),
+            "encoder_ffn_dim": (4 * width,), "activation_function": ("gelu",), "scale_embedding": (False,),
+        },
+        "text encoder", folder,
+    )  # fmt: skip
+    return {
+        "target": "ldm.modules.encoders.modules.BERTEmbedder",
+        "params": {
+            "n_embed": width,
+            "n_layer": config.get("encoder_layers", 32),
+            "vocab_size": config.get("vocab_size", 30_522),
+            "max_seq_len": config.get("max_position_embeddings", 77),
+        },
+    }
+
+
+def _schedule_params(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The parameters of `LatentDiffusion` that a scheduler's json gives."""
+    schedules = {"scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}  # diffusers' name: CompVis's name
+    predictions = {"epsilon": "eps", "v_prediction": "v"}
+    _require(
+        config,
+        {
+            "beta_schedule": tuple(schedules), "prediction_type": tuple(predictions), "trained_betas": (None,),
+            "rescale_betas_zero_snr": (False,),
+        },
+        "scheduler", folder,
+    )  # fmt: skip
+    return {
+        "timesteps": config.get("num_train_timesteps", 1000),
+        "beta_schedule": schedules[config.get("beta_schedule", "scaled_linear")],
+        "linear_start": config["beta_start"],
+        "linear_end": config["beta_end"],
+        "parameterization": predictions[config.get("prediction_type", "epsilon")],
+    }
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def _rename(name: str, prefix: str, rules: Sequence[Rule]) -> str:
+    """`name` with each rule that matches applied once, in their order; a name that none knows stays as it is."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name, count=1)
+    return prefix + name
+
+
+_UNET_LAYERS: tuple[Rule, ...] = (
+    (r"^time_embedding\.linear_1\.", "time_embed.0."),
+    (r"^time_embedding\.linear_2\.", "time_embed.2."),
+    (r"^conv_in\.", "input_blocks.0.0."),
+    (r"^conv_norm_out\.", "out.0."),
+    (r"^conv_out\.", "out.2."),
+    (r"^mid_block\.resnets\.0\.", "middle_block.0."),
+    (r"^mid_block\.attentions\.0\.", "middle_block.1."),
+    (r"^mid_block\.resnets\.1\.", "middle_block.2."),
+)
+_UNET_RESBLOCK: tuple[Rule, ...] = (
+    (r"\bnorm1\.", "in_layers.0."),
+    (r"\bconv1\.", "in_layers.2."),
+    (r"\btime_emb_proj\.", "emb_layers.1."),
+    (r"\bnorm2\.", "out_layers.0."),
+    (r"\bconv2\.", "out_layers.3."),
+    (r"\bconv_shortcut\.", "skip_connection."),
+)
+
+
+def unet_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -> str:
+    """The CompVis name of a tensor of diffusers' `UNet2DConditionModel`.
+
+    CompVis counts all blocks of a side in a row, `input_blocks.0` being the first convolution; a downsampling is a
+    block of its own, an upsampling the last layer of a block.
+    """
+    per_level = layers_per_block + 1  # blocks
+
+    def down(layer: int) -> Callable[[re.Match[str]], str]:
+        return lambda match: f"input_blocks.{1 + int(match[1]) * per_level + int(match[2])}.{layer}."
+
+    def up(layer: int) -> Callable[[re.Match[str]], str]:
+        return lambda match: f"output_blocks.{int(match[1]) * per_level + int(match[2])}.{layer}."
+
+    def downsampler(match: re.Match[str]) -> str:
+        return f"input_blocks.{(int(match[1]) + 1) * per_level}.0.op."
+
+    def upsampler(match: re.Match[str]) -> str:
+        level = int(match[1])
+        layer = 2 if up_block_types[level].startswith("CrossAttn") else 1
+        return f"output_blocks.{level * per_level + layers_per_block}.{layer}."
+
+    levels: tuple[Rule, ...] = (
+        (r"^down_blocks\.(\d+)\.resnets\.(\d+)\.", down(0)),
+        (r"^down_blocks\.(\d+)\.attentions\.(\d+)\.", down(1)),
+        (r"^down_blocks\.(\d+)\.downsamplers\.0\.conv\.", downsampler),
+        (r"^up_blocks\.(\d+)\.resnets\.(\d+)\.", up(0)),
+        (r"^up_blocks\.(\d+)\.attentions\.(\d+)\.", up(1)),
+        (r"^up_blocks\.(\d+)\.upsamplers\.0\.", upsampler),
+    )
+    resblock = _UNET_RESBLOCK if ".resnets." in name else ()
+    return _rename(name, "model.diffusion_model.", (*_UNET_LAYERS, *levels, *resblock))
+
+
+_AUTOENCODER_LAYERS: tuple[Rule, ...] = (
+    (r"\bdown_blocks\.(\d+)\.resnets\.", r"down.\1.block."),
+    (r"\bdown_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample."),
+    (r"\bmid_block\.resnets\.0\.", "mid.block_1."),
+    (r"\bmid_block\.resnets\.1\.", "mid.block_2."),
+    (r"\bmid_block\.attentions\.0\.", "mid.attn_1."),
+    (r"\battn_1\.group_norm\.", "attn_1.norm."),
+    (r"\battn_1\.(?:to_q|query)\.", "attn_1.q."),
+    (r"\battn_1\.(?:to_k|key)\.", "attn_1.k."),
+    (r"\battn_1\.(?:to_v|value)\.", "attn_1.v."),
+    (r"\battn_1\.(?:to_out\.0|proj_attn)\.", "attn_1.proj_out."),
+    (r"\bconv_shortcut\.", "nin_shortcut."),
+    (r"\bconv_norm_out\.", "norm_out."),
+)
+
+
+def autoencoder_name(name: str, levels: int) -> str:
+    """The CompVis name of a tensor of diffusers' `AutoencoderKL` with that many levels of resolution.
+
+    CompVis counts the decoder's levels from the finest, diffusers from the coarsest.
+    """
+    ups: tuple[Rule, ...] = (
+        (r"\bup_blocks\.(\d+)\.resnets\.", lambda m: f"up.{levels - 1 - int(m[1])}.block."),
+        (r"\bup_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{levels - 1 - int(m[1])}.upsample."),
+    )
+    return _rename(name, "first_stage_model.", (*ups, *_AUTOENCODER_LAYERS))
+
+
+def text_encoder_name(name: str) -> str:
+    """The CompVis name of a tensor of diffusers' `LDMBertModel`; each layer there is two here, attention and MLP."""
+
+    def attention(match: re.Match[str]) -> str:
+        return f"attn_layers.layers.{2 * int(match[1])}."
+
+    def perceptron(match: re.Match[str]) -> str:
+        return f"attn_layers.layers.{2 * int(match[1]) + 1}."
+
+    rules: tuple[Rule, ...] = (
+        (r"^model\.", ""),
+        (r"^embed_tokens\.", "token_emb."),
+        (r"^embed_positions\.", "pos_emb.emb."),
+        (r"^layer_norm\.", "norm."),
+        (r"^layers\.(\d+)\.(?=self_attn)", attention),
+        (r"^layers\.(\d+)\.(?=fc|final_layer_norm)", perceptron),
+        (r"\bself_attn_layer_norm\.", "0."),
+        (r"\bfinal_layer_norm\.", "0."),
+        (r"\bself_attn\.([qkv])_proj\.", r"1.to_\1."),
+        (r"\bself_attn\.out_proj\.", "1.to_out."),
+        (r"\bfc1\.", "1.net.0.0."),
+        (r"\bfc2\.", "1.net.2."),
+    )
+    return _rename(name, "cond_stage_model.transformer.", rules)
