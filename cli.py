@@ -49,6 +49,14 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def existing_path(text: str) -> Path:
+    """An argparse type: the path of a file or a folder that is there."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no file or folder {text}")
+    return path
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with the agreed exit status.
 

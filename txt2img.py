@@ -2,12 +2,18 @@
 
 examples:
   python txt2img.py --prompt "a golden spiral on purple" --init_latents live_latent.pt
-  python txt2img.py --prompt "calm blue waves" --init_latents data/latents/audio_latents_batch.pt --subject_idx 7
+  python txt2img.py --prompt "calm blue waves" --init_latents data/latents/audio_latents_batch.pt --subject_idx 0,3,5-9
   python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4
+  python txt2img.py --from_file prompts.txt --init_latents live_latent.pt
+  python txt2img.py --replay outputs/txt2img-samples/samples/sample_0000.png
 """
 
 import argparse
+import hashlib
+import re
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,41 +21,78 @@ import cli
 import config
 
 if TYPE_CHECKING:
+    import torch
+    from PIL.PngImagePlugin import PngInfo
     from torch import Tensor
 
-    from audio.whitening import Whitening
+    from ldm.spec import PictureSpec, Provenance
 
-SAMPLERS = ("ddim", "plms", "dpmpp")
+# what a replayed picture says of itself, so that no option may say otherwise
+DECIDED_BY_PICTURE = (
+    "negative_prompt", "H", "W", "subject_idx", "x_T", "voice_strength", "seed", "n_samples", "n_iter", "ddim_steps",
+    "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
+)  # fmt: skip
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(__doc__, config.VERSION)
-    add = parser.add_argument
-    positive = cli.bounded(int, 1)
-    add("--prompt", default="a psychedelic visualization of a voice", help="what to paint (default: %(default)s)")
+    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    add = parser.add_argument_group("what").add_argument
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--prompt", default="a psychedelic visualization of a voice", help="what to paint (default: %(default)s)"
+    )
+    prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line: one job, which "
+        "goes on where it stopped if it was interrupted")  # fmt: skip
+    prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "
+        "it says of itself; needs --init_latents if it was made from them")  # fmt: skip
+    add("--negative_prompt", default="", metavar="TEXT", help="what to keep away from")
+    add("--H", type=multiple_of_8, default=256, help="height in pixels (default: %(default)s)")
+    add("--W", type=multiple_of_8, default=256, help="width in pixels (default: %(default)s)")
+
+    add = parser.add_argument_group("start noise").add_argument
     add("--init_latents", type=cli.existing_file, metavar="F", help="latents [N, 4, H/8, W/8], a .pt file (default: "
         "Gaussian noise)")  # fmt: skip
-    add("--subject_idx", type=cli.bounded(int, 0), default=0, metavar="I", help="which of the N latents (default: 0)")
+    add("--subject_idx", type=subjects, default="0", metavar="I", help="which of the N latents: 7, or 0,3,5-9, or all "
+        "(default: 0)")  # fmt: skip
     add("--x_T", choices=["auto", "whitened", "raw"], default="auto", help="whitened: latents become noise that the "
         "voice decides; raw: they are sampled from as they are; auto: whitened, unless they are like noise already "
         "(default: auto)")  # fmt: skip
     add("--voice_strength", type=cli.bounded(float, 0, 1), default=0.9, metavar="V", help="share of the voice in "
         "whitened latents, the rest is the seed's noise (default: %(default)s)")  # fmt: skip
+    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of all noise (default: %(default)s)")
+    add("--n_samples", type=cli.bounded(int, 1), default=1, metavar="N", help="variations, with seeds that count up "
+        "from K (default: 1)")  # fmt: skip
+    add("--n_iter", type=cli.bounded(int, 1), default=1, metavar="N", help="times N variations, with seeds that count "
+        "on (default: 1)")  # fmt: skip
+
+    add = parser.add_argument_group("sampling").add_argument
     add("--ddim_steps", type=cli.bounded(int, 1, 1000), default=20, metavar="N", help="sampling steps, whatever the "
         "sampler (default: %(default)s)")  # fmt: skip
-    add("--sampler", choices=SAMPLERS, default="dpmpp", help="DDIM, PLMS or DPM-Solver++(2M) (default: %(default)s)")
+    add("--sampler", choices=["ddim", "plms", "dpmpp"], default="dpmpp", help="DDIM, PLMS or DPM-Solver++(2M) "
+        "(default: %(default)s)")  # fmt: skip
     add("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
     add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
         "(default: 0)")  # fmt: skip
-    add("--scale", type=cli.bounded(float, 0, 100), default=4.0, help="guidance to the prompt (default: %(default)s)")
-    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of all noise (default: %(default)s)")
-    add("--n_samples", type=positive, default=1, metavar="N", help="pictures in a batch, with seeds that count up")
-    add("--n_iter", type=positive, default=1, metavar="N", help="batches, with seeds that count on (default: 1)")
-    add("--H", type=multiple_of_8, default=256, help="height in pixels (default: %(default)s)")
-    add("--W", type=multiple_of_8, default=256, help="width in pixels (default: %(default)s)")
+    add("--scale", type=cli.bounded(float, 0, 100), default=4.0, metavar="S", help="guidance to the prompt; 1 is none, "
+        "and twice as fast (default: %(default)s)")  # fmt: skip
+    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
+        help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
+    add("--batch_size", type=cli.bounded(int, 1), default=4, metavar="N", help="pictures sampled together; more need "
+        "more memory (default: %(default)s)")  # fmt: skip
+
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
+    add("--ckpt", type=cli.existing_path, metavar="F", help="weights, or a folder as diffusers saves it, in place of "
+        "--model")  # fmt: skip
+    add("--config", type=cli.existing_file, metavar="F", help="yaml of the model (default: the one beside the weights)")
+    add("--precision", choices=["auto", "full", "bf16", "fp16"], default="auto", help="auto: bf16 where the processor "
+        "has it, else full, which is float32 (default: auto)")  # fmt: skip
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto)")
+
+    add = parser.add_argument_group("output").add_argument
     add("--outdir", type=Path, default=config.OUTPUT_DIR, metavar="D", help="where pictures go (default: %(default)s)")
-    add("--config", type=cli.existing_file, metavar="F", help="yaml of the model in --ckpt (default: beside it)")
-    add("--ckpt", type=cli.existing_file, metavar="F", help="weights (default: the built-in model)")
+    add("--skip_grid", action="store_true", help="no overview of several pictures")
+    add("--no_metadata", action="store_true", help="leave out of the pictures how they were made")
     return parser
 
 
@@ -61,99 +104,205 @@ def multiple_of_8(text: str) -> int:
     return value
 
 
-def main(argv: list[str] | None = None) -> int:
+def subjects(text: str) -> list[int] | None:
+    """An argparse type: rows of latents from "7", "0,3,5-9" or "all" (None)."""
+    if text == "all":
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 7, a list such as 0,3,5-9, or all")
+        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return chosen
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line, with what one option forbids another."""
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.ddim_eta and args.sampler != "ddim":
         parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
-    if args.config and not args.ckpt:
-        parser.error("--config says what the weights in --ckpt are: give both, or neither for the built-in model")
+    if args.model and args.ckpt:
+        parser.error("--model names a folder in models/, --ckpt a file: give one of them")
+    if args.guidance_interval[0] > args.guidance_interval[1]:
+        parser.error("--guidance_interval: LO must not be above HI")
+    for name in DECIDED_BY_PICTURE if args.replay else ():
+        default = parser.get_default(name)
+        if getattr(args, name) != (subjects(default) if name == "subject_idx" else default):
+            parser.error(f"--{name} is decided by the picture that --replay makes again: leave it out")
+    return args
 
-    from ldm.models.diffusion.sampling import SamplerOptions, seeded_noise
-    from ldm.painter import Painter
-    from ldm.pictures import grid, save_numbered
 
-    latents = select_latents(args)
-    painter = Painter.load(args.ckpt or config.BUILTIN_MODEL_WEIGHTS, args.config)
-    options = SamplerOptions(args.ddim_steps, args.scale, args.ddim_eta)
-    stem = "sample" if latents is None else f"subject_{args.subject_idx:03d}_sample"
-    pictures = []
-    for first in range(args.seed, args.seed + args.n_iter * args.n_samples, args.n_samples):
-        seeds = list(range(first, first + args.n_samples))
-        x_T = seeded_noise(seeds, latent_shape(args))
-        if latents is not None:
-            x_T = shape_x_T(latents, x_T, args, say=first == args.seed)
-        for picture in painter.paint(args.prompt, x_T, seeds, args.sampler, options, stem):
-            print(f"picture: {save_numbered(picture, args.outdir / 'samples', stem)}", flush=True)
-            pictures.append(picture)
-    if len(pictures) > 1:
-        columns = args.n_samples if args.n_samples > 1 else args.n_iter
-        print(f"grid: {save_numbered(grid(pictures, columns), args.outdir, 'grid')}")
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+
+    from ldm.job import Journal, run_job
+    from ldm.painter import Painter, choose_device
+    from ldm.pictures import read_latents, save_grid
+    from ldm.spec import read_chunks
+
+    device = choose_device(args.device)
+    replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
+    height, width = (replayed.height, replayed.width) if replayed else (args.H, args.W)
+    latents = None
+    if args.init_latents:
+        latents = read_latents(args.init_latents, (config.LATENT_CHANNELS, height // 8, width // 8))
+    specs = [replayed] if replayed else plan(args, latents, device)
+    check_subjects(specs, latents, args.init_latents)
+    inputs = Inputs(*model_files(args), latents, specs)
+    if made_from:
+        made_from.check(inputs.provenance(specs[0]))
+
+    chosen = inputs.latents_sha256(*{spec.subject for spec in specs})
+    journal = Journal(args.outdir, specs, f"{inputs.weights} {chosen}")
+    if journal.finished:
+        print(f"going on: {len(journal.finished)} of {len(specs)} pictures are there already")
+    painter = Painter(inputs.weights, inputs.yaml, specs[0].precision, device)
+    pictures = list(journal.finished.values())
+    text_of = None if args.no_metadata else inputs.text_of
+    for path in run_job(specs, painter, inputs.start_noise, text_of, journal, args.outdir / "samples", args.batch_size):
+        print(f"picture: {path}", flush=True)
+        pictures.append(path)
+    if len(pictures) > 1 and not args.skip_grid:
+        print(f"grid: {save_grid(pictures, args.outdir)}")
     return 0
 
 
-def latent_shape(args: argparse.Namespace) -> tuple[int, int, int]:
-    return (config.LATENT_CHANNELS, args.H // 8, args.W // 8)
-
-
-def select_latents(args: argparse.Namespace) -> "Tensor | None":
-    """The chosen subject's latents [1, C, h, w], or None if pictures start from noise.
+def plan(args: argparse.Namespace, latents: "Tensor | None", device: "torch.device") -> "list[PictureSpec]":
+    """The pictures that a command line asks for: for each prompt each subject in each variation.
 
     Raises:
-        ValueError: the file holds no such latents.
+        ValueError: a file of prompts without any.
     """
-    if args.init_latents is None:
-        return None
-    from ldm.pictures import read_latents
+    from ldm.painter import choose_precision
+    from ldm.spec import PictureSpec
 
-    latents = read_latents(args.init_latents, latent_shape(args))
-    if args.subject_idx >= len(latents):
-        held = "latents 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
-        raise ValueError(f"--subject_idx {args.subject_idx} is out of range: {args.init_latents} holds {held}")
-    return latents[args.subject_idx : args.subject_idx + 1]
+    prompts = [args.prompt]
+    if args.from_file:
+        prompts = [line.strip() for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise ValueError(f"{args.from_file} holds no prompts: write one a line")
+    rows: Sequence[int | None] = [None]
+    if latents is not None:
+        rows = range(len(latents)) if args.subject_idx is None else args.subject_idx
+    precision = choose_precision({"full": "fp32"}.get(args.precision, args.precision), device)
+    return [
+        PictureSpec(
+            prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
+            args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
+        )
+        for prompt in prompts
+        for row in rows
+        for variation in range(args.n_iter * args.n_samples)
+    ]  # fmt: skip
 
 
-def shape_x_T(latents: "Tensor", noise: "Tensor", args: argparse.Namespace, say: bool) -> "Tensor":
-    """Start noise [B, C, h, w] from latents [1, C, h, w] and the seeds' Gaussian noise [B, C, h, w].
+def check_subjects(specs: "Sequence[PictureSpec]", latents: "Tensor | None", path: Path | None) -> None:
+    """Raises ValueError if a spec starts from latents that are not there."""
+    for row in {spec.subject for spec in specs} - {None}:
+        if latents is None:
+            raise ValueError("this picture was made from latents: give the same with --init_latents")
+        if row >= len(latents):
+            held = "latents 0 only" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
+            raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}")
+
+
+def model_files(args: argparse.Namespace) -> "tuple[Path, Path | None]":
+    """Weights and yaml (None: as the weights say).
 
     Raises:
-        ValueError: --x_T whitened, and no calibration here is the one that the latents were made with.
+        ValueError: no such model.
     """
-    import torch
-    from einops import repeat
+    from ldm.checkpoint import find_model
 
-    from audio.whitening import is_gaussian, mix
+    weights, yaml = (args.ckpt, None) if args.ckpt else (config.BUILTIN_MODEL_WEIGHTS, None)
+    if args.model:
+        if Path(args.model).name != args.model:
+            raise ValueError(f"--model {args.model} is no folder of {config.MODELS_DIR}; a path goes to --ckpt")
+        weights, yaml = find_model(config.MODELS_DIR / args.model)
+    return weights, args.config or yaml
 
-    as_they_are = repeat(latents, "1 c h w -> b c h w", b=len(noise))
-    if args.x_T == "raw" or (args.x_T == "auto" and is_gaussian(latents.numpy())[0]):
-        return as_they_are
-    whitening, folder = find_whitening(latents)
-    if whitening is None:
+
+class Inputs:
+    """What pictures are made from beside their specs: a model, latents [N, C, h, w], a calibration."""
+
+    def __init__(
+        self, weights: Path, yaml: Path | None, latents: "Tensor | None", specs: "Sequence[PictureSpec]"
+    ) -> None:
+        """Decide, and say, what latents are made into.
+
+        Raises:
+            ValueError: x_T is to be whitened, and no calibration here is the one that the latents were made with.
+        """
+        from ldm.spec import sha256_of
+
+        self.weights, self.yaml, self.latents = weights, yaml, latents
+        self.whitening = self.calibration = None
+        # hashing gigabytes takes seconds, in which the model is loaded
+        self._model_sha256 = ThreadPoolExecutor(1).submit(sha256_of, weights)
+        if latents is not None and specs[0].x_T != "raw":
+            self._choose_whitening(latents[sorted({spec.subject for spec in specs})], specs[0].x_T)
+
+    def _choose_whitening(self, latents: "Tensor", x_T: str) -> None:
+        from audio.whitening import WHITENING_NAME, Whitening, is_gaussian
+
+        if x_T == "auto" and is_gaussian(latents.numpy()).all():
+            return
+        for folder in config.calibration_dirs():
+            path = folder / WHITENING_NAME
+            whitening = Whitening.load(path) if path.is_file() else None
+            if whitening and latents[0].numel() == whitening.mean_db.size and whitening.fits(latents.numpy()).any():
+                whose = "the built-in" if folder == config.BUILTIN_CALIBRATION_DIR else "your"
+                print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
+                self.whitening, self.calibration = whitening, path
+                return
         problem = "no calibration here made these latents, so they cannot be whitened"
         remedy = "make them again with process_live_audio.py, or run phase 1"
-        if args.x_T == "whitened":
+        if x_T == "whitened":
             raise ValueError(f"{problem}: {remedy}")
-        if say:
-            print(f"warning: {problem}, and raw ones make flat pictures; {remedy}", file=sys.stderr)
-        return as_they_are
-    if say:
-        whose = "the built-in" if folder == config.BUILTIN_CALIBRATION_DIR else "your"
-        print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
-    voice = repeat(whitening.voice_noise(latents.numpy()), "1 c h w -> b c h w", b=len(noise))
-    return torch.from_numpy(mix(voice, noise.numpy(), args.voice_strength))
+        print(f"warning: {problem}, and raw ones make flat pictures; {remedy}", file=sys.stderr)
 
+    def start_noise(self, specs: "Sequence[PictureSpec]") -> "Tensor":
+        """x_T [B, C, h, w] float32: of the seeds' Gaussian noise, of latents, or of both."""
+        import torch
 
-def find_whitening(latents: "Tensor") -> "tuple[Whitening, Path] | tuple[None, None]":
-    """The whitening, and its folder, of the calibration that `latents` [1, C, h, w] were made with; None, None if
-    there is none."""
-    from audio.whitening import WHITENING_NAME, Whitening
+        from audio.whitening import is_gaussian, mix
+        from ldm.models.diffusion.sampling import seeded_noise
 
-    for folder in config.calibration_dirs():
-        if (folder / WHITENING_NAME).is_file():
-            whitening = Whitening.load(folder / WHITENING_NAME)
-            if latents[0].numel() == whitening.mean_db.size and whitening.fits(latents.numpy())[0]:
-                return whitening, folder
-    return None, None
+        shape = (config.LATENT_CHANNELS, specs[0].height // 8, specs[0].width // 8)
+        noise = seeded_noise([spec.seed for spec in specs], shape)
+        if self.latents is None:
+            return noise
+        rows = self.latents[[spec.subject for spec in specs]]
+        if self.whitening is None:
+            return rows
+        voices = mix(self.whitening.voice_noise(rows.numpy()), noise.numpy(), specs[0].voice_strength)
+        as_they_are = torch.from_numpy(is_gaussian(rows.numpy())) & (specs[0].x_T == "auto")
+        return torch.where(as_they_are[:, None, None, None], rows, torch.from_numpy(voices))
+
+    def latents_sha256(self, *rows: int | None) -> str | None:
+        """Of the numbers in these rows: the same wherever the file lies, and whatever else is in it."""
+        if self.latents is None:
+            return None
+        return hashlib.sha256(self.latents[sorted(rows)].numpy().tobytes()).hexdigest()
+
+    def provenance(self, spec: "PictureSpec") -> "Provenance":
+        from ldm.spec import Provenance, sha256_of
+
+        return Provenance(
+            model=self.weights.parent.name if self.weights.is_file() else self.weights.name,
+            model_sha256=self._model_sha256.result(),
+            latents_sha256=self.latents_sha256(spec.subject),
+            calibration_sha256=sha256_of(self.calibration) if self.calibration else None,
+            recipe=config.RECIPE,
+            version=config.VERSION,
+        )
+
+    def text_of(self, spec: "PictureSpec") -> "PngInfo":
+        from ldm.spec import text_chunks
+
+        return text_chunks(spec, self.provenance(spec))
 
 
 if __name__ == "__main__":

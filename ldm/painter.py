@@ -1,5 +1,6 @@
-"""From start noise and a prompt to pictures: a loaded model, a sampler, the decoder."""
+"""From start noise and prompts to pictures: a loaded model, a sampler, the decoder."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,63 +8,89 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm.checkpoint import load_model
+from ldm.checkpoint import DTYPES, load_model
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
-from ldm.models.diffusion.sampling import Sampler, SamplerOptions
+from ldm.models.diffusion.sampling import Sampler
 from ldm.pictures import to_uint8
+from ldm.spec import PictureSpec
 
 SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpmpp": DPMSolverSampler}
 
 
-def best_device() -> torch.device:
-    """CUDA, else Apple's Metal, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def choose_device(name: str) -> torch.device:
+    """The device `name`; for "auto" CUDA, else Apple's Metal, else the CPU.
+
+    Raises:
+        ValueError: this machine, or this build of torch, has no such device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, is_there in there.items() if is_there))
+    if not there[name]:
+        usable = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise ValueError(f"--device {name} cannot be used by this machine's torch; it can use {usable}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "fp32", "bf16" or "fp16"; for "auto" bf16 where the device computes in it natively, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
 class Painter:
-    """A latent diffusion model, ready to paint.
+    """A latent diffusion model, ready to paint."""
 
-    It computes in float32, in which a picture is the same, bit for bit, each time on one machine, and to within
-    rounding alone or in a batch.
-    """
-
-    def __init__(self, model: LatentDiffusion) -> None:
-        self.model = model
-
-    @classmethod
-    def load(cls, weights: Path, config: Path | None = None) -> "Painter":
-        """Load `weights` by the yaml `config`, by default the one beside them, onto the best device.
+    def __init__(self, weights: Path, config: Path | None, precision: str, device: torch.device) -> None:
+        """Load `weights` by the yaml `config` (None: the weights' own).
 
         Raises:
             ValueError: the weights are broken or of another model than the yaml describes.
             OSError: a file cannot be read.
         """
-        return cls(load_model(weights, config, dtype=torch.float32, device=best_device()))
+        self.weights, self.config, self.precision, self.device = weights, config, precision, device
+        self.model = load_model(weights, config, dtype=DTYPES[precision], device=device)
+
+    def paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> np.ndarray:
+        """Pictures [B, H, W, 3] uint8 from start noise `x_T` [B, C, H / 8, W / 8], with a progress bar.
+
+        The specs may differ in prompts and seeds, and must not in anything else. What low precision spoils (NaN, or
+        nothing but black) is done again in float32, and so is all that comes after it.
+        """
+        pictures = self._paint(specs, x_T)
+        if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):
+            print(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
+            self.precision = "fp32"
+            self.model = load_model(self.weights, self.config, dtype=torch.float32, device=self.device)
+            pictures = self._paint(specs, x_T)
+        return to_uint8(pictures.nan_to_num(nan=-1.0))
 
     @torch.inference_mode()
-    def paint(
-        self, prompt: str, x_T: Tensor, seeds: Sequence[int], sampler: str, options: SamplerOptions, desc: str
-    ) -> np.ndarray:
-        """Pictures [B, 8h, 8w, 3] uint8 of `prompt` from start noise `x_T` [B, C, h, w], with a progress bar.
-
-        `seeds` [B] are those of the noise that DDIM adds with eta above 0.
-        """
-        samples, _ = SAMPLERS[sampler](self.model).sample(
-            S=options.steps,
+    def _paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> Tensor:
+        spec = specs[0]
+        samples, _ = SAMPLERS[spec.sampler](self.model).sample(
+            S=spec.steps,
             batch_size=len(x_T),
             shape=tuple(x_T.shape[1:]),
-            conditioning=self.model.get_learned_conditioning([prompt]),
-            unconditional_conditioning=self.model.get_learned_conditioning([""]),
-            unconditional_guidance_scale=options.scale,
-            eta=options.eta,
+            conditioning=self.model.get_learned_conditioning([spec.prompt for spec in specs]),
+            unconditional_conditioning=self.model.get_learned_conditioning([spec.negative_prompt for spec in specs]),
+            unconditional_guidance_scale=spec.scale,
+            guidance_interval=spec.guidance_interval,
+            eta=spec.eta,
             x_T=x_T,
-            seeds=seeds,
-            desc=desc,
+            seeds=[spec.seed for spec in specs],
+            desc="sampling",
         )
         # one at a time: at 256×256 the decoder needs more memory than the whole of the sampling
-        return np.concatenate([to_uint8(self.model.decode_first_stage(z)) for z in samples.split(1)])
+        return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
+
+
+def is_spoiled(picture: Tensor) -> bool:
+    """Whether a picture [3, H, W] in −1…1 is what remains of an overflow: NaN somewhere, or black all over."""
+    return not picture.isfinite().all() or bool((picture <= -1.0).all())

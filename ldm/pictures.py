@@ -1,6 +1,7 @@
 """From latents in a file to pictures in a folder: what lies on either side of the sampler."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from files import atomic_path
@@ -44,13 +46,13 @@ def to_uint8(x: Tensor) -> np.ndarray:
     return rearrange(levels.to(torch.uint8), "b c h w -> b h w c").cpu().numpy()
 
 
-def save_png(picture: np.ndarray, path: Path) -> None:
+def save_png(picture: np.ndarray, path: Path, text: PngInfo | None = None) -> None:
     """Write [H, W, 3] uint8, whole or not at all."""
     with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary)
+        Image.fromarray(picture).save(temporary, pnginfo=text)
 
 
-def save_numbered(picture: np.ndarray, folder: Path, stem: str) -> Path:
+def save_numbered(picture: np.ndarray, folder: Path, stem: str, text: PngInfo | None = None) -> Path:
     """Write [H, W, 3] uint8 as `folder/stem_0000.png` or the first number after it that is free.
 
     The name is taken by a hard step, so that two programs in one folder never write to the same file.
@@ -66,11 +68,17 @@ def save_numbered(picture: np.ndarray, folder: Path, stem: str) -> Path:
         except FileExistsError:
             continue
         try:
-            save_png(picture, path)
+            save_png(picture, path, text)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return path
+
+
+def save_grid(paths: Sequence[Path], folder: Path) -> Path:
+    """Lay the pictures in `paths` out in a square, and write that as `folder/grid_0000.png`, or a later number."""
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return save_numbered(grid(pictures, math.ceil(math.sqrt(len(pictures)))), folder, "grid")
 
 
 def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:

