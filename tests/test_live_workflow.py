@@ -31,11 +31,6 @@ print("here is", os.getpid(), flush=True)
 time.sleep(60)
 """
 
-needs_model = pytest.mark.skipif(
-    not config.BUILTIN_MODEL_WEIGHTS.is_file(),
-    reason="the built-in model is not here",
-)
-
 
 class Person:
     """Somebody at a terminal of their own, in which a program runs."""
@@ -131,7 +126,7 @@ def tree_with(folder: Path, txt2img: str) -> Path:
     for name in ("config.py", "cli.py", "files.py", "run_live_workflow.py", "process_live_audio.py"):
         shutil.copy(config.REPO_DIR / name, folder)
     shutil.copytree(config.REPO_DIR / "audio", folder / "audio")
-    shutil.copytree(config.BUILTIN_CALIBRATION_DIR, folder / "models" / "calibration")
+    shutil.copytree(config.MODELS_DIR, folder / "models")
     (folder / "txt2img.py").write_text(txt2img)
     return folder / "run_live_workflow.py"
 
@@ -162,7 +157,6 @@ def test_a_person_is_asked_again_until_there_is_a_voice(sit_down, microphone, wi
     assert f"at {soundfile.info(recording).samplerate} Hz" in person.seen
 
 
-@needs_model
 def test_a_voice_becomes_a_picture(sit_down, microphone, with_microphone, tmp_path):
     person = sit_down(with_microphone, "--prompt", "calm blue waves", "--steps", "2")
     person.waits_for(READY)
@@ -246,7 +240,6 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_first(without_microphone,
     assert "cannot be written to" in error_line(run(environment, "--input_file", str(VOICE)))
 
 
-@needs_model
 def test_a_file_becomes_the_picture_that_the_plain_scripts_make(without_microphone, tmp_path):
     finished = run(without_microphone, "--steps", "2", "--x_T", "raw", "--input_file", str(VOICE))
     assert finished.returncode == 0, finished.stderr
