@@ -8,15 +8,18 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 
+# the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
+export PROMPT VOICE STEPS
+
 .PHONY: demo live test lint train clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
-	@$(PY) run_live_workflow.py --prompt "$(PROMPT)" --steps $(STEPS) --input_file "$(VOICE)"
+	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS" --input_file "$$VOICE"
 
 live: $(VENV)/.ready
 	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
-	@$(PY) run_live_workflow.py --prompt "$(PROMPT)" --steps $(STEPS)
+	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
 
 test: $(VENV)/.ready-dev
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
@@ -37,12 +40,14 @@ clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): install Python 3.10 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/need "a virtual environment" python3-venv
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.ready: requirements.txt | $(VENV)/bin/python
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what requirements.txt lists into $(VENV) (once)"
 	@$(PIP) -r requirements.txt
 	@$(PY) -c "import cv2" 2>/dev/null || tools/need "OpenCV" libgl1 libglib2.0-0

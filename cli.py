@@ -1,6 +1,7 @@
 """What the command lines share: types of arguments, and how an error reaches the person who typed the command."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -8,13 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+VERSION = "0.1.0"
+REMEDIES = {
+    errno.EACCES: "choose a place that you may write to, or change its permissions",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENOSPC: "free some space and run this again",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+}
+
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser that shows defaults, takes its description from the script, and knows `--version`."""
+    """An argument parser whose description is the script's docstring, and that knows `--version`."""
 
-    def __init__(self, description: str, version: str) -> None:
+    def __init__(self, description: str | None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self.add_argument("--version", action="version", version=f"voicetoimg {version}")
+        self.add_argument("--version", action="version", version=f"voicetoimg {VERSION}")
 
     def error(self, message: str) -> NoReturn:
         """One line in place of the whole usage: what came, what is allowed, and where to read more."""
@@ -63,7 +73,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     0 done; 1 failed at run time, with one line on stderr; 2 wrong command line (argparse); 130 Ctrl-C. The rooms raise
     ValueError, OSError and RuntimeError with messages meant for the user; VOICETOIMG_TRACEBACK=1 shows where from.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` blocks run, and temporary files go
+    # so that `finally` blocks run, and temporary files go, also when a terminal is closed
+    for name in ("SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
     try:
         sys.exit(main())
     except KeyboardInterrupt:
@@ -72,6 +86,29 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("VOICETOIMG_TRACEBACK"):
             raise
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-        sys.exit(1)
+        fail(describe(error))
+    except ModuleNotFoundError as error:
+        if os.environ.get("VOICETOIMG_TRACEBACK"):
+            raise
+        fail(
+            f"the package {error.name} is not installed for {sys.executable}: run make demo once, which installs all, "
+            "then start scripts with .venv/bin/python in place of python"
+        )
+    except ImportError as error:
+        if os.environ.get("VOICETOIMG_TRACEBACK"):
+            raise
+        fail(f"{error}; if a library is missing, on Debian: sudo apt install libgl1 libglib2.0-0")
+
+
+def describe(error: BaseException) -> str:
+    """One line on what happened; where the system refused something, also what, and what to do."""
+    if isinstance(error, OSError) and error.errno and error.filename:
+        remedy = f": {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        return f"{error.filename}: {(error.strerror or '').lower()}{remedy}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(message: str) -> NoReturn:
+    """Say why in one line on stderr, and leave with status 1."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(1)

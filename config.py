@@ -7,8 +7,6 @@ folder that the program is started in. What is shipped (`models/`, `configs/`) l
 import os
 from pathlib import Path
 
-VERSION = "0.1.0"
-
 # --- the recipe: from a recording to 4,096 numbers -------------------------------------------------------------------
 RECIPE = {
     "sample_rate": 22_050,  # Hz, after resampling

@@ -12,7 +12,7 @@ import config
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_dir",
         type=Path,

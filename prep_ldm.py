@@ -11,7 +11,7 @@ import config
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_file",
         type=Path,
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     # a memory map is saved without reading it into memory first
     latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary:
-        torch.save(latents, temporary)
+    with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
+        torch.save(latents, file)
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     print(f"next: python txt2img.py --init_latents {options.output_file} --subject_idx 0")
     return 0

@@ -20,7 +20,7 @@ QUIET = 0.003  # peak, -50 dB of full scale: hardly more than the noise of a sou
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_file",
         type=cli.existing_file,
@@ -65,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
     channels, height, _ = config.LATENT_SHAPE
     latent = rearrange(torch.from_numpy(calibration.z_score(vector)), "(c h w) -> 1 c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary:
-        torch.save(latent, temporary)
+    with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
+        torch.save(latent, file)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {options.output_file} --prompt "..."')
     return 0

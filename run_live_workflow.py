@@ -28,7 +28,7 @@ PICTURE = "picture: "  # how txt2img.py names a file it wrote
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what the picture shows")
     parser.add_argument(
         "--steps",
@@ -237,7 +237,8 @@ def run_script(name: str, *arguments: str) -> list[tuple[Path, float]]:
         [sys.executable, "-u", str(config.REPO_DIR / name), *arguments],  # -u: lines come as they are printed
         stdin=subprocess.DEVNULL,  # ENTER is for this process
         stdout=subprocess.PIPE,
-        text=True,
+        encoding=sys.getfilesystemencoding(),
+        errors="surrogateescape",  # a folder may have any name
         start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the script
     ) as script:
         try:

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +36,7 @@ DECIDED_BY_PICTURE = (
 
 
 def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(description=__doc__, version=config.VERSION)
+    parser = cli.CommandParser(__doc__)
     add = parser.add_argument_group("what").add_argument
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
@@ -60,10 +61,10 @@ def build_parser() -> cli.CommandParser:
     add("--voice_strength", type=cli.bounded(float, 0, 1), default=0.9, metavar="V", help="share of the voice in "
         "whitened latents, the rest is the seed's noise (default: %(default)s)")  # fmt: skip
     add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of all noise (default: %(default)s)")
-    add("--n_samples", type=cli.bounded(int, 1), default=1, metavar="N", help="variations, with seeds that count up "
-        "from K (default: 1)")  # fmt: skip
-    add("--n_iter", type=cli.bounded(int, 1), default=1, metavar="N", help="times N variations, with seeds that count "
-        "on (default: 1)")  # fmt: skip
+    add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
+        "count up from K (default: 1)")  # fmt: skip
+    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="times N variations, with seeds "
+        "that count on (default: 1)")  # fmt: skip
 
     add = parser.add_argument_group("sampling").add_argument
     add("--ddim_steps", type=cli.bounded(int, 1, 1000), default=20, metavar="N", help="sampling steps, whatever the "
@@ -77,8 +78,8 @@ def build_parser() -> cli.CommandParser:
         "and twice as fast (default: %(default)s)")  # fmt: skip
     add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
         help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
-    add("--batch_size", type=cli.bounded(int, 1), default=4, metavar="N", help="pictures sampled together; more need "
-        "more memory (default: %(default)s)")  # fmt: skip
+    add("--batch_size", type=cli.bounded(int, 1, 256), default=4, metavar="N", help="pictures sampled together; more "
+        "need more memory (default: %(default)s)")  # fmt: skip
 
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
@@ -154,6 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     if made_from:
         made_from.check(inputs.provenance(specs[0]))
 
+    make_writable(args.outdir / "samples")
     chosen = inputs.latents_sha256(*{spec.subject for spec in specs})
     journal = Journal(args.outdir, specs, f"{inputs.weights} {chosen}")
     if journal.finished:
@@ -167,6 +169,13 @@ def main(argv: list[str] | None = None) -> int:
     if len(pictures) > 1 and not args.skip_grid:
         print(f"grid: {save_grid(pictures, args.outdir)}")
     return 0
+
+
+def make_writable(folder: Path) -> None:
+    """Find out before the work, not after it, that a folder cannot be made or written to (OSError)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def plan(args: argparse.Namespace, latents: "Tensor | None", device: "torch.device") -> "list[PictureSpec]":
@@ -247,16 +256,23 @@ class Inputs:
     def _choose_whitening(self, latents: "Tensor", x_T: str) -> None:
         from audio.whitening import WHITENING_NAME, Whitening, is_gaussian
 
-        if x_T == "auto" and is_gaussian(latents.numpy()).all():
-            return
-        for folder in config.calibration_dirs():
-            path = folder / WHITENING_NAME
-            whitening = Whitening.load(path) if path.is_file() else None
-            if whitening and latents[0].numel() == whitening.mean_db.size and whitening.fits(latents.numpy()).any():
-                whose = "the built-in" if folder == config.BUILTIN_CALIBRATION_DIR else "your"
-                print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
-                self.whitening, self.calibration = whitening, path
+        voices = latents.numpy()
+        if x_T == "auto":
+            voices = voices[~is_gaussian(voices)]
+            if not len(voices):
                 return
+        paths = [folder / WHITENING_NAME for folder in config.calibration_dirs()]
+        fitting = []
+        for path in paths:
+            whitening = Whitening.load(path) if path.is_file() else None
+            if whitening and voices[0].size == whitening.mean_db.size and whitening.fits(voices).all():
+                fitting.append((whitening.misfit(voices), path, whitening))
+        if fitting:
+            _, self.calibration, self.whitening = min(fitting, key=lambda candidate: candidate[0])
+            builtin = self.calibration.parent == config.BUILTIN_CALIBRATION_DIR
+            whose = "the built-in" if builtin else "your"
+            print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
+            return
         problem = "no calibration here made these latents, so they cannot be whitened"
         remedy = "make them again with process_live_audio.py, or run phase 1"
         if x_T == "whitened":
@@ -296,7 +312,7 @@ class Inputs:
             latents_sha256=self.latents_sha256(spec.subject),
             calibration_sha256=sha256_of(self.calibration) if self.calibration else None,
             recipe=config.RECIPE,
-            version=config.VERSION,
+            version=cli.VERSION,
         )
 
     def text_of(self, spec: "PictureSpec") -> "PngInfo":

@@ -29,6 +29,7 @@ from files import atomic_path
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
 AXES = 128  # principal axes: more tell more recordings apart, fewer withstand more noise
 RECORDINGS_PER_AXIS = 4  # fewer, and the smallest variances are guesses
+PRIOR_RECORDINGS = 50  # as many as the prior's centre counts for where it is mixed with one's own
 BLOCK = 512  # pictures held at a time while fitting
 RANGE_TOLERANCE_DB = 0.1  # float32 z-scores times std lose less than 0.001
 SPREAD_SEED = 4096  # never change: the same voice would give another picture
@@ -82,15 +83,13 @@ class Whitening:
         """Learn centre and principal axes from N recordings. Memory does not grow with N.
 
         N // 4 axes at most, for a variance that fewer than four recordings speak for is a guess, and whitening divides
-        by its root. Where that leaves fewer than `axes`, the axes of `prior` are taken instead if there is one: they
-        describe voices in dB, whatever mean and std a z-score is made with.
+        by its root. Where that leaves fewer than `axes`, the axes of `prior` are taken instead if there is one, and
+        of the centre a share that grows with N is these recordings' own: N / (N + PRIOR_RECORDINGS).
         """
         from scipy.sparse.linalg import eigsh
 
         mean_db, std_db = np.asarray(mean_db, np.float32), np.asarray(std_db, np.float32)
         allowed = max(1, min(axes, len(vectors) // RECORDINGS_PER_AXIS))
-        if allowed < axes and prior is not None and prior.mean_db.shape == mean_db.shape:
-            return replace(prior, mean_db=mean_db, std_db=std_db)
         blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
         total, products = np.zeros(mean_db.size), np.zeros((mean_db.size, mean_db.size))
         for start in range(0, len(vectors), BLOCK):
@@ -98,6 +97,10 @@ class Whitening:
             total += pictures.sum(axis=0)
             products += pictures.T @ pictures
         centre = total / len(vectors)
+        if allowed < axes and prior is not None and prior.mean_db.shape == mean_db.shape:
+            own = len(vectors) / (len(vectors) + PRIOR_RECORDINGS)
+            centre = own * centre + (1 - own) * prior.centre_db
+            return replace(prior, mean_db=mean_db, std_db=std_db, centre_db=centre.astype(np.float32))
         covariance = products / len(vectors) - np.outer(centre, centre)
         # v0 is fixed so that the same recordings give the same axes; eigsh draws it at random otherwise
         variances, components = eigsh(covariance, k=allowed, v0=np.ones(mean_db.size))
@@ -151,6 +154,13 @@ class Whitening:
         decibels = self.decibels(latents)
         low, high = decibels.min(axis=1), decibels.max(axis=1)
         return (low >= -self.top_db - RANGE_TOLERANCE_DB) & (high <= RANGE_TOLERANCE_DB)
+
+    def misfit(self, latents: np.ndarray) -> float:
+        """How unlike a spectrogram of one recording the least likely of these is, in dB: to choose between statistics.
+
+        The loudest cell of a picture is near 0 dB; wrong statistics move it, as they move all cells.
+        """
+        return float(np.abs(self.decibels(latents).max(axis=1)).max())
 
     def decibels(self, latents: np.ndarray) -> np.ndarray:
         """Undo the z-score: [B, C, H, W] -> float64 [B, P]."""

@@ -6,7 +6,6 @@
 A model is a .safetensors or .ckpt file with a yaml beside it, or a folder as diffusers saves it.
 """
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+import cli
 from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
 from ldm.tensor_files import read_tensors, some
 from ldm.util import instantiate_from_config
@@ -229,11 +229,8 @@ def _assign(
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def get_parser() -> argparse.ArgumentParser:
-    import cli
-    import config
-
-    parser = cli.CommandParser(__doc__, config.VERSION)
+def get_parser() -> cli.CommandParser:
+    parser = cli.CommandParser(__doc__)
     parser.add_argument("weights", metavar="FILE", type=Path, help="a .safetensors or .ckpt file, or a model's folder")
     parser.add_argument("--config", type=cli.existing_file, help="its yaml (default: the one beside it)")
     parser.add_argument("--to", metavar="OUT.safetensors", type=Path, help="convert it; never overwrites a file")
@@ -261,6 +258,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import cli
-
     cli.run(main)

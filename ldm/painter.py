@@ -55,6 +55,7 @@ class Painter:
             OSError: a file cannot be read.
         """
         self.weights, self.config, self.precision, self.device = weights, config, precision, device
+        self._named: set[str] = set()  # unknown words
         self.model = load_model(weights, config, dtype=DTYPES[precision], device=device)
 
     def paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> np.ndarray:
@@ -63,6 +64,7 @@ class Painter:
         The specs may differ in prompts and seeds, and must not in anything else. What low precision spoils (NaN, or
         nothing but black) is done again in float32, and so is all that comes after it.
         """
+        self._name_unknown_words([prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
         pictures = self._paint(specs, x_T)
         if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):
             print(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
@@ -70,6 +72,13 @@ class Painter:
             self.model = load_model(self.weights, self.config, dtype=torch.float32, device=self.device)
             pictures = self._paint(specs, x_T)
         return to_uint8(pictures.nan_to_num(nan=-1.0))
+
+    def _name_unknown_words(self, prompts: Sequence[str]) -> None:
+        """Say of each word that has no effect that it has none, once."""
+        unknown = {word for prompt in prompts for word in self.model.cond_stage_model.unknown_words(prompt)}
+        if new := sorted(unknown - self._named):
+            print(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
+            self._named |= unknown
 
     @torch.inference_mode()
     def _paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> Tensor:

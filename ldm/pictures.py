@@ -23,7 +23,11 @@ def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
         ValueError: not a tensor, empty, of another shape than [N, *shape], or with NaN or infinite elements.
         OSError: the file cannot be read.
     """
-    wanted = f"a tensor [N, {', '.join(map(str, shape))}] is needed, as prep_ldm.py and process_live_audio.py write it"
+    wanted = f"a tensor [N, {', '.join(map(str, shape))}] is needed"
+    if shape[1:] == (32, 32):
+        wanted += ", as prep_ldm.py and process_live_audio.py write it"
+    else:
+        wanted += "; those of voices are [N, 4, 32, 32], for --H 256 --W 256"
     try:
         latents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -35,9 +39,11 @@ def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
         raise ValueError(f"{path} holds {kind}: {wanted}")
     if latents.ndim != 4 or tuple(latents.shape[1:]) != shape or not len(latents):
         raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
+    if latents.layout is not torch.strided or latents.is_meta:
+        raise ValueError(f"{path} holds a sparse tensor, or one without numbers: {wanted}")
     if not latents.isfinite().all():
         raise ValueError(f"{path} holds NaN or infinite elements: make it again")
-    return latents.float()
+    return latents.detach().float()
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Train the built-in model: first the autoencoder, then the text encoder and the U-Net together.
 
-    python -m ldm.data.words --encoder DIR --out training/words
+    python -m ldm.data.words --out training/words
     python -m ldm.train first_stage
     python -m ldm.train diffusion
     python -m ldm.train export --out models/chladni
@@ -9,7 +9,6 @@ Everything lies under --dir: checkpoints (each command resumes from its own), lo
 number follows from the seed and the step, so that a run that was interrupted goes on as if it had not been.
 """
 
-import argparse
 import csv
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+import cli
 from files import atomic_path
 from ldm.data.captions import caption
 from ldm.data.pictures import render
@@ -410,8 +410,8 @@ def build(node: dict[str, Any], folder: Path, with_first_stage: bool) -> LatentD
     return model
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.CommandParser(__doc__)
     parser.add_argument("command", choices=["first_stage", "diffusion", "export"])
     parser.add_argument("--config", type=Path, default=Path("configs/latent-diffusion/chladni.yaml"))
     parser.add_argument("--dir", type=Path, default=Path("training"), help="where everything is kept")
@@ -427,19 +427,19 @@ def main(argv: list[str] | None = None) -> None:
         model = build(node, args.dir, with_first_stage=False)
         options = FirstStageOptions(**config.training.first_stage)
         train_first_stage(model.first_stage_model, options, args.dir / "first_stage", seed)
-        return
+        return 0
     model, average = (build(node, args.dir, with_first_stage=True) for _ in range(2))
     if args.command == "diffusion":
         average.load_state_dict(model.state_dict())
-        options = DiffusionOptions(**{**config.training.diffusion, "stages": ()})
         stages = tuple(Stage(**stage) for stage in config.training.diffusion.stages)
-        options = DiffusionOptions(**{**vars(options), "stages": stages})
+        options = DiffusionOptions(**{**config.training.diffusion, "stages": stages})
         train_diffusion(model, average, options, args.dir / "diffusion", seed)
     else:
         state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
         average.load_state_dict(state["average"])
         export(average, node, args.dir / "words", args.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

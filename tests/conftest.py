@@ -1,9 +1,14 @@
 """Fixtures that several rooms use."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 import sound
+
+# before any test imports config: what the person at this machine has made of phase 1 is not the tests' concern
+os.environ["VOICETOIMG_DATA_DIR"] = tempfile.mkdtemp(prefix="voicetoimg-tests-")
 
 
 @pytest.fixture(scope="session")

@@ -317,3 +317,11 @@ def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     result = run("--outdir", tmp_path / "file", "--ddim_steps", 1, data=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
+
+
+def test_words_without_effect_are_named(tmp_path, capsys):
+    paint(tmp_path / "a", "--prompt", "a Café xyzzyqwert, 日本 of gold")
+    assert "leaves out: xyzzyqwert, 日本\n" in capsys.readouterr().err
+    assert_same = np.testing.assert_array_equal
+    accented = paint(tmp_path / "b", "--prompt", "café")[0]
+    assert_same(accented, paint(tmp_path / "c", "--prompt", "cafe")[0])

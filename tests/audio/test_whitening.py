@@ -9,7 +9,7 @@ import pytest
 
 import config
 from audio.calibration import Calibration
-from audio.features import load_audio, samples_to_vector
+from audio.features import audio_to_vector, load_audio, samples_to_vector
 from audio.whitening import Whitening, hadamard, is_gaussian, mix
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -282,3 +282,15 @@ def test_import_needs_numpy_alone():
         "import sys, audio.whitening; print(sorted({'cv2','librosa','scipy','soundfile','torch'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=config.REPO_DIR, text=True).strip() == "[]"
+
+
+def test_few_recordings_of_ones_own_move_the_centre():
+    """Phase 1 on a handful borrows the built-in axes; what is usual is still measured from one's own recordings."""
+    prior = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+    paths = sorted(config.EXAMPLES_DIR.glob("voice_*.wav"))
+    vectors = np.stack([audio_to_vector(path) for path in paths])
+    own = Whitening.fit(vectors, prior.mean_db, prior.std_db, prior=prior)
+    np.testing.assert_array_equal(own.components, prior.components)
+    centre = prior.align(vectors.astype(np.float64)).mean(axis=0)
+    share = len(paths) / (len(paths) + 50)
+    np.testing.assert_allclose(own.centre_db, share * centre + (1 - share) * prior.centre_db, atol=1e-4)

@@ -1,6 +1,7 @@
 """Text encoders: prompts to embeddings [B, max_seq_len, n_embed] that the U-Net attends to."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,6 +55,10 @@ class BERTEmbedder(nn.Module):
         tokenizer.enable_padding(length=self.max_seq_len, pad_id=0, pad_token="[PAD]")
         self.tokenizer = tokenizer
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """None: WordPiece spells out what it does not know."""
+        return []
+
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, 77, n_embed] of `prompts`, cut or padded to 77 tokens; padding is attended to as well.
 
@@ -64,6 +69,12 @@ class BERTEmbedder(nn.Module):
             raise RuntimeError("the text encoder has no vocabulary: call load_vocabulary first")
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
         return self.transformer(torch.tensor(ids, device=self.transformer.token_emb.weight.device))
+
+
+def _words(prompt: str) -> list[str]:
+    """The words of `prompt` in lower case, without accents: "Café, don't!" gives cafe, don, t."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", prompt.lower()) if not unicodedata.combining(c))
+    return re.findall(r"[^\W\d_]+", plain)
 
 
 class WordEmbedder(nn.Module):
@@ -102,8 +113,11 @@ class WordEmbedder(nn.Module):
 
     def tokenize(self, prompt: str) -> list[int]:
         """Rows of `word_vectors` for the known words of `prompt`, at most `max_seq_len`."""
-        words = re.findall(r"[a-z]+", prompt.lower())
-        return [self.index[word] for word in words if word in self.index][: self.max_seq_len]
+        return [self.index[word] for word in _words(prompt) if word in self.index][: self.max_seq_len]
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of `prompt` that have no vector, and so no effect."""
+        return [word for word in _words(prompt) if word not in self.index]
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, max_seq_len, n_embed] of `prompts`; an empty prompt is all padding."""
