@@ -96,6 +96,9 @@ def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
         OSError: the file is not there, or may not be read.
     """
     with open(path, "rb") as stream:  # so that a missing file is an OSError, not libsndfile's "System error"
+        if not stream.read(1):
+            raise AudioError("the file is empty; record again")
+        stream.seek(0)
         samples, source_rate = _read_mono(stream)
     if not samples.size:
         raise AudioError("the recording holds no samples; record again")

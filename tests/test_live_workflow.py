@@ -73,8 +73,9 @@ class Person:
         os.write(self._terminal, keys.encode())
 
     def sees_the_end(self) -> int:
+        deadline = time.monotonic() + PATIENCE
         while self._look():
-            pass
+            assert time.monotonic() < deadline, f"no end after {self.seen!r}"
         os.close(self._terminal)
         return self.process.wait(PATIENCE)
 

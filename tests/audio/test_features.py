@@ -119,7 +119,7 @@ BAD = {
     "short": "0.005 s",
     "no_samples": "no samples",
     "slow": "100 Hz",
-    "empty": "not a recording",
+    "empty": "the file is empty",
     "text": "not a recording",
     "header_only": "recording",
 }
