@@ -46,13 +46,23 @@ class Encoder(nn.Module):
         return x
 
 
+def random_embedding(count: int, dim: int, std: float) -> nn.Embedding:
+    """A trainable embedding from N(0, std²), or without numbers on the meta device.
+
+    There any arithmetic, also nn.Embedding's own initialisation, makes torch import its compiler for two seconds.
+    """
+    weight = torch.empty(count, dim)
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
+    return nn.Embedding.from_pretrained(weight, freeze=False)
+
+
 class AbsolutePositionalEmbedding(nn.Module):
     """One learned vector a position, [N, dim] for the first N positions."""
 
     def __init__(self, dim: int, max_seq_len: int) -> None:
         super().__init__()
-        self.emb = nn.Embedding(max_seq_len, dim)
-        nn.init.normal_(self.emb.weight, std=0.02)
+        self.emb = random_embedding(max_seq_len, dim, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.emb(torch.arange(x.shape[1], device=x.device))
@@ -63,7 +73,7 @@ class TransformerWrapper(nn.Module):
 
     def __init__(self, num_tokens: int, max_seq_len: int, dim: int, depth: int) -> None:
         super().__init__()
-        self.token_emb = nn.Embedding(num_tokens, dim)
+        self.token_emb = random_embedding(num_tokens, dim, std=1.0)
         self.pos_emb = AbsolutePositionalEmbedding(dim, max_seq_len)
         self.attn_layers = Encoder(dim, depth)
         self.norm = nn.LayerNorm(dim)

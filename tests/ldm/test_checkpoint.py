@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_pipeline import PROMPT, SIZE, make_pipeline, relative_error
 
+import config
 from ldm import checkpoint
 from ldm.checkpoint import find_model, load_model, read_config, read_model
 from ldm.diffusers_folder import read_diffusers_folder
@@ -625,3 +626,12 @@ def test_read_model_refuses_a_yaml_for_a_diffusers_folder(place, folder):
     with pytest.raises(ValueError, match="is a folder, but has no unet"):
         read_model(place)
     assert read_config(place / "model.yaml")["target"].endswith("LatentDiffusion")
+
+
+def test_loading_the_builtin_model_does_not_import_torchs_compiler():
+    """Any arithmetic on the meta device does, and takes two seconds of a start."""
+    code = (
+        "import sys, config\nfrom ldm.checkpoint import load_model\nload_model(config.BUILTIN_MODEL_WEIGHTS)\n"
+        "assert 'torch._dynamo' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=config.REPO_DIR)
