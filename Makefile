@@ -1,6 +1,6 @@
 # make demo: a picture from a real voice    make live: from the microphone    make test: all tests
 PYTHON ?= python3
-PROMPT ?= a psychedelic visualization of a voice
+PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
 STEPS ?= 20
 VENV := .venv

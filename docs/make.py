@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from ldm.pictures import grid  # noqa: E402
 
 VOICES = ("voice_en.wav", "voice_es.wav", "voice_fr.wav", "voice_it.wav", "voice_ru.wav", "word_de.ogg")
-PROMPTS = ("a golden spiral on purple", "calm blue and turquoise waves", "psychedelic mandala, orange and teal")
+PROMPTS = ("a golden spiral on purple", "calm blue and turquoise waves", "a red flower, green background")
 WIDTH = 192  # pixels of one picture in the README
 
 
