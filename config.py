@@ -21,6 +21,10 @@ LATENT_CHANNELS = 4
 LATENT_SIZE = int((VECTOR_SIZE / LATENT_CHANNELS) ** 0.5)  # 32 latent pixels
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]
 
+# --- what makes a recording a poor start for a picture ---------------------------------------------------------------
+SHORT_SECONDS = 0.3  # about one syllable
+QUIET_PEAK = 0.003  # -50 dB of full scale: hardly more than the noise of a sound card
+
 # --- what is shipped -------------------------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent
 MODELS_DIR = REPO_DIR / "models"

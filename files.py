@@ -1,5 +1,6 @@
-"""Write without losing anything: a temporary name beside the target, then a rename."""
+"""Files whole or not at all: written under a temporary name, then renamed; told apart by their content."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,3 +25,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's content; of all files in order, if it is a folder.
+
+    Raises:
+        OSError: something cannot be read.
+    """
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with part.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

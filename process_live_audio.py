@@ -14,9 +14,7 @@ import config
 if TYPE_CHECKING:
     from audio.features import Recording
 
-SHORT = 0.3  # seconds: about one syllable
 CLIPPED = 0.001  # share of the samples at full scale that can be heard as distortion
-QUIET = 0.003  # peak, -50 dB of full scale: hardly more than the noise of a sound card
 
 
 def build_parser() -> cli.CommandParser:
@@ -74,11 +72,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def warn(recording: "Recording") -> None:
     """Say on stderr what makes a recording a poor start for a picture; it is used all the same."""
-    if recording.seconds < SHORT:
-        print(f"warning: {recording.seconds:.2f} s of sound; speak for {SHORT} s at least", file=sys.stderr)
+    if recording.seconds < config.SHORT_SECONDS:
+        print(
+            f"warning: {recording.seconds:.2f} s of sound; speak for {config.SHORT_SECONDS} s at least", file=sys.stderr
+        )
     if recording.clipped > CLIPPED:
         print(f"warning: {recording.clipped:.1%} of the samples are clipped; speak softer", file=sys.stderr)
-    if recording.peak < QUIET:
+    if recording.peak < config.QUIET_PEAK:
         print(f"warning: the loudest sample is {recording.peak:.4f} of full scale; speak louder", file=sys.stderr)
 
 

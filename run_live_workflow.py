@@ -21,8 +21,6 @@ import config
 if TYPE_CHECKING:
     from audio.recorder import Microphone, Recording
 
-SHORT = 0.3  # seconds: about one syllable
-SILENT = 0.003  # peak, -50 dB of full scale: hardly more than the noise of a sound card
 CHILD_ENDS = 0.5  # seconds that a script has to clean up after Ctrl-C, before it is killed
 PICTURE = "picture: "  # how txt2img.py names a file it wrote
 
@@ -175,9 +173,9 @@ def record_once(take: Take, microphone: "Microphone", keyboard: "Keyboard") -> "
 
 def fault_of(recording: "Recording") -> str:
     """Why no picture can be made of a recording, or ""."""
-    if recording.seconds < SHORT:
-        return f"That was {recording.seconds:.2f} s, at least {SHORT} s are needed"
-    if recording.peak < SILENT:
+    if recording.seconds < config.SHORT_SECONDS:
+        return f"That was {recording.seconds:.2f} s, at least {config.SHORT_SECONDS} s are needed"
+    if recording.peak < config.QUIET_PEAK:
         return "Nothing was to be heard, is the microphone on"
     return ""
 

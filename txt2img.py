@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
+from files import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -244,10 +245,8 @@ class Inputs:
         Raises:
             ValueError: x_T is to be whitened, and no calibration here is the one that the latents were made with.
         """
-        from ldm.spec import sha256_of
-
         self.weights, self.yaml, self.latents = weights, yaml, latents
-        self.whitening = self.calibration = None
+        self.whitening = self._calibration_sha256 = None
         # hashing gigabytes takes seconds, in which the model is loaded
         self._model_sha256 = ThreadPoolExecutor(1).submit(sha256_of, weights)
         if latents is not None and specs[0].x_T != "raw":
@@ -268,8 +267,9 @@ class Inputs:
             if whitening and voices[0].size == whitening.mean_db.size and whitening.fits(voices).all():
                 fitting.append((whitening.misfit(voices), path, whitening))
         if fitting:
-            _, self.calibration, self.whitening = min(fitting, key=lambda candidate: candidate[0])
-            builtin = self.calibration.parent == config.BUILTIN_CALIBRATION_DIR
+            _, path, self.whitening = min(fitting, key=lambda candidate: candidate[0])
+            self._calibration_sha256 = sha256_of(path)
+            builtin = path.parent == config.BUILTIN_CALIBRATION_DIR
             whose = "the built-in" if builtin else "your"
             print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
             return
@@ -304,13 +304,13 @@ class Inputs:
         return hashlib.sha256(self.latents[sorted(rows)].numpy().tobytes()).hexdigest()
 
     def provenance(self, spec: "PictureSpec") -> "Provenance":
-        from ldm.spec import Provenance, sha256_of
+        from ldm.spec import Provenance
 
         return Provenance(
             model=self.weights.parent.name if self.weights.is_file() else self.weights.name,
             model_sha256=self._model_sha256.result(),
             latents_sha256=self.latents_sha256(spec.subject),
-            calibration_sha256=sha256_of(self.calibration) if self.calibration else None,
+            calibration_sha256=self._calibration_sha256,
             recipe=config.RECIPE,
             version=cli.VERSION,
         )

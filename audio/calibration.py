@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.features import RECIPE, Recipe, sha256_of
+from audio.features import RECIPE, Recipe
 from audio.whitening import WHITENING_NAME, Whitening
-from files import atomic_path
+from files import atomic_path, sha256_of
 
 MEAN_NAME, STD_NAME, ABOUT_NAME = "mean.npy", "std.npy", "calibration.json"
 BLOCK = 1024  # vectors held at a time: 32 MB as float64

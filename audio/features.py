@@ -10,7 +10,6 @@ Sources: librosa 0.11 (`core/spectrum.py`, `filters.py`); Slaney, Auditory Toolb
 
 import csv
 import functools
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from files import atomic_path
+from files import atomic_path, sha256_of
 
 AMIN = 1e-10  # power below which librosa.power_to_db sees nothing
 MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1_000, 1_000_000  # Hz
@@ -320,11 +319,3 @@ def _table(path: Path, *heading: str) -> Iterator[Any]:
         writer = csv.writer(stream)
         writer.writerow(heading)
         yield writer
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,7 +1,6 @@
 """What decides a picture, as one value: made from a command line, carried in the picture's file, read from it again."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,16 +79,6 @@ class Provenance:
                     f"the picture cannot be made again without {thing}: sha256 {(then or 'none')[:10]} is needed, "
                     f"{(here or 'none')[:10]} is here"
                 )
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file's content; of all files in order, if it is a folder."""
-    digest = hashlib.sha256()
-    for part in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        with part.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def text_chunks(spec: PictureSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
