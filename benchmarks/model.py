@@ -1,7 +1,9 @@
-"""What the built-in model can do: python benchmarks/model.py [--pictures 100]
+"""What the built-in model can do: python benchmarks/model.py [--pictures 200] [--frechet 2000] [--voices SOURCE]
 
-Prints how well its first stage gives back unseen renders, how often both colours named in a prompt are among the
-dominant ones of the picture, beside the same for renders of the training data, and how long loading and painting take.
+Prints the table of the model card: how well the first stage gives back unseen renders, how often pictures show the
+colours and the pattern that the prompt names, what words do that no caption used, how near pictures are to renders as a
+whole (Fréchet distance in the features of the judge, benchmarks/judge.py), whether they are copies of training
+pictures, and how long loading and painting take. With --voices also from voices; SOURCE as for benchmarks/voice.py.
 """
 
 import argparse
@@ -13,26 +15,102 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from judge import Judge, single_pattern, trained_judge
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
+from ldm.data.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
 from ldm.data.palette import COLOURS, srgb_to_oklab  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
-from ldm.data.scenes import Scene, sample_scene  # noqa: E402
+from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
 from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
 from ldm.spec import PictureSpec  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
+TRAINING_SEEDS = [*range(10_000_000, 10_012_288), *range(20_000_000, 20_012_288)]  # as in ldm.train
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
 DOMINANT = 0.05  # share of the picture
-BATCH = 4
+BATCH = 8
+SCALE = 4.0
+STEPS = 20
+SYNONYM_SEEDS = 4
+THUMBNAIL = 16
+
+
+class Studio:
+    """The built-in model, and how every picture here is painted: 20 steps of DPM-Solver++(2M), scale 4."""
+
+    def __init__(self) -> None:
+        device = choose_device("auto")
+        self.precision = choose_precision("auto", device)
+        start = time.perf_counter()
+        self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, self.precision, device)
+        self.loading = time.perf_counter() - start
+
+    def paint(self, prompts: list[str], x_T: torch.Tensor) -> np.ndarray:
+        """Pictures [N, 256, 256, 3] uint8 of N prompts from `x_T` [N, 4, 32, 32]."""
+        pictures = []
+        for first in range(0, len(prompts), BATCH):
+            rows = slice(first, first + BATCH)
+            specs = [self.spec(prompt) for prompt in prompts[rows]]
+            pictures.append(self.painter.paint(specs, x_T[rows]))
+        return np.concatenate(pictures)
+
+    def spec(self, prompt: str) -> PictureSpec:
+        precision = self.precision
+        return PictureSpec(prompt, "", 0, None, "dpmpp", STEPS, SCALE, 0.0, (0.0, 1.0), 256, 256, "raw", 1.0, precision)
+
+    def from_noise(self, prompts: list[str], first_seed: int = 0) -> np.ndarray:
+        seeds = list(range(first_seed, first_seed + len(prompts)))
+        return self.paint(prompts, seeded_noise(seeds, config.LATENT_SHAPE))
+
+    def seconds_a_picture(self) -> float:
+        """Median of five at batch 1, decoding included."""
+        times = []
+        for seed in range(6):
+            start = time.perf_counter()
+            self.from_noise(["a red flower"], seed)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
+
+    def psnr(self, pictures: np.ndarray) -> float:
+        """Mean peak signal-to-noise ratio, dB, of the first stage's reconstructions of [N, H, W, 3]."""
+        values, model = [], self.painter.model
+        for picture in tqdm(pictures, "first stage"):
+            x = to_tensor(picture[None]).to(self.painter.device)
+            with torch.inference_mode():
+                y = model.decode_first_stage(model.encode_first_stage(x.to(model.dtype))).clamp(-1, 1)
+            values.append(-10 * ((x - y) / 2).pow(2).mean().log10().item())
+        return statistics.mean(values)
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def new_scenes(count: int) -> list[Scene]:
+    """Scenes of one pattern in which pattern and first two colours come together as in no training scene."""
+
+    def combination(scene: Scene) -> tuple[str, frozenset[str]]:
+        return scene.pattern, frozenset(scene.colours[:2])
+
+    seen = {combination(sample_scene(seed)) for seed in TRAINING_SEEDS}
+    scenes: list[Scene] = []
+    for seed in range(UNSEEN, UNSEEN + 100 * count):
+        scene = single_pattern(seed)
+        if len(scenes) < count and combination(scene) not in seen:
+            scenes.append(scene)
+    return scenes
+
+
+def prompt_of(scene: Scene) -> str:
+    return f"a {scene.colours[0]} and {scene.colours[1]} {scene.pattern}"
 
 
 def dominant_colours(picture: np.ndarray) -> set[str]:
@@ -47,67 +125,105 @@ def dominant_colours(picture: np.ndarray) -> set[str]:
     return {NAMES[name] for name, share in zip(nearest, shares, strict=True) if share >= DOMINANT}
 
 
-def prompt_of(scene: Scene) -> str:
-    """Pattern and two colours in one plain wording."""
-    return f"a {scene.colours[0]} and {scene.colours[1]} {scene.pattern}"
+def followed(scenes: list[Scene], pictures: np.ndarray, judge: Judge) -> str:
+    """A table row's cells: both colours dominant, pattern recognised."""
+    pairs = list(zip(scenes, pictures, strict=True))
+    colours = statistics.mean(set(scene.colours[:2]) <= dominant_colours(picture) for scene, picture in pairs)
+    recognised = judge.look(pictures)[1]
+    patterns = statistics.mean(PATTERNS[r] == scene.pattern for r, scene in zip(recognised, scenes, strict=True))
+    return f"{colours:.0%} | {patterns:.0%}"
 
 
-def spec_of(prompt: str, seed: int, precision: str) -> PictureSpec:
-    return PictureSpec(prompt, "", seed, None, "dpmpp", 20, 4.0, 0.0, (0.0, 1.0), 256, 256, "raw", 1.0, precision)
+def synonyms_that_steer(studio: Studio) -> list[str]:
+    """Of the words for colours that no caption used, those that bring pictures nearer to the colour they mean."""
+    words = {word: colour for word, colour in HELD_OUT_SYNONYMS.items() if colour in COLOURS}
+    plain = studio.from_noise(["a pattern"] * SYNONYM_SEEDS)
+    steering = []
+    for word, colour in tqdm(words.items(), "synonyms"):
+        target = NAMED_LAB[NAMES.index(colour)]
+        named = studio.from_noise([f"a {word} pattern"] * SYNONYM_SEEDS)
+        before, after = (np.linalg.norm(srgb_to_oklab(p / 255) - target, axis=-1).mean() for p in (plain, named))
+        if after < before:
+            steering.append(word)
+    print(f"colour words that no caption used and that steer right: {len(steering)} of {len(words)}", end="")
+    print(f"; not: {', '.join(sorted(words.keys() - set(steering)))}")
+    return steering
 
 
-def psnr(painter: Painter, pictures: np.ndarray) -> float:
-    """Mean peak signal-to-noise ratio, dB, of reconstructions of [N, H, W, 3]."""
-    values = []
-    for picture in tqdm(pictures, "first stage"):
-        x = to_tensor(picture[None]).to(painter.device)
-        with torch.inference_mode():
-            y = painter.model.decode_first_stage(painter.model.encode_first_stage(x.to(painter.model.dtype))).clamp(
-                -1, 1
-            )
-        values.append(-10 * ((x - y) / 2).pow(2).mean().log10().item())
-    return statistics.mean(values)
+# --- pictures as a whole ---------------------------------------------------------------------------------------------
 
 
-def seconds_a_picture(painter: Painter, precision: str) -> float:
-    """Median of five at batch 1, 20 guided steps, decoding included."""
-    times = []
-    for seed in range(6):
-        start = time.perf_counter()
-        painter.paint([spec_of("a red flower", seed, precision)], seeded_noise([seed], config.LATENT_SHAPE))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Distance of two Gaussians fitted to features [N, D] (Heusel et al. 2017, equation 6)."""
+    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    # the trace of the root of a product of two covariances: its eigenvalues are real and not negative
+    roots = np.sqrt(np.linalg.eigvals(covariance_a @ covariance_b).real.clip(0))
+    mean = a.mean(axis=0) - b.mean(axis=0)
+    return float(mean @ mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum())
+
+
+def realism(studio: Studio, judge: Judge, count: int) -> None:
+    """Print the Fréchet distance of samples to renders, and that of two sets of renders."""
+    scenes = [single_pattern(UNSEEN + 10**8 + i) for i in range(3 * count)]
+    drawn = [render(scene, 128) for scene in tqdm(scenes[: 2 * count], "rendering")]
+    first, second = (judge.look(part)[0] for part in (drawn[:count], drawn[count:]))
+    rng = np.random.default_rng(0)
+    painted = studio.from_noise([caption(scene, rng) for scene in scenes[2 * count :]], 10**6)
+    to_renders, of_renders = frechet(judge.look(painted)[0], second), frechet(first, second)
+    print(f"Fréchet distance, {count} pictures: to renders {to_renders:.2f}, between two sets of renders", end=" ")
+    print(f"{of_renders:.2f}, ratio {to_renders / of_renders:.1f}")
+
+
+def thumbnails(pictures: np.ndarray) -> np.ndarray:
+    """[N, 768] float64 in 0…1."""
+    small = [cv2.resize(p, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for p in pictures]
+    return np.stack(small).reshape(len(small), -1) / 255
+
+
+def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
+    """Print how near pictures come to training pictures, beside unseen renders."""
+    rows = TRAINING_SEEDS[-12288:]
+    known = thumbnails([render(sample_scene(seed), 64) for seed in tqdm(rows, "training pictures")])
+
+    def nearest(pictures: np.ndarray) -> np.ndarray:
+        distances = [np.sqrt(((known - row) ** 2).mean(axis=1)).min() for row in thumbnails(pictures)]
+        return np.array(distances)
+
+    ours, others = nearest(pictures), nearest(unseen)
+    print("distance to the nearest training picture (RMS of 16×16 thumbnails), least and median:", end=" ")
+    print(f"{ours.min():.3f}, {np.median(ours):.3f}; unseen renders {others.min():.3f}, {np.median(others):.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=100, metavar="N")
-    count = parser.parse_args().pictures
-    device = choose_device("auto")
-    precision = choose_precision("auto", device)
-    start = time.perf_counter()
-    painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, precision, device)
-    loading = time.perf_counter() - start
+    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="prompts that are painted")
+    parser.add_argument("--renders", type=int, default=500, metavar="N", help="for the first stage")
+    parser.add_argument("--frechet", type=int, default=2000, metavar="N", help="pictures in each set; 0: skip")
+    parser.add_argument("--voices", type=Path, metavar="SOURCE", help="recordings to paint from as well")
+    args = parser.parse_args()
+    judge, studio = trained_judge(), Studio()
+    scenes = new_scenes(args.pictures)
+    drawn = np.stack([render(scene) for scene in scenes])
+    prompts = [prompt_of(scene) for scene in scenes]
 
-    scenes = [sample_scene(UNSEEN + i, figure_share=0) for i in range(count)]
-    renders = np.stack([render(scene) for scene in scenes])
-    samples = []
-    for first in tqdm(range(0, count, BATCH), "painting"):
-        seeds = list(range(first, min(first + BATCH, count)))
-        specs = [spec_of(prompt_of(scenes[seed]), seed, precision) for seed in seeds]
-        samples.extend(painter.paint(specs, seeded_noise(seeds, config.LATENT_SHAPE)))
+    print(f"{studio.precision}: loading {studio.loading:.2f} s, a picture {studio.seconds_a_picture():.2f} s")
+    unseen = np.stack([render(sample_scene(UNSEEN + i)) for i in range(args.renders)])
+    print(f"first stage: {studio.psnr(unseen):.1f} dB PSNR on {len(unseen)} unseen renders")
+    painted = studio.from_noise(prompts)
+    print(f"\n| {len(scenes)} prompts | both colours dominant | pattern recognised |\n| --- | --- | --- |")
+    print(f"| renders | {followed(scenes, drawn, judge)} |")
+    print(f"| from noise | {followed(scenes, painted, judge)} |")
+    if args.voices:
+        import voice
 
-    def both_named(pictures: "list[np.ndarray] | np.ndarray") -> float:
-        hits = [
-            set(scene.colours[:2]) <= dominant_colours(picture) for scene, picture in zip(scenes, pictures, strict=True)
-        ]
-        return statistics.mean(hits)
-
-    print(f"first stage: {psnr(painter, renders):.1f} dB PSNR on {count} unseen renders")
-    print(
-        f"both named colours among the dominant ones: {both_named(samples):.0%}, in renders {both_named(renders):.0%}"
-    )
-    print(f"{precision} on {device}: loading {loading:.2f} s, a picture {seconds_a_picture(painter, precision):.2f} s")
+        x_T = voice.voice_noise(args.voices.resolve())
+        x_T = torch.from_numpy(np.resize(x_T, (len(scenes), *x_T.shape[1:])))
+        print(f"| from voices | {followed(scenes, studio.paint(prompts, x_T), judge)} |")
+    print()
+    synonyms_that_steer(studio)
+    copies(painted, drawn)
+    if args.frechet:
+        realism(studio, judge, args.frechet)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ number follows from the seed and the step, so that a run that was interrupted go
 """
 
 import csv
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class DiffusionOptions:
     learning_rate: float
     warmup: int
     prompt_dropout: float
-    min_snr_gamma: float
+    max_weight: float
     stages: tuple[Stage, ...]
 
 
@@ -192,14 +193,17 @@ def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
 
 def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, folder: Path, seed: int) -> None:
     """Train the autoencoder with L1, multi-scale gradient L1 and KL losses; ends with standardised latents."""
-    pool = np.concatenate(
-        list(tqdm(rendered(seed, options.pictures, 256), "rendering", -(-options.pictures // RENDER_CHUNK)))
-    )
     model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
     run = Run(folder, {"first_stage": model}, optimizer)
-    held_out = to_tensor(next(rendered(2**30, 16, 256)))
     start = run.resume()
+    if start >= options.steps:
+        print(f"the first stage is trained: {start} steps")
+        return
+    pool = np.concatenate(
+        list(tqdm(rendered(seed, options.pictures, 256), "rendering", -(-options.pictures // RENDER_CHUNK)))
+    )
+    held_out = to_tensor(next(rendered(2**30, 16, 256)))
     bar = tqdm(range(start, options.steps), "first stage", options.steps, initial=start)
     for step in bar:
         torch.manual_seed(seed + step)
@@ -250,8 +254,11 @@ def psnr(model: ShuffleAutoencoder, pictures: Tensor) -> float:
 # --- diffusion -------------------------------------------------------------------------------------------------------
 
 
-def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, path: Path) -> np.ndarray:
-    """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `path`."""
+def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folder: Path) -> np.ndarray:
+    """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `folder`."""
+    weights = b"".join(tensor.numpy().tobytes() for tensor in model.first_stage_model.state_dict().values())
+    first_stage = hashlib.sha256(weights).hexdigest()[:8]  # another first stage, other latents
+    path = folder / f"latents-{first_stage}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
     if not path.is_file():
         rows = []
         model.first_stage_model.to(memory_format=torch.channels_last)
@@ -264,13 +271,16 @@ def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, path:
     return np.load(path, mmap_mode="r")
 
 
+Batch = tuple[Tensor, list[str], Tensor, Tensor]  # latents, prompts, timesteps, noise
+
+
 class DiffusionBatch:
     """The training batch of a step: latents, prompts, timesteps and noise, all by the seed and the step alone."""
 
     def __init__(self, latents: np.ndarray, first_seed: int, options: DiffusionOptions, seed: int) -> None:
         self.latents, self.first_seed, self.options, self.seed = latents, first_seed, options, seed
 
-    def __call__(self, step: int, size: int) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    def __call__(self, step: int, size: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         rows = rng.integers(len(self.latents), size=size)
         x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
@@ -283,17 +293,22 @@ class DiffusionBatch:
         return x_0, prompts, t, torch.from_numpy(rng.standard_normal(x_0.shape, np.float32))
 
 
-def diffusion_loss(model: LatentDiffusion, batch: tuple[Tensor, list[str], Tensor, Tensor], gamma: float) -> Tensor:
-    """Squared error of the prediction, weighted by min-SNR-γ (Hang et al. 2023, arXiv 2303.09556) for v."""
+def diffusion_loss(
+    model: LatentDiffusion, batch: tuple[Tensor, list[str], Tensor, Tensor], max_weight: float
+) -> Tensor:
+    """Squared error of the predicted v, which weighs that of x_0 by SNR + 1 (Salimans & Ho 2022), cut at `max_weight`.
+
+    The cut is min-SNR-γ's (Hang et al. 2023, arXiv 2303.09556): little noise would otherwise take all the attention.
+    Much noise keeps its full weight, unlike there: that is where layout and figures are decided.
+    """
     x_0, prompts, t, noise = batch
     # on a CPU the fused attention's backward pass costs more than the attention itself
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         c = model.get_learned_conditioning(prompts)
         prediction = model.apply_model(model.q_sample(x_0, t, noise), t, c)
     error = (prediction.float() - model.target(x_0, t, noise)).pow(2).mean(dim=(1, 2, 3))
-    alpha_bar = model.alphas_cumprod[t].float()
-    snr = alpha_bar / (1.0 - alpha_bar)
-    return (snr.clamp(max=gamma) / (snr + 1.0) * error).mean()
+    snr_plus_1 = 1.0 / (1.0 - model.alphas_cumprod[t].float())
+    return (snr_plus_1.clamp(max=max_weight) / snr_plus_1 * error).mean()
 
 
 class PowerEMA:
@@ -315,13 +330,23 @@ class PowerEMA:
         torch._foreach_lerp_(self.average, self.live, 1.0 - decay)
 
 
+def trained_parts(model: LatentDiffusion, average: LatentDiffusion) -> dict[str, nn.Module]:
+    """What diffusion training changes, by its name in the checkpoint; the first stage has a checkpoint of its own."""
+    return {
+        "unet": model.model,
+        "text": model.cond_stage_model,
+        "average_unet": average.model,
+        "average_text": average.cond_stage_model,
+    }
+
+
 def train_diffusion(
     model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, seed: int
 ) -> None:
     """Train U-Net and text encoder on cached latents, stage after stage; `average` gets the moving average."""
     parameters = [*model.model.parameters(), *model.cond_stage_model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    run = Run(folder, {"model": model, "average": average}, optimizer)
+    run = Run(folder, trained_parts(model, average), optimizer)
     ema = PowerEMA(model, average)
     step = run.resume()
     stage_start = 0
@@ -329,14 +354,14 @@ def train_diffusion(
         first_seed = (number + 1) * 10_000_000
         stage_end = stage_start + stage.steps
         if step < stage_end:
-            latents = encode_pictures(model, stage, first_seed, folder / f"latents-{number}.npy")
+            latents = encode_pictures(model, stage, first_seed, folder)
             batches = DiffusionBatch(latents, first_seed, options, seed)
             bar = tqdm(range(step, stage_end), f"{stage.size} px", stage_end, initial=step)
             for step in bar:
                 torch.manual_seed(seed + step)
                 for group in optimizer.param_groups:
                     group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup)
-                loss = diffusion_loss(model, batches(step, stage.batch_size), options.min_snr_gamma)
+                loss = diffusion_loss(model, batches(step, stage.batch_size), options.max_weight)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -436,7 +461,8 @@ def main(argv: list[str] | None = None) -> int:
         train_diffusion(model, average, options, args.dir / "diffusion", seed)
     else:
         state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
-        average.load_state_dict(state["average"])
+        average.model.load_state_dict(state["average_unet"])
+        average.cond_stage_model.load_state_dict(state["average_text"])
         export(average, node, args.dir / "words", args.out)
     return 0
 

@@ -87,7 +87,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, monkey
     monkeypatch.setattr(train.PowerEMA, "update", update)
     command("diffusion", folder)
     resumed = torch.load(folder / "diffusion" / "checkpoint.pt", weights_only=True)
-    for part in ("model", "average"):
+    for part in ("unet", "text", "average_unet", "average_text"):
         for name, tensor in whole[part].items():
             torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
 

@@ -75,6 +75,8 @@ class UNetModel(nn.Module):
         num_head_channels: width of a head, in place of `num_heads`.
         transformer_depth: transformer blocks in each spatial transformer.
         context_dim: width of the prompt's embedding.
+        pool_context: the mean of the prompt's embeddings also joins the time embedding, as class labels do in Dhariwal
+            & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
 
     Raises:
         ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
@@ -95,6 +97,7 @@ class UNetModel(nn.Module):
         num_head_channels: int = -1,
         transformer_depth: int = 1,
         use_spatial_transformer: bool = True,
+        pool_context: bool = False,
     ) -> None:
         super().__init__()
         if not use_spatial_transformer:
@@ -106,6 +109,10 @@ class UNetModel(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
+        if pool_context:
+            self.context_embed = nn.Sequential(
+                nn.Linear(context_dim, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+            )
 
         def attention(ch: int) -> SpatialTransformer:
             heads = num_heads if num_head_channels == -1 else ch // num_head_channels
@@ -146,6 +153,8 @@ class UNetModel(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
         """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B]."""
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
+        if hasattr(self, "context_embed"):
+            emb = emb + self.context_embed(context.mean(dim=1))
         skips = []
         h = x
         for block in self.input_blocks:

@@ -1,0 +1,170 @@
+"""Train the judge that tells pattern families apart, for benchmarks/model.py: python benchmarks/judge.py
+
+A small convolutional network, trained on renders of the training data's kind and tested on unseen ones. It is kept in
+training/judge.pt; delete that file to train it anew.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from joblib import Parallel, delayed
+from torch import Tensor, nn
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from files import atomic_path  # noqa: E402
+from ldm.data.pictures import render  # noqa: E402
+from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
+
+PATH = ROOT / "training" / "judge.pt"
+SIZE = 64  # pixels a side that the judge sees
+FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED
+TEST_SEED = 3_500_000_000
+TRAINING_RENDERS = 24_000
+TEST_RENDERS = 2_000
+EPOCHS = 12
+BATCH = 64
+CHUNK = 250  # renders a task
+
+
+def single_pattern(seed: int) -> Scene:
+    """The scene of `seed`, or of the next seed that has one pattern and no figure."""
+    while (scene := sample_scene(seed, figure_share=0)).second:
+        seed += 1_000_000
+    return scene
+
+
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 at the judge's size."""
+    return cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+
+
+def renders(first_seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures [count, 64, 64, 3] uint8 of single patterns, and which of `PATTERNS` each one is, [count]."""
+
+    def chunk(seeds: range) -> tuple[list[np.ndarray], list[int]]:
+        scenes = [single_pattern(seed) for seed in seeds]
+        return [shrunk(render(scene, 2 * SIZE)) for scene in scenes], [PATTERNS.index(s.pattern) for s in scenes]
+
+    chunks = [
+        range(start, min(start + 250, first_seed + count)) for start in range(first_seed, first_seed + count, 250)
+    ]
+    done = Parallel(n_jobs=-1, return_as="generator")(delayed(chunk)(seeds) for seeds in chunks)
+    pictures, labels = zip(*tqdm(done, "rendering", len(chunks)), strict=True)
+    return np.concatenate(pictures), np.concatenate(labels)
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions, added to their input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Judge(nn.Module):
+    """Pictures [B, 3, 64, 64] in −1…1 to features [B, 160], and those to one score a pattern."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 40, 5, stride=2, padding=2), _Block(40),
+            nn.Conv2d(40, 80, 3, stride=2, padding=1), _Block(80),
+            nn.Conv2d(80, 160, 3, stride=2, padding=1), _Block(160), nn.BatchNorm2d(160), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(160, len(PATTERNS))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        return self.body(pictures).mean(dim=(2, 3))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.head(self.features(pictures))
+
+    def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features [N, 160] float64 and the recognised patterns [N] of pictures [N, H, W, 3] uint8."""
+        self.eval()
+        small = np.stack([picture if len(picture) == SIZE else shrunk(picture) for picture in pictures])
+        with torch.inference_mode():
+            features = torch.cat([self.features(batch) for batch in as_input(small).split(250)])
+            return features.double().numpy(), self.head(features).argmax(dim=1).numpy()
+
+
+def as_input(pictures: np.ndarray) -> Tensor:
+    x = rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").float() / 127.5 - 1.0
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def varied(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures mirrored and with red, green and blue changed about: neither changes what pattern it is."""
+    if torch.rand((), generator=generator) < 0.5:
+        x = x.flip(3)
+    return x[:, torch.randperm(3, generator=generator)].contiguous(memory_format=torch.channels_last)
+
+
+def train(judge: Judge) -> None:
+    pictures, labels = renders(FIRST_SEED, TRAINING_RENDERS)
+    targets = torch.from_numpy(labels)
+    steps = EPOCHS * (len(pictures) // BATCH)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    generator = torch.Generator().manual_seed(0)
+    judge.to(memory_format=torch.channels_last).train()
+    with tqdm(total=steps, desc="judge") as bar:
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(pictures), generator=generator)
+            for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
+                x = varied(as_input(pictures[rows.numpy()]), generator)
+                with torch.autocast("cpu", torch.bfloat16):
+                    scores = judge(x)
+                loss = F.cross_entropy(scores.float(), targets[rows], label_smoothing=0.05)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+
+
+def trained_judge() -> Judge:
+    """The judge of `PATH`, trained first if it is not there."""
+    torch.manual_seed(0)
+    judge = Judge()
+    if PATH.is_file():
+        judge.load_state_dict(torch.load(PATH, map_location="cpu", weights_only=True))
+    else:
+        train(judge)
+        PATH.parent.mkdir(exist_ok=True)
+        with atomic_path(PATH) as temporary:
+            torch.save(judge.state_dict(), temporary)
+    return judge.eval()
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    judge = trained_judge()
+    pictures, labels = renders(TEST_SEED, TEST_RENDERS)
+    _, recognised = judge.look(pictures)
+    right = recognised == labels
+    print(f"patterns recognised: {right.mean():.1%} of {len(labels)} unseen renders")
+    for index in np.argsort([right[labels == i].mean() for i in range(len(PATTERNS))])[:6]:
+        of_it = recognised[labels == index]
+        other = np.bincount(of_it[of_it != index], minlength=len(PATTERNS)).argmax()
+        print(f"  {PATTERNS[index]}: {right[labels == index].mean():.0%}, taken for {PATTERNS[other]} most often")
+
+
+if __name__ == "__main__":
+    main()
