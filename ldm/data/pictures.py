@@ -60,13 +60,13 @@ class Mood:
 
 MOOD_EFFECTS: dict[str | None, Mood] = {
     None: Mood(),
-    "calm": Mood(zoom=0.62, warp=0.5, relief=0.15, vignette=0.0, folds=0.6),
+    "calm": Mood(zoom=0.8, warp=0.5, relief=0.15, vignette=0.0, folds=0.6),
     "wild": Mood(zoom=1.25, warp=2.4, relief=0.45, saturation=1.1, folds=1.4),
     "dark": Mood(gap=0.06, gain=0.9, relief=0.35, vignette=0.45),
     "bright": Mood(gap=0.98, gain=1.08, relief=0.15, vignette=-0.06, saturation=1.05),
-    "soft": Mood(zoom=0.62, relief=0.1, blur=0.018, vignette=0.0),
+    "soft": Mood(zoom=0.8, relief=0.1, blur=0.018, vignette=0.0),
     "sharp": Mood(relief=0.0, gap=0.08, vignette=0.0, saturation=1.05),
-    "dreamy": Mood(zoom=0.75, warp=1.3, relief=0.12, bloom=0.45, blur=0.008, vignette=-0.05),
+    "dreamy": Mood(zoom=0.85, warp=1.3, relief=0.12, bloom=0.45, blur=0.008, vignette=-0.05),
     "electric": Mood(warp=1.4, gap=1.0, relief=0.5, saturation=1.2, bloom=0.25, vignette=0.35),
     "hypnotic": Mood(warp=0.5, relief=0.35, folds=1.5, vignette=0.25),
     "warm": Mood(relief=0.28),
@@ -104,7 +104,7 @@ def _pattern_field(name: str, grid: Grid, mood: Mood, rng: np.random.Generator) 
     """Field `[H, W]` in 0..1 of one pattern, warped and evened out."""
     family = PATTERN_FAMILIES[name]
     bent = warped(grid, 0.16 * family.warp * mood.warp * rng.uniform(0.5, 1.5), rng)
-    zoom = mood.zoom * rng.uniform(0.8, 1.15)
+    zoom = mood.zoom * rng.uniform(0.55, 0.85)  # bold: what is finer than two latents, 16 pixels, is hard to learn
     return equalised(family.field(bent.zoomed(zoom), rng), 0.65)
 
 

@@ -149,13 +149,13 @@ def sample_scene(
     drawn_pattern = _pick(PATTERNS, rng)
     drawn_figure = _pick(FIGURES, rng) if rng.random() < figure_share else None
     drawn_mood = _pick(MOODS, rng) if rng.random() < 0.5 else None
-    drawn_composition = _pick(COMPOSITIONS, rng) if rng.random() < 0.45 else None
+    drawn_composition = _pick(COMPOSITIONS, rng) if rng.random() < 0.3 else None
     pattern, figure, mood = pattern or drawn_pattern, figure or drawn_figure, mood or drawn_mood
     if figure is None and PATTERN_FAMILIES[pattern].radial and drawn_composition in FOLDING_COMPOSITIONS:
         drawn_composition = "centred"  # a folded spiral is no spiral any more; only a caller may ask for one
     composition = composition or drawn_composition
     second = blend = None
-    if figure is None and rng.random() < 0.22:
+    if figure is None and rng.random() < 0.12:
         second, blend = _pick(tuple(p for p in PATTERNS if p != pattern), rng), _pick(BLENDS, rng)
     pool = {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
     natural = figure and rng.random() < 0.5 and mood not in ("warm", "cool")
@@ -169,6 +169,6 @@ def sample_scene(
         figure=figure,
         mood=mood,
         composition=composition,
-        folding=bool(rng.random() < 0.35) or mood == "hypnotic",
+        folding=bool(rng.random() < 0.2) or mood == "hypnotic",
         banded=(rng.random() < 0.35 or mood == "sharp") and mood not in ("soft", "dreamy"),
     )
