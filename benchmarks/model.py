@@ -1,4 +1,4 @@
-"""What the built-in model can do: python benchmarks/model.py [--pictures 200] [--frechet 2000] [--voices SOURCE]
+"""What the built-in model can do: python benchmarks/model.py [--voices SOURCE]; --help lists the sizes
 
 Prints the table of the model card: how well the first stage gives back unseen renders, how often pictures show the
 colours and the pattern that the prompt names, what words do that no caption used, how near pictures are to renders as a
@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -38,14 +39,30 @@ NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
 DOMINANT = 0.05  # share of the picture
 BATCH = 8
-SCALE = 4.0
-STEPS = 20
 SYNONYM_SEEDS = 4
 THUMBNAIL = 16
 
 
+class Way(NamedTuple):
+    """How a picture is sampled."""
+
+    sampler: str = "dpmpp"
+    steps: int = 20
+    scale: float = 4.0
+
+
+FULL = (0.0, 1.0)  # guidance at all noise levels
+DEFAULT = Way()
+WAYS = (
+    *(Way(scale=scale) for scale in (1.5, 2.5, 4.0, 6.0, 9.0)),
+    *(Way(steps=steps) for steps in (8, 12, 30)),
+    *(Way("ddim", steps) for steps in (20, 50)),
+    Way("plms", 20),
+)
+
+
 class Studio:
-    """The built-in model, and how every picture here is painted: 20 steps of DPM-Solver++(2M), scale 4."""
+    """The built-in model, and pictures from it."""
 
     def __init__(self) -> None:
         device = choose_device("auto")
@@ -54,22 +71,21 @@ class Studio:
         self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, self.precision, device)
         self.loading = time.perf_counter() - start
 
-    def paint(self, prompts: list[str], x_T: torch.Tensor) -> np.ndarray:
+    def paint(self, prompts: list[str], x_T: torch.Tensor, way: Way = DEFAULT) -> np.ndarray:
         """Pictures [N, 256, 256, 3] uint8 of N prompts from `x_T` [N, 4, 32, 32]."""
         pictures = []
         for first in range(0, len(prompts), BATCH):
             rows = slice(first, first + BATCH)
-            specs = [self.spec(prompt) for prompt in prompts[rows]]
+            specs = [
+                PictureSpec(prompt, "", 0, None, *way, 0.0, FULL, 256, 256, "raw", 1.0, self.precision)
+                for prompt in prompts[rows]
+            ]
             pictures.append(self.painter.paint(specs, x_T[rows]))
         return np.concatenate(pictures)
 
-    def spec(self, prompt: str) -> PictureSpec:
-        precision = self.precision
-        return PictureSpec(prompt, "", 0, None, "dpmpp", STEPS, SCALE, 0.0, (0.0, 1.0), 256, 256, "raw", 1.0, precision)
-
-    def from_noise(self, prompts: list[str], first_seed: int = 0) -> np.ndarray:
+    def from_noise(self, prompts: list[str], first_seed: int = 0, way: Way = DEFAULT) -> np.ndarray:
         seeds = list(range(first_seed, first_seed + len(prompts)))
-        return self.paint(prompts, seeded_noise(seeds, config.LATENT_SHAPE))
+        return self.paint(prompts, seeded_noise(seeds, config.LATENT_SHAPE), way)
 
     def seconds_a_picture(self) -> float:
         """Median of five at batch 1, decoding included."""
@@ -150,6 +166,15 @@ def synonyms_that_steer(studio: Studio) -> list[str]:
     return steering
 
 
+def compare_ways(studio: Studio, judge: Judge, scenes: list[Scene]) -> None:
+    """Print how samplers, steps and guidance scales do: what the defaults were chosen by."""
+    prompts = [prompt_of(scene) for scene in scenes]
+    print("| sampler | steps | scale | both colours dominant | pattern recognised |\n| --- | --- | --- | --- | --- |")
+    for way in WAYS:
+        pictures = studio.from_noise(prompts, way=way)
+        print(f"| {way.sampler} | {way.steps} | {way.scale} | {followed(scenes, pictures, judge)} |", flush=True)
+
+
 # --- pictures as a whole ---------------------------------------------------------------------------------------------
 
 
@@ -200,9 +225,13 @@ def main() -> None:
     parser.add_argument("--renders", type=int, default=500, metavar="N", help="for the first stage")
     parser.add_argument("--frechet", type=int, default=2000, metavar="N", help="pictures in each set; 0: skip")
     parser.add_argument("--voices", type=Path, metavar="SOURCE", help="recordings to paint from as well")
+    parser.add_argument("--ways", action="store_true", help="compare samplers, steps and scales, and nothing else")
     args = parser.parse_args()
     judge, studio = trained_judge(), Studio()
     scenes = new_scenes(args.pictures)
+    if args.ways:
+        compare_ways(studio, judge, scenes)
+        return
     drawn = np.stack([render(scene) for scene in scenes])
     prompts = [prompt_of(scene) for scene in scenes]
 
