@@ -8,6 +8,7 @@ published weights.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.attention import SpatialTransformer
@@ -77,6 +78,9 @@ class UNetModel(nn.Module):
         context_dim: width of the prompt's embedding.
         pool_context: the mean of the prompt's embeddings also joins the time embedding, as class labels do in Dhariwal
             & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
+        patch_size: side of the squares of latents that are taken together as one cell, with their channels side by side
+            (as in "Scalable Diffusion Models with Transformers", Peebles & Xie 2023): 2 saves three quarters of the
+            work. Published LDMs have 1.
 
     Raises:
         ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
@@ -98,6 +102,7 @@ class UNetModel(nn.Module):
         transformer_depth: int = 1,
         use_spatial_transformer: bool = True,
         pool_context: bool = False,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         if not use_spatial_transformer:
@@ -105,6 +110,8 @@ class UNetModel(nn.Module):
         if (num_heads == -1) == (num_head_channels == -1):
             raise ValueError("a U-Net config gives either num_heads or num_head_channels")
         self.model_channels = model_channels
+        self.patch_size = patch_size
+        self.multiple = patch_size * 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -124,7 +131,7 @@ class UNetModel(nn.Module):
 
         widths = [model_channels * mult for mult in channel_mult]
         ch = model_channels
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, ch, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels * patch_size**2, ch, 3, padding=1))])
         skips = [ch]
         for level, width in enumerate(widths):
             for _ in range(num_res_blocks):
@@ -147,20 +154,30 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(block)
 
         self.out = nn.Sequential(
-            nn.GroupNorm(32, ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1))
+            nn.GroupNorm(32, ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels * patch_size**2, 3, padding=1))
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
-        """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B]."""
+        """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
+
+        Raises:
+            ValueError: H or W that cannot be halved as often as the U-Net has levels.
+        """
+        height, width = x.shape[2:]
+        if height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"latents of {height}x{width} do not fit this U-Net: height and width must be multiples of "
+                f"{self.multiple}, of {8 * self.multiple} pixels"
+            )
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         if hasattr(self, "context_embed"):
             emb = emb + self.context_embed(context.mean(dim=1))
         skips = []
-        h = x
+        h = F.pixel_unshuffle(x, self.patch_size)
         for block in self.input_blocks:
             h = block(h, emb, context)
             skips.append(h)
         h = self.middle_block(h, emb, context)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
-        return self.out(h)
+        return F.pixel_shuffle(self.out(h), self.patch_size)

@@ -1,0 +1,46 @@
+"""What the built-in model's U-Net has that published ones have not: patches, and the prompt's mean."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+
+def unet(**changes) -> UNetModel:
+    torch.manual_seed(0)
+    options = {"model_channels": 32, "num_res_blocks": 1, "attention_resolutions": [2], "context_dim": 8}
+    model = UNetModel(
+        **{"in_channels": 4, "out_channels": 4, "channel_mult": [1, 2], "num_heads": 2, **options, **changes}
+    )
+    for parameter in model.parameters():  # the last layers start from zero, which would hide everything
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def test_patches_are_channels_to_the_network():
+    """With patches of 2 the network is the one of four times the channels, on a map of half the side."""
+    patched = unet(patch_size=2)
+    plain = unet(in_channels=16, out_channels=16)
+    plain.load_state_dict(patched.state_dict())
+    x, t, context = torch.randn(2, 4, 16, 8), torch.tensor([3, 700]), torch.randn(2, 5, 8)
+    with torch.inference_mode():
+        y = plain(rearrange(x, "b c (h p) (w q) -> b (c p q) h w", p=2, q=2), t, context)
+        expected = rearrange(y, "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
+        torch.testing.assert_close(patched(x, t, context), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (8, 10), (7, 8)])
+def test_sizes_that_cannot_be_halved_are_refused(height, width):
+    with pytest.raises(ValueError, match=rf"{height}x{width}.*multiples of 4, of 32 pixels"):
+        unet(patch_size=2)(torch.randn(1, 4, height, width), torch.tensor([3]), torch.randn(1, 5, 8))
+
+
+def test_mean_of_the_prompt_reaches_maps_without_attention():
+    model = unet(pool_context=True, attention_resolutions=[])
+    x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 8)
+    with torch.inference_mode():
+        for parameter in model.middle_block[1].proj_out.parameters():
+            parameter.zero_()  # the one attention that is always there
+        assert not torch.equal(model(x, t, context), model(x, t, context + 1.0))
+        torch.testing.assert_close(model(x, t, context.flip(1)), model(x, t, context))  # a mean has no order
