@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ldm.modules.diffusionmodules.util import zero_module
+from ldm.modules.diffusionmodules.util import GroupNorm, zero_module
 
 
 class GEGLU(nn.Module):
@@ -37,7 +37,11 @@ class FeedForward(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of `x` [B, N, query_dim] to `context` [B, M, context_dim]; to itself without context."""
+    """Multi-head attention of `x` [B, N, query_dim] to `context` [B, M, context_dim]; to itself without context.
+
+    A prompt stays the same through all steps of sampling: where nothing is trained, the keys and values of the last
+    `context` are kept for the next call with it.
+    """
 
     def __init__(self, query_dim: int, context_dim: int | None = None, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
@@ -48,15 +52,26 @@ class CrossAttention(nn.Module):
         self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim))
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None  # context, its keys and values
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        context = x if context is None else context
-        q, k, v = (
-            rearrange(t, "b n (h d) -> b h n d", h=self.heads)
-            for t in (self.to_q(x), self.to_k(context), self.to_v(context))
-        )
+        q = self._split(self.to_q(x))
+        k, v = self._keys_values(x) if context is None else self._kept_keys_values(context)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+    def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
+
+    def _kept_keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return self._keys_values(context)
+        if self._kept is None or self._kept[0] is not context:
+            self._kept = (context, *self._keys_values(context))
+        return self._kept[1:]
 
 
 class BasicTransformerBlock(nn.Module):
@@ -83,7 +98,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, heads: int, dim_head: int, depth: int, context_dim: int | None) -> None:
         super().__init__()
         inner_dim = heads * dim_head
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = GroupNorm(channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, inner_dim, 1)
         self.transformer_blocks = nn.ModuleList(
             BasicTransformerBlock(inner_dim, heads, dim_head, context_dim) for _ in range(depth)
@@ -96,6 +111,4 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         h = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])
-        if x.is_contiguous(memory_format=torch.channels_last):
-            h = h.contiguous(memory_format=torch.channels_last)
         return x + self.proj_out(h)

@@ -102,6 +102,17 @@ def test_loaded_model_is_ready_to_sample(folder):
     assert torch.allclose(model.alphas_cumprod, expected, atol=1e-6)
 
 
+def test_kernels_lie_channels_last_and_maps_follow(folder):
+    model = load_model(folder)
+    kernels = [tensor for tensor in model.state_dict().values() if tensor.ndim == 4]
+    assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    unet = model.model.diffusion_model
+    seen = []
+    unet.middle_block.register_forward_hook(lambda module, arguments, out: seen.append(out))
+    outputs(model)
+    assert not seen[0].is_contiguous() and seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def save_variant(target: Path, kind: str) -> None:
     pipeline = make_pipeline()
     if kind == "bin":

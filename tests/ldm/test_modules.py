@@ -1,5 +1,6 @@
 """U-Net, autoencoder and text encoder against diffusers' and LDMBert's, and against what is published of their keys."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from tiny_pipeline import (
     make_pipeline,
     make_text_encoder,
     make_unet,
+    randomise,
     relative_error,
 )
 from torch import nn
@@ -31,7 +33,9 @@ from ldm.diffusers_folder import (
     unet_name,
 )
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from ldm.modules.diffusionmodules.util import GroupNorm
 from ldm.util import instantiate_from_config
 
 TOLERANCE = 1e-5  # relative, in float32
@@ -93,6 +97,36 @@ def test_unet_agrees_with_diffusers(changes):
     assert relative_error(ours(x, t, context), expected) < TOLERANCE
     channels_last = ours.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), t, context)
     assert relative_error(channels_last, expected) < TOLERANCE
+
+
+@torch.no_grad()
+def test_keys_and_values_of_a_prompt_are_computed_once():
+    ours, _ = unet_pair()
+    fresh = copy.deepcopy(ours)
+    projections = [module.attn2.to_k for module in ours.modules() if isinstance(module, BasicTransformerBlock)]
+    computed = []
+    for projection in projections:
+        projection.register_forward_hook(lambda *_: computed.append(1))
+    x, first, second = torch.randn(1, 4, 8, 8), torch.randn(1, 7, WIDTH), torch.randn(1, 7, WIDTH)
+    for context in (first, first, second, first):
+        t = torch.tensor([len(computed)])
+        assert torch.equal(ours(x, t, context), fresh(x, t, context.clone()))
+    assert len(computed) == 3 * len(projections)
+    with torch.enable_grad():  # in training the projections change, and their gradients are needed
+        ours(x, t, first).sum().backward()
+    assert all(projection.weight.grad.abs().sum() > 0 for projection in projections)
+
+
+@pytest.mark.parametrize("size", [(2, 64, 8, 8), (1, 64, 32, 32), (2, 96, 16, 4)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_group_norm_is_torchs(size, layout):
+    ours, theirs = GroupNorm(size[1], eps=1e-6), nn.GroupNorm(32, size[1], eps=1e-6)
+    randomise(ours)
+    theirs.load_state_dict(ours.state_dict())
+    x = (3 * torch.randn(size) + 1).to(memory_format=layout)
+    normed = ours(x)
+    assert normed.is_contiguous(memory_format=layout)
+    assert torch.allclose(normed, theirs(x.contiguous()), atol=1e-5)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.modules.attention import SpatialTransformer
-from ldm.modules.diffusionmodules.util import Upsample, timestep_embedding, zero_module
+from ldm.modules.diffusionmodules.util import GroupNorm, Upsample, timestep_embedding, zero_module
 
 
 class ResBlock(nn.Module):
@@ -20,12 +20,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.in_layers = nn.Sequential(
-            nn.GroupNorm(32, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
-        )
+        self.in_layers = nn.Sequential(GroupNorm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(32, out_channels),
+            GroupNorm(out_channels),
             nn.SiLU(),
             nn.Identity(),  # dropout in the published layout; the key of the last layer stays out_layers.3
             zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -154,7 +152,7 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(block)
 
         self.out = nn.Sequential(
-            nn.GroupNorm(32, ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels * patch_size**2, 3, padding=1))
+            GroupNorm(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels * patch_size**2, 3, padding=1))
         )
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:

@@ -30,6 +30,25 @@ def zero_module(module: nn.Module) -> nn.Module:
     return module
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu & He 2018, arXiv 1803.08494) over maps [B, C, H, W] in 32 groups.
+
+    For maps below `SMALL` cells in channels-last memory torch's kernel for CPUs walks through memory in strides: at
+    [2, 128, 16, 16] in bfloat16 four times as slow as by way of contiguous memory and back.
+    """
+
+    SMALL = 1024  # cells, H · W; where torch itself changes its way
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__(32, channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        strided = x.device.type == "cpu" and not x.is_contiguous() and x.shape[-2:].numel() < self.SMALL
+        if not strided:
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
 class Upsample(nn.Module):
     """Double height and width by repetition, then a 3×3 convolution."""
 
