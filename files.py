@@ -28,13 +28,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file's content; of all files in order, if it is a folder.
+    """Hexadecimal sha256 of a file's content; of all files in order that are not hidden, if it is a folder.
 
     Raises:
         OSError: something cannot be read.
     """
+    parts = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        parts = [p for p in files if not any(name.startswith(".") for name in p.relative_to(path).parts)]
     digest = hashlib.sha256()
-    for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for part in parts:
         with part.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

@@ -34,6 +34,7 @@ DECIDED_BY_PICTURE = (
     "negative_prompt", "H", "W", "subject_idx", "x_T", "voice_strength", "seed", "n_samples", "n_iter", "ddim_steps",
     "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
 )  # fmt: skip
+UNSET = object()
 
 
 def build_parser() -> cli.CommandParser:
@@ -67,12 +68,13 @@ def build_parser() -> cli.CommandParser:
     add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="times N variations, with seeds "
         "that count on (default: 1)")  # fmt: skip
 
-    add = parser.add_argument_group("sampling").add_argument
+    sampling = parser.add_argument_group("sampling")
+    add, either = sampling.add_argument, sampling.add_mutually_exclusive_group().add_argument
     add("--ddim_steps", type=cli.bounded(int, 1, 1000), default=20, metavar="N", help="sampling steps, whatever the "
         "sampler (default: %(default)s)")  # fmt: skip
-    add("--sampler", choices=["ddim", "plms", "dpmpp"], default="dpmpp", help="DDIM, PLMS or DPM-Solver++(2M) "
+    either("--sampler", choices=["ddim", "plms", "dpmpp"], default="dpmpp", help="DDIM, PLMS or DPM-Solver++(2M) "
         "(default: %(default)s)")  # fmt: skip
-    add("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
+    either("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
     add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
         "(default: 0)")  # fmt: skip
     add("--scale", type=cli.bounded(float, 0, 100), default=4.0, metavar="S", help="guidance to the prompt; 1 is none, "
@@ -93,6 +95,8 @@ def build_parser() -> cli.CommandParser:
 
     add = parser.add_argument_group("output").add_argument
     add("--outdir", type=Path, default=config.OUTPUT_DIR, metavar="D", help="where pictures go (default: %(default)s)")
+    add("--preview_every", type=cli.bounded(int, 1, 1000), metavar="K", help="every K steps write what the pictures "
+        "become, small and in rough colours, to D/preview.png")  # fmt: skip
     add("--skip_grid", action="store_true", help="no overview of several pictures")
     add("--no_metadata", action="store_true", help="leave out of the pictures how they were made")
     return parser
@@ -129,19 +133,43 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
-    for name in DECIDED_BY_PICTURE if args.replay else ():
-        default = parser.get_default(name)
-        if getattr(args, name) != (subjects(default) if name == "subject_idx" else default):
-            parser.error(f"--{name} is decided by the picture that --replay makes again: leave it out")
+    # parsed again into a namespace that is not empty, no default takes the place of what was not given
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
+    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
+    if problem := without_effect(args, given):
+        parser.error(problem)
     return args
+
+
+def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
+    """What is wrong if an option that was `given` would be ignored beside the others."""
+    for name in DECIDED_BY_PICTURE if args.replay else ():
+        if name in given:
+            return f"--{name} is decided by the picture that --replay makes again: leave it out"
+    for name in ("subject_idx", "x_T", "voice_strength") if not args.init_latents else ():
+        if name in given:
+            return f"--{name} is about latents: name a file with --init_latents, or leave it out"
+    for name in ("negative_prompt", "guidance_interval") if args.scale == 1 else ():
+        if name in given:
+            return f"--{name} is about guidance, and --scale 1 is none: leave one of them out"
+    if "voice_strength" in given and args.x_T == "raw":
+        return "--voice_strength is for whitened latents, and --x_T raw leaves them as they are: leave one of them out"
+    if args.config and not (args.ckpt or args.model):
+        return "--config is the yaml of another model: name its weights with --ckpt or --model"
+    if not args.replay and (args.preview_every or 0) > args.ddim_steps:
+        return f"--preview_every {args.preview_every} is never reached in {args.ddim_steps} steps"
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
 
+    from tqdm import tqdm
+
     from ldm.job import Journal, run_job
     from ldm.painter import Painter, choose_device
     from ldm.pictures import read_latents, save_grid
+    from ldm.preview import Preview
     from ldm.spec import read_chunks
 
     device = choose_device(args.device)
@@ -164,11 +192,17 @@ def main(argv: list[str] | None = None) -> int:
     painter = Painter(inputs.weights, inputs.yaml, specs[0].precision, device)
     pictures = list(journal.finished.values())
     text_of = None if args.no_metadata else inputs.text_of
-    for path in run_job(specs, painter, inputs.start_noise, text_of, journal, args.outdir / "samples", args.batch_size):
-        print(f"picture: {path}", flush=True)
+    preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
+    samples = args.outdir / "samples"
+    for path in run_job(specs, painter, inputs.start_noise, text_of, journal, samples, args.batch_size, preview):
+        tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
+        sys.stdout.flush()
         pictures.append(path)
+    files = [*pictures, *([preview.path] if preview else [])]
     if len(pictures) > 1 and not args.skip_grid:
-        print(f"grid: {save_grid(pictures, args.outdir)}")
+        files.append(save_grid(pictures, args.outdir))
+    if len(files) > 1:
+        print("written:", *files)
     return 0
 
 

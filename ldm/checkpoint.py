@@ -6,19 +6,45 @@
 A model is a .safetensors or .ckpt file with a yaml beside it, or a folder as diffusers saves it.
 """
 
+import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from omegaconf import OmegaConf
-from torch import Tensor
-
 import cli
-from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
-from ldm.tensor_files import read_tensors, some
-from ldm.util import instantiate_from_config
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def get_parser() -> cli.CommandParser:
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("weights", metavar="FILE", type=Path, help="a .safetensors or .ckpt file, or a model's folder")
+    parser.add_argument("--config", type=cli.existing_file, help="its yaml (default: the one beside it)")
+    parser.add_argument("--to", metavar="OUT.safetensors", type=Path, help="convert it; never overwrites a file")
+    parser.add_argument("--dtype", choices=PRECISIONS, help="element type in OUT (default: as it is in FILE)")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with what one option forbids another."""
+    parser = get_parser()
+    args = parser.parse_args(argv)
+    if args.dtype and not args.to:
+        parser.error("--dtype says what --to OUT.safetensors is written in, which is missing")
+    return args
+
+
+if __name__ == "__main__":
+    parse()  # so that --help and a wrong flag answer before torch is imported
+
+import torch  # noqa: E402
+from omegaconf import OmegaConf  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder  # noqa: E402
+from ldm.tensor_files import read_tensors, some  # noqa: E402
+from ldm.util import instantiate_from_config  # noqa: E402
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import LatentDiffusion
@@ -31,7 +57,7 @@ LEFTOVERS = re.compile(
     r"|(first_stage_model\.)?model_ema\..*|first_stage_model\.(loss\..*|colorize)"
     r"|cond_stage_model\.transformer\.to_logits\..*"
 )
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
 
@@ -237,20 +263,8 @@ def _assign(
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def get_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(__doc__)
-    parser.add_argument("weights", metavar="FILE", type=Path, help="a .safetensors or .ckpt file, or a model's folder")
-    parser.add_argument("--config", type=cli.existing_file, help="its yaml (default: the one beside it)")
-    parser.add_argument("--to", metavar="OUT.safetensors", type=Path, help="convert it; never overwrites a file")
-    parser.add_argument("--dtype", choices=DTYPES, help="element type in OUT (default: as it is in FILE)")
-    return parser
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    if args.dtype and not args.to:
-        parser.error("--dtype says what --to OUT.safetensors is written in, which is missing")
+    args = parse(argv)
     from ldm.conversion import convert, describe
 
     weights, config = args.weights, args.config

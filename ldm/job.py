@@ -12,7 +12,11 @@ from tqdm import tqdm
 
 from ldm.painter import Painter
 from ldm.pictures import save_numbered
+from ldm.preview import Preview
 from ldm.spec import PictureSpec
+
+# tqdm's own, but always seconds a step, never steps a second
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
 
 
 class Journal:
@@ -65,8 +69,9 @@ def run_job(
     journal: Journal,
     folder: Path,
     batch_size: int,
+    preview: Preview | None = None,
 ) -> Iterator[Path]:
-    """Make the pictures of `specs` and yield the path of each once it is written, in order.
+    """Make the pictures of `specs` and yield the path of each once it is written, in order, with one progress bar.
 
     Args:
         specs: what to make; all of one size, sampler and number of steps.
@@ -75,16 +80,23 @@ def run_job(
         journal: what is finished already; emptied at the end.
         folder: where pictures go.
         batch_size: pictures sampled together.
+        preview: what to show of each batch while it is sampled.
     """
     left = [index for index in range(len(specs)) if index not in journal.finished]
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
-    with tqdm(total=len(left), desc="pictures", unit="picture", disable=len(batches) < 2) as bar:
+    with tqdm(total=len(batches) * specs[0].steps, desc="sampling", unit="step", bar_format=BAR) as bar:
+
+        def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
+            bar.update()
+            if preview is not None:
+                preview.show(painter.model, i, pred_x0)
+
         for batch in batches:
             chosen = [specs[index] for index in batch]
-            for index, spec, picture in zip(batch, chosen, painter.paint(chosen, start_noise(chosen)), strict=True):
+            pictures = painter.paint(chosen, start_noise(chosen), after_step)
+            for index, spec, picture in zip(batch, chosen, pictures, strict=True):
                 path = save_numbered(picture, folder, stem(spec), text_of(spec) if text_of else None)
                 if len(specs) > 1:
                     journal.add(index, path)
-                bar.update()
                 yield path
     journal.close()

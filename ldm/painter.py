@@ -1,7 +1,7 @@
 """From start noise and prompts to pictures: a loaded model, a sampler, the decoder."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from ldm.checkpoint import DTYPES, load_model
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
-from ldm.models.diffusion.sampling import Sampler
+from ldm.models.diffusion.sampling import Sampler, StepCallback
 from ldm.pictures import to_uint8
 from ldm.spec import PictureSpec
 
@@ -56,21 +56,28 @@ class Painter:
         """
         self.weights, self.config, self.precision, self.device = weights, config, precision, device
         self._named: set[str] = set()  # unknown words
-        self.model = load_model(weights, config, dtype=DTYPES[precision], device=device)
+        self._load()
 
-    def paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> np.ndarray:
-        """Pictures [B, H, W, 3] uint8 from start noise `x_T` [B, C, H / 8, W / 8], with a progress bar.
+    def _load(self) -> None:
+        self._embeddings: dict[str, Tensor] = {}  # [1, M, D] of the prompts of the last pictures
+        self.model = load_model(self.weights, self.config, dtype=DTYPES[self.precision], device=self.device)
+
+    def paint(self, specs: Sequence[PictureSpec], x_T: Tensor, callback: StepCallback | None = None) -> np.ndarray:
+        """Pictures [B, H, W, 3] uint8 from start noise `x_T` [B, C, H / 8, W / 8].
 
         The specs may differ in prompts and seeds, and must not in anything else. What low precision spoils (NaN, or
         nothing but black) is done again in float32, and so is all that comes after it.
+
+        Args:
+            callback: called as callback(i, x, pred_x0) after each step i; without it there is a progress bar.
         """
         self._name_unknown_words([prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
-        pictures = self._paint(specs, x_T)
+        pictures = self._paint(specs, x_T, callback)
         if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):
             print(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
             self.precision = "fp32"
-            self.model = load_model(self.weights, self.config, dtype=torch.float32, device=self.device)
-            pictures = self._paint(specs, x_T)
+            self._load()
+            pictures = self._paint(specs, x_T, callback)
         return to_uint8(pictures.nan_to_num(nan=-1.0))
 
     def _name_unknown_words(self, prompts: Sequence[str]) -> None:
@@ -80,20 +87,35 @@ class Painter:
             print(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
             self._named |= unknown
 
+    def _embed(self, prompts: Iterable[str]) -> Tensor:
+        """Embeddings [B, M, D] of `prompts`; each is encoded alone, and once for all batches in a row that have it."""
+        rows = []
+        for prompt in prompts:
+            if prompt not in self._embeddings:
+                self._embeddings[prompt] = self.model.get_learned_conditioning([prompt])
+            rows.append(self._embeddings[prompt])
+        return torch.cat(rows)
+
     @torch.inference_mode()
-    def _paint(self, specs: Sequence[PictureSpec], x_T: Tensor) -> Tensor:
+    def _paint(self, specs: Sequence[PictureSpec], x_T: Tensor, callback: StepCallback | None) -> Tensor:
         spec = specs[0]
+        wanted = {prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)}
+        self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in wanted}
         samples, _ = SAMPLERS[spec.sampler](self.model).sample(
             S=spec.steps,
             batch_size=len(x_T),
             shape=tuple(x_T.shape[1:]),
-            conditioning=self.model.get_learned_conditioning([spec.prompt for spec in specs]),
-            unconditional_conditioning=self.model.get_learned_conditioning([spec.negative_prompt for spec in specs]),
+            conditioning=self._embed(spec.prompt for spec in specs),
+            unconditional_conditioning=(
+                self._embed(spec.negative_prompt for spec in specs) if spec.scale != 1 else None
+            ),
             unconditional_guidance_scale=spec.scale,
             guidance_interval=spec.guidance_interval,
             eta=spec.eta,
             x_T=x_T,
             seeds=[spec.seed for spec in specs],
+            callback=callback,
+            verbose=callback is None,
             desc="sampling",
         )
         # one at a time: at 256×256 the decoder needs more memory than the whole of the sampling

@@ -11,7 +11,7 @@ import pytest
 
 import cli
 import config
-from files import atomic_path
+from files import atomic_path, sha256_of
 
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
@@ -65,6 +65,17 @@ def test_atomic_path_keeps_the_old_file_if_writing_fails(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and list(target.parent.iterdir()) == [target]
+
+
+def test_the_hash_of_a_folder_is_that_of_what_is_to_be_seen_in_it(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model.bin").write_bytes(b"weights")
+    before = sha256_of(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "when").write_text("a download leaves its notes")
+    assert sha256_of(tmp_path) == before
+    (tmp_path / "unet" / "model.bin").write_bytes(b"other weights")
+    assert sha256_of(tmp_path) != before
 
 
 def test_a_terminated_script_leaves_no_temporary_file(tmp_path):

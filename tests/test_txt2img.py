@@ -1,6 +1,7 @@
 """txt2img.py and the built-in model, as a user runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,12 +201,12 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
     painted: list[str] = []
     paint_batch = Painter.paint
 
-    def paint_until_the_third(self, specs, x_T):
+    def paint_until_the_third(self, specs, *rest):
         if len(painted) == 2:
             painted.append("interrupted")
             raise KeyboardInterrupt
         painted.append(specs[0].prompt)
-        return paint_batch(self, specs, x_T)
+        return paint_batch(self, specs, *rest)
 
     monkeypatch.setattr(Painter, "paint", paint_until_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -231,6 +232,41 @@ def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, 
     spoiled = paint(tmp_path / "bf16", "--precision", "bf16")[0]
     np.testing.assert_array_equal(spoiled, full)
     assert "bf16 gave no picture; again in fp32" in capsys.readouterr().err
+
+
+def test_the_preview_shows_what_becomes(tmp_path):
+    seeds = [paint(tmp_path / str(seed), "--seed", seed, "--preview_every", 3)[0] for seed in (1, 2)]
+    preview = np.asarray(Image.open(tmp_path / "1" / "preview.png").convert("RGB"), float)
+    assert preview.shape == (128, 128, 3)
+    pictures = [np.asarray(Image.fromarray(picture).resize((128, 128), Image.BOX), float) for picture in seeds]
+    own, other = (np.corrcoef(preview.ravel(), picture.ravel())[0, 1] for picture in pictures)
+    assert own > 0.8 and other < 0.5
+
+
+def test_one_bar_for_the_job_and_a_last_line_that_names_every_file(tmp_path):
+    arguments = ["--n_samples", 3, "--batch_size", 2, "--ddim_steps", 4, "--H", 64, "--W", 64, "--preview_every", 2]
+    result = run(*arguments, data=tmp_path)
+    assert result.returncode == 0, result.stderr
+    bars = re.findall(r"(\d+)/(\d+) \[.* ?s/step", result.stderr)
+    assert bars[-1] == ("8", "8") and {total for _, total in bars} == {"8"}
+    written = {path for path in (tmp_path / "outputs").rglob("*.png")}
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("written: ") and set(map(Path, last.split()[1:])) == written and len(written) == 5
+
+
+def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
+    from ldm.models.diffusion.ddpm import LatentDiffusion
+
+    encode, encoded = LatentDiffusion.get_learned_conditioning, []
+    monkeypatch.setattr(
+        LatentDiffusion, "get_learned_conditioning", lambda self, p: (encoded.extend(p), encode(self, p))[1]
+    )
+    small = ["--H", 64, "--W", 64, "--n_samples", 3, "--batch_size", 1]
+    paint(tmp_path / "a", *small)
+    assert encoded == ["a golden spiral on purple", ""]
+    encoded.clear()
+    paint(tmp_path / "b", *small, "--scale", 1)
+    assert encoded == ["a golden spiral on purple"]
 
 
 def test_precisions_agree(tmp_path):
@@ -298,6 +334,16 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--ddim_eta", 0.5], 2, "add --sampler ddim"),
         (["--ckpt", "VOICES"], 1, "there is no voices.yaml beside it"),
         (["--colour", "red"], 2, "--colour"),
+        (["--plms", "--sampler", "ddim"], 2, "--sampler: not allowed with argument --plms"),
+        (["--subject_idx", 0], 2, "--subject_idx is about latents: name a file with --init_latents"),
+        (["--voice_strength", 0.9], 2, "--voice_strength is about latents"),
+        (["--x_T", "whitened"], 2, "--x_T is about latents"),
+        (["--voice_strength", 0.5, "--x_T", "raw", "--init_latents", "VOICES"], 2, "--x_T raw leaves them as they are"),
+        (["--scale", 1, "--negative_prompt", "blue"], 2, "--scale 1 is none"),
+        (["--scale", 1, "--guidance_interval", 0, 1], 2, "--scale 1 is none"),
+        (["--config", config.BUILTIN_MODEL_WEIGHTS], 2, "name its weights with --ckpt or --model"),
+        (["--preview_every", 0], 2, "from 1 to 1000"),
+        (["--preview_every", 21], 2, "is never reached in 20 steps"),
         (["--subject_idx", "5-3"], 2, "0,3,5-9"),
         (["--guidance_interval", 0.9, 0.1], 2, "LO must not be above HI"),
         (["--model", "nowhere"], 1, "there is no model folder"),

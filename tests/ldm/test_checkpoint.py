@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_pipeline import PROMPT, SIZE, make_pipeline, relative_error
+from tiny_pipeline import PROMPT, SIZE, WORDS, make_pipeline, relative_error
 
 import config
 from ldm import checkpoint
@@ -145,6 +145,50 @@ def save_variant(target: Path, kind: str) -> None:
 def test_every_way_that_diffusers_saves_is_read(tmp_path, state, kind):
     save_variant(tmp_path, kind)
     assert same(load_model(tmp_path), state)
+
+
+# what the files of CompVis/ldm-text2im-large-256, made with diffusers 0.1, say of themselves beside the sizes
+HUB_KEYS = {
+    "unet": ("_class_name act_fn attention_head_dim block_out_channels center_input_sample cross_attention_dim "
+        "down_block_types downsample_padding flip_sin_to_cos freq_shift in_channels layers_per_block "
+        "mid_block_scale_factor norm_eps norm_num_groups out_channels sample_size up_block_types"),
+    "vqvae": ("_class_name act_fn block_out_channels down_block_types in_channels latent_channels layers_per_block "
+        "norm_num_groups out_channels sample_size up_block_types"),
+    "bert": ("activation_function d_model encoder_attention_heads encoder_ffn_dim encoder_layers head_dim "
+        "max_position_embeddings model_type scale_embedding vocab_size"),
+    "scheduler": "_class_name beta_end beta_schedule beta_start clip_sample num_train_timesteps trained_betas",
+}  # fmt: skip
+
+
+def save_as_on_the_hub(target: Path) -> None:
+    """Pickled weights, the first names of the autoencoder's attention, short jsons, a vocabulary without more."""
+    save_variant(target, "old names")
+    (target / "vae").rename(target / "vqvae")
+    for part, name in (("unet", "diffusion_pytorch"), ("vqvae", "diffusion_pytorch"), ("bert", "pytorch")):
+        (weights,) = (target / part).glob("*.safetensors")
+        torch.save(load_file(weights), target / part / f"{name}_model.bin")
+        weights.unlink()
+    for part, keys in HUB_KEYS.items():
+        path = next((target / part).glob("*config.json"))
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({key: content[key] for key in keys.split() if key in content}))
+    for path in (target / "tokenizer").iterdir():
+        path.unlink()
+    (target / "tokenizer" / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+
+
+def test_the_layout_of_the_hub_is_read(tmp_path, folder, state, capsys):
+    path = tmp_path / "ldm-text2im-large-256"
+    save_as_on_the_hub(path)
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    assert {"unet/diffusion_pytorch_model.bin", "bert/pytorch_model.bin", "tokenizer/vocab.txt"} <= names
+    assert find_model(path) == (path, None)
+    model = load_model(path)
+    assert same(model, state)
+    for ours, theirs in zip(outputs(model), outputs(load_model(folder)), strict=True):
+        assert relative_error(ours, theirs) < 1e-6
+    checkpoint.main([str(path)])
+    assert "missing: nothing" in capsys.readouterr().out
 
 
 def test_fp16_variant_is_read_where_there_is_nothing_else(tmp_path, state):
@@ -603,6 +647,17 @@ def test_wrong_command_lines_end_with_one_line(arguments, words, capsys):
     assert caught.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and words in message
+
+
+@pytest.mark.parametrize("arguments, status", [(["--help"], 0), (["a.ckpt", "--dtype", "bf16"], 2)])
+def test_help_and_a_wrong_flag_answer_before_torch_is_imported(arguments, status):
+    code = (
+        f"import runpy, sys\nsys.argv = ['ldm.checkpoint', *{arguments}]\n"
+        "try: runpy.run_module('ldm.checkpoint', run_name='__main__')\n"
+        f"except SystemExit as leaving: assert leaving.code == {status}\n"
+        "assert not {'torch', 'numpy', 'omegaconf'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=config.REPO_DIR, check=True, capture_output=True)
 
 
 def test_written_file_is_aligned_and_exact(tmp_path):
