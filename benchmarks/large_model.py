@@ -127,7 +127,9 @@ def load(weights: Path, precision: str) -> float:
 def diffusers_unet(params: dict[str, Any]) -> torch.nn.Module:
     """diffusers' U-Net by the yaml's parameters, channels last, with its own random weights."""
     from diffusers import UNet2DConditionModel
+    from diffusers.utils.logging import set_verbosity_error
 
+    set_verbosity_error()
     widths = [params["model_channels"] * mult for mult in params["channel_mult"]]
     attends = [2**level in params["attention_resolutions"] for level in range(len(widths))]
     unet = UNet2DConditionModel(

@@ -1,5 +1,6 @@
 """Many pictures in one go: in batches, numbered, and going on where an interrupted run of the same job stopped."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -84,7 +85,8 @@ def run_job(
     """
     left = [index for index in range(len(specs)) if index not in journal.finished]
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
-    with tqdm(total=len(batches) * specs[0].steps, desc="sampling", unit="step", bar_format=BAR) as bar:
+    total = len(batches) * specs[0].steps
+    with tqdm(total=total, desc="sampling", unit="step", bar_format=BAR, disable=not left) as bar:
 
         def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
             bar.update()
@@ -94,7 +96,10 @@ def run_job(
         for batch in batches:
             chosen = [specs[index] for index in batch]
             pictures = painter.paint(chosen, start_noise(chosen), after_step)
-            for index, spec, picture in zip(batch, chosen, pictures, strict=True):
+            for place, (index, spec, picture) in enumerate(zip(batch, chosen, pictures, strict=True)):
+                spec = dataclasses.replace(spec, precision=painter.precision)  # what it came to
+                if len(batch) > 1:
+                    spec = dataclasses.replace(spec, batch_size=len(batch), batch_index=place)
                 path = save_numbered(picture, folder, stem(spec), text_of(spec) if text_of else None)
                 if len(specs) > 1:
                     journal.add(index, path)

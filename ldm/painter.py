@@ -65,12 +65,16 @@ class Painter:
     def paint(self, specs: Sequence[PictureSpec], x_T: Tensor, callback: StepCallback | None = None) -> np.ndarray:
         """Pictures [B, H, W, 3] uint8 from start noise `x_T` [B, C, H / 8, W / 8].
 
-        The specs may differ in prompts and seeds, and must not in anything else. What low precision spoils (NaN, or
-        nothing but black) is done again in float32, and so is all that comes after it.
+        The specs may differ in prompts and seeds, and must not in anything else. A single one that says that it was
+        painted in a batch is painted in such a batch of itself, so that it comes out the same to the last bit. What
+        low precision spoils (NaN, or nothing but black) is done again in float32, and so is all that comes after it.
 
         Args:
             callback: called as callback(i, x, pred_x0) after each step i; without it there is a progress bar.
         """
+        if len(specs) == 1 and specs[0].batch_size > 1:
+            size, index = specs[0].batch_size, specs[0].batch_index
+            return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), callback)[index : index + 1]
         self._name_unknown_words([prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
         pictures = self._paint(specs, x_T, callback)
         if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
+MAX_BATCH_SIZE = 256
 WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
 
 
@@ -32,6 +33,8 @@ class PictureSpec:
     x_T: str  # auto, whitened or raw
     voice_strength: float
     precision: str  # what the weights are rounded to
+    batch_size: int = 1  # pictures that were sampled together: sums of products may round differently with their number
+    batch_index: int = 0  # its place among them
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PictureSpec":
@@ -54,6 +57,8 @@ class PictureSpec:
                 raise ValueError(f"{name} is {value!r}")
         if spec.subject is not None and (isinstance(spec.subject, bool) or not isinstance(spec.subject, int)):
             raise ValueError(f"subject is {spec.subject!r}")
+        if not 0 <= spec.batch_index < spec.batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"it is number {spec.batch_index} of a batch of {spec.batch_size}")
         return spec
 
 
