@@ -162,11 +162,18 @@ def guided_step(weights: Path, params: dict[str, Any], precision: str, repeat: i
     return tuple(statistics.median(column) for column in zip(*seconds[1:], strict=True))  # the first ones warm up
 
 
-def picture(weights: Path, folder: Path) -> float:
-    """Seconds of txt2img.py from its start to its end."""
+def picture(weights: Path, folder: Path) -> tuple[float, float]:
+    """Seconds of txt2img.py from its start to its end, and the peak of its anonymous memory in bytes."""
     command = [sys.executable, ROOT / "txt2img.py", "--ckpt", weights, "--ddim_steps", str(STEPS), "--scale", "5"]
     command += ["--prompt", "word1 word2", "--outdir", folder]
-    return seconds_of(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    start, peak = time.perf_counter(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, anonymous_memory(process.pid))
+        time.sleep(0.01)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with status {process.returncode}")
+    return time.perf_counter() - start, peak
 
 
 def main() -> None:
@@ -199,10 +206,10 @@ def main() -> None:
             bar = f"{theirs:.2f} s" + (" and 1.00 s" if precision == "bf16" else "")
             print(f"| one guided step, {precision} | {ours:.3f} s | {theirs:.3f} s | {bar} |", flush=True)
         for label, weights in ((".ckpt", ckpt), ("converted file", converted)):
-            seconds = statistics.median(picture(weights, folder / "out") for _ in range(args.repeat))
-            print(
-                f"| a picture by txt2img.py, {STEPS} steps, from the {label} | {seconds:.1f} s | – | 35 s |", flush=True
-            )
+            runs = [picture(weights, folder / "out") for _ in range(args.repeat)]
+            seconds, peak = (statistics.median(column) for column in zip(*runs, strict=True))
+            print(f"| a picture by txt2img.py, {STEPS} steps, from the {label} | {seconds:.1f} s | – | 35 s |")
+            print(f"| … peak anonymous memory | {peak / GIGA:.2f} GB | – | – |", flush=True)
 
 
 if __name__ == "__main__":
