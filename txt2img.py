@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
         sys.stdout.flush()
         pictures.append(path)
-    files = [*pictures, *([preview.path] if preview else [])]
+    files = [*pictures, *([preview.path] if preview and preview.path.is_file() else [])]
     if len(pictures) > 1 and not args.skip_grid:
         files.append(save_grid(pictures, args.outdir))
     if len(files) > 1:
