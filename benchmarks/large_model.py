@@ -9,6 +9,7 @@ Prints medians. It needs 14 GB of memory; the files are in the page cache when t
 import argparse
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small shape, to try this program")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for 10 GB of files")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda received, _: sys.exit(128 + received))  # so that the files go also then
     chosen = choose_precision("auto", torch.device("cpu"))
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, chosen precision {chosen}", flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
