@@ -24,6 +24,7 @@ LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]
 # --- what makes a recording a poor start for a picture ---------------------------------------------------------------
 SHORT_SECONDS = 0.3  # about one syllable
 QUIET_PEAK = 0.003  # -50 dB of full scale: hardly more than the noise of a sound card
+CLIPPED_SHARE = 0.001  # of the samples at full scale: from here on it can be heard as distortion
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent
@@ -46,6 +47,7 @@ LATENT_TENSOR_PT = DATA_DIR / "latents" / "audio_latents_batch.pt"
 TEMP_AUDIO_WAV = ROOT_DIR / "temp_live_audio.wav"
 LIVE_LATENT_PT = ROOT_DIR / "live_latent.pt"
 OUTPUT_DIR = ROOT_DIR / "outputs" / "txt2img-samples"
+SESSIONS_DIR = ROOT_DIR / "outputs" / "sessions"
 
 
 def calibration_dirs() -> list[Path]:

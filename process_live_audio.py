@@ -4,17 +4,19 @@ Uses your own statistics if phase 1 has been run, else the built-in calibration.
 plain z-score of the recording.
 """
 
+import argparse
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
 import config
+from live import standby
 
 if TYPE_CHECKING:
     from audio.features import Recording
-
-CLIPPED = 0.001  # share of the samples at full scale that can be heard as distortion
 
 
 def build_parser() -> cli.CommandParser:
@@ -22,7 +24,6 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--input_file",
         type=cli.existing_file,
-        required=True,
         metavar="F",
         help="the recording: wav, flac, ogg, mp3, aiff, ...",
     )
@@ -33,12 +34,44 @@ def build_parser() -> cli.CommandParser:
         metavar="F",
         help="the latent, a .pt file (default: %(default)s)",
     )
+    parser.add_argument("--standby", action="store_true", help=standby.HELP)
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = build_parser().parse_args(argv)
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if not options.input_file and not options.standby:
+        parser.error("the following arguments are required: --input_file")
+    return options
 
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    if options.standby:
+        return standby.serve(parse, argv, lambda request: {"latent": str(make_latent(request))}, rehearse)
+    make_latent(options)
+    return 0
+
+
+def rehearse() -> None:
+    """Do once, with noise in place of a voice, what `make_latent` does."""
+    import numpy as np
+    import soundfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        recording, latent = Path(folder, "noise.wav"), Path(folder, "noise.pt")
+        soundfile.write(recording, np.random.default_rng(0).normal(0, 0.1, 48_000), 48_000)  # 1 s, to be resampled
+        make_latent(parse([f"--input_file={recording}", f"--output_file={latent}"]))
+
+
+def make_latent(options: argparse.Namespace) -> Path:
+    """Write the latent of a recording.
+
+    Raises:
+        ValueError: the recording, or the calibration, is none.
+        OSError: a file cannot be read or written.
+    """
     from audio import features
     from audio.calibration import Calibration
 
@@ -67,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.save(latent, file)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {options.output_file} --prompt "..."')
-    return 0
+    return options.output_file
 
 
 def warn(recording: "Recording") -> None:
@@ -76,7 +109,7 @@ def warn(recording: "Recording") -> None:
         print(
             f"warning: {recording.seconds:.2f} s of sound; speak for {config.SHORT_SECONDS} s at least", file=sys.stderr
         )
-    if recording.clipped > CLIPPED:
+    if recording.clipped > config.CLIPPED_SHARE:
         print(f"warning: {recording.clipped:.1%} of the samples are clipped; speak softer", file=sys.stderr)
     if recording.peak < config.QUIET_PEAK:
         print(f"warning: the loudest sample is {recording.peak:.4f} of full scale; speak louder", file=sys.stderr)

@@ -9,24 +9,27 @@ examples:
 """
 
 import argparse
+import functools
 import hashlib
 import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cli
 import config
 from files import sha256_of
+from live import standby
 
 if TYPE_CHECKING:
     import torch
     from PIL.PngImagePlugin import PngInfo
     from torch import Tensor
 
+    from ldm.painter import Painter
     from ldm.spec import PictureSpec, Provenance
 
 # what a replayed picture says of itself, so that no option may say otherwise
@@ -99,6 +102,7 @@ def build_parser() -> cli.CommandParser:
         "become, small and in rough colours, to D/preview.png")  # fmt: skip
     add("--skip_grid", action="store_true", help="no overview of several pictures")
     add("--no_metadata", action="store_true", help="leave out of the pictures how they were made")
+    add("--standby", action="store_true", help=standby.HELP)
     return parser
 
 
@@ -131,6 +135,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
     if args.model and args.ckpt:
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
+    if args.standby and (args.replay or args.from_file):
+        parser.error("--standby waits for requests, and takes --replay or --from_file in them: leave it out here")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
     # parsed again into a namespace that is not empty, no default takes the place of what was not given
@@ -146,7 +152,7 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
     for name in DECIDED_BY_PICTURE if args.replay else ():
         if name in given:
             return f"--{name} is decided by the picture that --replay makes again: leave it out"
-    for name in ("subject_idx", "x_T", "voice_strength") if not args.init_latents else ():
+    for name in ("subject_idx", "x_T", "voice_strength") if not (args.init_latents or args.standby) else ():
         if name in given:
             return f"--{name} is about latents: name a file with --init_latents, or leave it out"
     for name in ("negative_prompt", "guidance_interval") if args.scale == 1 else ():
@@ -163,11 +169,34 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if args.standby:
+        return standby.serve(parse, argv, lambda asked: {"pictures": [*map(str, paint(asked))]}, lambda: rehearse(args))
+    paint(args)
+    return 0
 
+
+def rehearse(args: argparse.Namespace) -> None:
+    """Load, and paint once what the mean of all voices gives, to nowhere."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        mean = Path(folder, "mean.pt")
+        torch.save(torch.zeros(1, config.LATENT_CHANNELS, args.H // 8, args.W // 8), mean)
+        changes = {"init_latents": mean, "subject_idx": [0], "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
+        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}))
+
+
+def paint(args: argparse.Namespace) -> list[Path]:
+    """Make the pictures that a command line asks for; print and return where they are.
+
+    Raises:
+        ValueError: latents, model and options do not go together, or one of them is broken.
+        OSError: a file cannot be read or written.
+    """
     from tqdm import tqdm
 
     from ldm.job import Journal, run_job
-    from ldm.painter import Painter, choose_device
+    from ldm.painter import choose_device
     from ldm.pictures import read_latents, save_grid
     from ldm.preview import Preview
     from ldm.spec import read_chunks
@@ -189,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     journal = Journal(args.outdir, specs, f"{inputs.weights} {chosen}")
     if journal.finished:
         print(f"going on: {len(journal.finished)} of {len(specs)} pictures are there already")
-    painter = Painter(inputs.weights, inputs.yaml, specs[0].precision, device)
+    painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
     pictures = list(journal.finished.values())
     text_of = None if args.no_metadata else inputs.text_of
     preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
@@ -203,7 +232,21 @@ def main(argv: list[str] | None = None) -> int:
         files.append(save_grid(pictures, args.outdir))
     if len(files) > 1:
         print("written:", *files)
-    return 0
+    return pictures
+
+
+@functools.lru_cache(maxsize=1)
+def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "Painter":
+    """The model, kept for the next request."""
+    from ldm.painter import Painter
+
+    return Painter(weights, yaml, precision, device)
+
+
+@functools.cache
+def model_sha256(weights: Path) -> "Future[str]":
+    """Of the weights, which are loaded meanwhile: hashing gigabytes takes seconds."""
+    return ThreadPoolExecutor(1).submit(sha256_of, weights)
 
 
 def make_writable(folder: Path) -> None:
@@ -281,8 +324,7 @@ class Inputs:
         """
         self.weights, self.yaml, self.latents = weights, yaml, latents
         self.whitening = self._calibration_sha256 = None
-        # hashing gigabytes takes seconds, in which the model is loaded
-        self._model_sha256 = ThreadPoolExecutor(1).submit(sha256_of, weights)
+        self._model_sha256 = model_sha256(weights)
         if latents is not None and specs[0].x_T != "raw":
             self._choose_whitening(latents[sorted({spec.subject for spec in specs})], specs[0].x_T)
 

@@ -1,0 +1,117 @@
+"""A script that stands by: loaded, then one request a line on standard input, and one answer a line on standard output.
+
+Both are JSON objects. The first line, {"ready": true}, comes once everything is loaded. A request holds options of the
+command line by their names, {"prompt": "calm blue waves", "seed": 7}; those that were given at the start hold where a
+request does not say otherwise. An answer holds what the script makes, or {"error": why not}, and in "said" the lines
+that it would have printed. Progress and warnings go to standard error. The end of standard input ends the script, once
+all requests are answered; the end of whoever started it ends it at once.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cli
+
+HELP = "load everything, then answer one request a line on standard input, all in JSON: see live/standby.py"
+LAST_WORDS = 5.0  # seconds for cleaning up where nobody is left to answer to, before the process just ends
+
+Request = dict[str, Any]
+Parse = Callable[[Sequence[str]], argparse.Namespace]
+
+
+def serve(
+    parse: Parse,
+    argv: Sequence[str] | None,
+    answer: Callable[[argparse.Namespace], Request],
+    rehearse: Callable[[], None],
+) -> int:
+    """Answer requests until standard input ends.
+
+    Args:
+        parse: as the command line is parsed.
+        argv: the command line; None: that of this process.
+        answer: does what one command line asks for.
+        rehearse: loads, and does everything once, so that the first request is answered as fast as any other.
+
+    Raises:
+        ValueError, OSError, RuntimeError: from `rehearse`, so that nobody waits for a script that cannot work.
+    """
+    answers = sys.stdout
+    argv = [option for option in (sys.argv[1:] if argv is None else argv) if option != "--standby"]
+    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, os.getppid()), daemon=True).start()
+    with contextlib.redirect_stdout(sys.stderr):  # nothing but answers on standard output, whatever libraries print
+        with contextlib.redirect_stdout(io.StringIO()):
+            rehearse()
+        _send(answers, {"ready": True})
+        while (line := requests.get()) is not None:
+            _send(answers, _answer_to(line, parse, argv, answer))
+    return 0
+
+
+def _listen(requests: "queue.SimpleQueue[bytes | None]", starter: int) -> None:
+    """Hand lines on; at the end of standard input find out whether whoever started this is still there."""
+    left = b""
+    with contextlib.suppress(OSError):  # it is closed
+        while came := os.read(0, 65536):  # not sys.stdin.readline: see terminal.Keyboard
+            *lines, left = (left + came).split(b"\n")
+            for line in lines:
+                requests.put(line)
+    requests.put(None)
+    while os.getppid() == starter:
+        time.sleep(0.05)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)  # which wakes it: temporary files go
+    time.sleep(LAST_WORDS)
+    os._exit(1)
+
+
+def _answer_to(
+    line: bytes, parse: Parse, argv: Sequence[str], answer: Callable[[argparse.Namespace], Request]
+) -> Request:
+    said = io.StringIO()
+    try:
+        options = _options(json.loads(line), parse, argv)
+        with contextlib.redirect_stdout(said):
+            content = answer(options)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        content = {"error": cli.describe(error)}
+    return {**content, "said": said.getvalue().splitlines()}
+
+
+def _options(request: object, parse: Parse, argv: Sequence[str]) -> argparse.Namespace:
+    """The command line that a request stands for.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    if not isinstance(request, dict):
+        raise ValueError('a request is a JSON object of options, as {"prompt": "calm blue waves"}')
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parse([*argv, *(word for name, value in request.items() for word in _words(name, value))])
+    except SystemExit:  # argparse's way
+        raise ValueError(complaint.getvalue()) from None
+
+
+def _words(name: str, value: object) -> list[str]:
+    """An option of the command line: true and false switch, lists are several words, null leaves it out."""
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [f"--{name}"]
+    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+
+
+def _send(stream: io.TextIOBase, content: Request) -> None:
+    print(json.dumps(content), file=stream, flush=True)

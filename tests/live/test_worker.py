@@ -1,0 +1,147 @@
+"""A script that stands by and the program that asks it: two real processes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import config
+from live.worker import Worker, WorkerDied, WorkerError, end
+
+PATIENCE = 4.0  # seconds, in which a busy machine starts a small script
+SCRIPT = """
+import os, sys, time
+import cli
+from live import standby
+
+def parse(argv):
+    parser = cli.CommandParser("a script")
+    parser.add_argument("--do", choices=["add", "raise", "die", "sleep", "litter"], default="add")
+    parser.add_argument("--numbers", type=float, nargs="+", default=[])
+    parser.add_argument("--flag", action="store_true")
+    parser.add_argument("--standby", action="store_true")
+    return parser.parse_args(argv)
+
+def answer(options):
+    print("said")
+    print("warned", file=sys.stderr)
+    print("\\rsampling: 50%|##  |", end="", file=sys.stderr, flush=True)
+    if options.do == "raise":
+        raise ValueError("of\\n no use")
+    if options.do == "die":
+        sys.stderr.write("Traceback\\nlast words\\n")
+        os._exit(3)
+    if options.do == "sleep":
+        time.sleep(30)
+    if options.do == "litter":
+        os.write(1, b"this is no JSON\\n")
+    return {"sum": sum(options.numbers), "flag": options.flag, "process": os.getpid()}
+
+cli.run(lambda: standby.serve(parse, None, answer, lambda: print("loading")))
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.fixture
+def worker(script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(config.REPO_DIR))
+    worker = Worker(script, ["--numbers", "1", "2"], bars.append, PATIENCE)
+    bars.clear()
+    yield worker
+    end([worker])
+
+
+bars: list[str] = []
+
+
+def test_requests_are_options(worker):
+    worker.await_ready()
+    answer = worker.ask(numbers=[3, 4.5], flag=True)
+    assert (answer.content["sum"], answer.content["flag"]) == (7.5, True)
+    assert (answer.said, answer.warned) == (["said"], ["warned"])
+    assert bars == ["sampling: 50%|##  |", ""]
+    again = worker.ask(flag=False)
+    assert (again.content["sum"], again.content["flag"]) == (3, False)
+    assert again.content["process"] == answer.content["process"]
+
+
+def test_what_is_wrong_with_a_request_is_said_and_the_script_goes_on(worker):
+    with pytest.raises(WorkerError, match=r"^script.py: of no use$"):
+        worker.ask(do="raise")
+    with pytest.raises(WorkerError, match=r"^script.py: argument --do: invalid choice: 'x'.*--help\)$"):
+        worker.ask(do="x")
+    with pytest.raises(WorkerError, match="unrecognized arguments: --new=1"):
+        worker.ask(new=1)
+    assert worker.ask(do="litter").content["sum"] == 3
+
+
+def test_a_script_that_died_says_its_last_words_and_can_be_started_again(worker):
+    with pytest.raises(WorkerDied, match=r"^script.py failed with status 3: last words$") as death:
+        worker.ask(do="die")
+    assert death.value.had_worked
+    assert worker.ask().content["sum"] == 3
+
+
+def test_a_script_that_hangs_is_ended(worker):
+    process = worker.ask().content["process"]
+    started = time.monotonic()
+    with pytest.raises(WorkerDied, match=f"no sign of life for {PATIENCE:g} s"):
+        worker.ask(do="sleep")
+    assert PATIENCE < time.monotonic() - started < 3 * PATIENCE
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_script_that_cannot_load_is_noticed_before_it_is_asked(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("import sys; sys.exit('no colours')")
+    worker = Worker(path, [], bars.append, PATIENCE)
+    worker.start()
+    with pytest.raises(WorkerDied, match=r"^script.py failed with status 1: no colours$"):
+        for _ in range(1000):
+            worker.check()
+            time.sleep(0.01)
+
+
+def test_requests_in_a_pipe_are_all_answered(script):
+    requests = '{"numbers": [5]}\n[]\nnonsense\n{"do": "raise"}\n'
+    environment = os.environ | {"PYTHONPATH": str(config.REPO_DIR)}
+    finished = subprocess.run(
+        [sys.executable, script, "--standby"],
+        input=requests,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    ready, good, *bad = finished.stdout.splitlines()
+    assert finished.returncode == 0 and ready == '{"ready": true}'
+    assert '"sum": 5.0' in good and all('"error": ' in line for line in bad) and len(bad) == 3
+
+
+def test_a_script_at_work_ends_with_the_program_that_asked(script, tmp_path):
+    asker = (
+        "import sys, pathlib; from live.worker import Worker\n"
+        f"worker = Worker(pathlib.Path({str(script)!r}), [], print, 60)\n"
+        "print(worker.ask().content['process'], flush=True); worker.ask(do='sleep')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(config.REPO_DIR)}
+    with subprocess.Popen([sys.executable, "-c", asker], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while not (line := process.stdout.readline()).strip().isdecimal():
+            assert process.poll() is None
+        time.sleep(0.3)
+        process.kill()
+    stat = Path(f"/proc/{int(line)}/stat")
+    deadline = time.monotonic() + 5.0
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
