@@ -1,6 +1,7 @@
 """Files whole or not at all: written under a temporary name, then renamed; told apart by their content."""
 
 import hashlib
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -25,6 +26,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> Path:
+    """Make an empty file under the first name of `path`, `stem_2`, `stem_3`, ... that is free, and return its path.
+
+    The name is taken by a hard step, so that two programs in one folder never get the same.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}") if number > 1 else path
+        try:
+            os.close(os.open(free, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        return free
+    raise AssertionError
 
 
 def sha256_of(path: Path) -> str:

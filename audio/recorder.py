@@ -1,7 +1,8 @@
 """The microphone: sound streamed to disk as it comes, mixed to mono, at the device's own sample rate.
 
 PortAudio's thread puts blocks into a queue, the calling thread writes them to a file; the whole recording is never in
-memory. `sounddevice` is imported only when a microphone is used, because it needs the PortAudio library.
+memory, and the file can be read whatever ends the program. `sounddevice` is imported only when a microphone is used,
+because it needs the PortAudio library.
 """
 
 import math
@@ -9,23 +10,28 @@ import platform
 import queue
 import sys
 import time
+import wave
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import soundfile
-
-from files import atomic_path
 
 LATENCY = 0.1  # seconds of sound that PortAudio may hold while the machine is busy elsewhere
 FIRST_SOUND = 5.0  # seconds; a Bluetooth headset takes two to wake up
+STALLED = 3.0  # seconds without any sound, not even silence, after which a microphone has gone
 POLL = 0.01  # seconds between two looks at `stop` and at the queue
 MAX_WAITING = 1024  # blocks in the queue, 9 s or more; beyond it a slow disk loses sound, not memory
 SERVER_CHANNELS = 32  # a "device" with so many inputs is a sound server, which makes up any number asked for
 SILENCE_DBFS = -120.0  # the level of no sound at all
+FULL_SCALE = 0.999  # a sample above this is as loud as the device can say
+SAMPLE_BYTES = 2
+WAV_BYTES = 2**32 - 64  # what the sizes in a wav file's header can say
+
+Heard = Callable[[np.ndarray, int], None]  # a block [T] float32, mono, and how many of its frames are clipped
 
 INSTALL_PORTAUDIO = {  # by ID or ID_LIKE of /etc/os-release
     "debian": "sudo apt install libportaudio2",
@@ -60,25 +66,23 @@ class Recording:
     seconds: float
     sample_rate: int  # Hz
     channels: int  # of the device; the file is mono
-    peak: float  # loudest sample of the mix, 1.0 is full scale
-    rms_dbfs: float  # level of the whole, dB of full scale
     overflows: int  # times that sound was lost because the machine was busy
     stopped: float  # time.monotonic() at which the recording ended
     ended_by: str  # why it ended before it was asked to, "" if it did not
 
 
 # --- finding the microphone ------------------------------------------------------------------------------------------
-def find_microphone() -> Microphone:
-    """Return the default input device, tried with the settings that it will be recorded with.
+def find_microphone(choice: str = "") -> Microphone:
+    """Return an input device, tried with the settings that it will be recorded with.
+
+    `choice` is its number, its name, or a part of the name that no other input has in it, whatever the case; "" is the
+    system's default.
 
     Raises:
-        MicrophoneError: no PortAudio library, no input device, or one that is busy or refuses its own settings.
+        MicrophoneError: no PortAudio library, no such input device, or one that is busy or refuses its own settings.
     """
     sounddevice = _sounddevice()
-    try:
-        device = sounddevice.query_devices(kind="input")
-    except sounddevice.PortAudioError:
-        raise MicrophoneError(f"there is no microphone ({_devices(sounddevice)})") from None
+    device = _chosen_input(sounddevice, choice) if choice else _default_input(sounddevice)
     offered = device["max_input_channels"]
     microphone = Microphone(
         index=device["index"],
@@ -91,6 +95,56 @@ def find_microphone() -> Microphone:
     except sounddevice.PortAudioError as error:
         raise _refusal(sounddevice, microphone, error) from error
     return microphone
+
+
+def list_microphones() -> list[str]:
+    """One line for each input device: number, name, channels, sample rate, and which is the default.
+
+    Raises:
+        MicrophoneError: no PortAudio library, or no input device.
+    """
+    sounddevice = _sounddevice()
+    default = _default_input(sounddevice)["index"]
+    return [
+        f"{device['index']:3} {device['name']}  ({device['max_input_channels']} channels, "
+        f"{device['default_samplerate']:.0f} Hz){'  default' if device['index'] == default else ''}"
+        for device in _inputs(sounddevice)
+    ]
+
+
+def forget_devices() -> None:
+    """Look again what is plugged in, when a microphone is wanted next. PortAudio notes that down only once."""
+    sounddevice = _sounddevice()
+    sounddevice._terminate()
+    sounddevice._initialize()
+
+
+def _inputs(sounddevice: ModuleType) -> list[dict[str, Any]]:
+    return [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
+
+
+def _default_input(sounddevice: ModuleType) -> dict[str, Any]:
+    try:
+        return sounddevice.query_devices(kind="input")
+    except (sounddevice.PortAudioError, ValueError):  # ValueError: an output is the only device
+        raise MicrophoneError(f"there is no microphone ({_devices(sounddevice)})") from None
+
+
+def _chosen_input(sounddevice: ModuleType, choice: str) -> dict[str, Any]:
+    inputs = _inputs(sounddevice)
+    wanted = choice.strip().casefold()
+    if wanted.isdecimal():
+        found = [device for device in inputs if device["index"] == int(wanted)]
+    else:
+        found = [device for device in inputs if device["name"].casefold() == wanted] or [
+            device for device in inputs if wanted in device["name"].casefold()
+        ]
+    if len(found) == 1:
+        return found[0]
+    problem = (
+        f"{len(found)} microphones have {choice!r} in their names" if found else f"there is no microphone {choice}"
+    )
+    raise MicrophoneError(f"{problem} ({_devices(sounddevice)})")
 
 
 def _sounddevice() -> ModuleType:
@@ -139,42 +193,35 @@ def _refusal(sounddevice: ModuleType, microphone: Microphone, error: Exception) 
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
-def record(path: Path, microphone: Microphone, stop: Callable[[], bool], started: Callable[[], None]) -> Recording:
+def record(
+    path: Path, microphone: Microphone, stop: Callable[[], bool], started: Callable[[], None], heard: Heard
+) -> Recording:
     """Record to `path`, 16-bit mono wav, until `stop()` is true; `started()` is called once the first sound has come.
 
-    The file appears under its name at the end; an older one is replaced then. Ctrl-C and SystemExit end the recording
-    too: what was recorded after `started()` is kept, and the exception goes on. So is what was recorded until the
-    microphone went away or the disk was full: `Recording.ended_by` says so.
+    `heard` is given every block once it is written. The file grows as sound comes, and its header tells at any time
+    how much there is. Ctrl-C and SystemExit end the recording too, and what was recorded until then is kept. So is
+    what was recorded until the microphone went away or the disk was full: `Recording.ended_by` says so.
 
     Raises:
-        MicrophoneError: the microphone cannot be opened, or no sound comes from it.
-        OSError: the file cannot be written.
+        MicrophoneError: the microphone cannot be opened, or no sound comes from it; `path` is gone again.
+        OSError: the file cannot be made, or is there already.
     """
-    interruption: BaseException | None = None
-    ended_by = ""
-    with atomic_path(path) as temporary:
-        temporary.touch()  # libsndfile would call every failure a "System error"
-        with soundfile.SoundFile(temporary, "w", microphone.sample_rate, channels=1, subtype="PCM_16") as file:
-            tape = _Tape(file)
-            try:
-                ended_by = _capture(microphone, tape, stop, started)
-            except (KeyboardInterrupt, SystemExit) as error:
-                if not tape.frames:
-                    raise
-                interruption = error
-    if interruption is not None:
-        raise interruption
+    with _Tape(path, microphone.sample_rate, heard) as tape:
+        ended_by = _capture(microphone, tape, stop, started)
     return Recording(
         path=path,
         seconds=tape.frames / microphone.sample_rate,
         sample_rate=microphone.sample_rate,
         channels=microphone.channels,
-        peak=tape.peak,
-        rms_dbfs=tape.rms_dbfs,
         overflows=tape.overflows,
         stopped=tape.stopped,
         ended_by=ended_by,
     )
+
+
+def decibels(amplitude: float) -> float:
+    """dB of full scale, for an amplitude or a root mean square of which 1.0 is full scale."""
+    return max(SILENCE_DBFS, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DBFS
 
 
 def _capture(microphone: Microphone, tape: "_Tape", stop: Callable[[], bool], started: Callable[[], None]) -> str:
@@ -191,6 +238,9 @@ def _capture(microphone: Microphone, tape: "_Tape", stop: Callable[[], bool], st
                 while not failure and not stop():
                     time.sleep(POLL)
                     gone = not stream.active  # asked before the last blocks are fetched
+                    if time.monotonic() - tape.received > STALLED:
+                        gone = True
+                        stream.abort()  # leaving the block would wait for sound that does not come
                     failure = tape.write_waiting() or ("the microphone went away" if gone else "")
             finally:
                 tape.stopped = time.monotonic()
@@ -208,39 +258,56 @@ def _await_sound(tape: "_Tape", stream: Any) -> None:
 
 
 class _Tape:
-    """Blocks of sound on their way to the file, and what is known of those that are written."""
+    """Blocks of sound on their way to a wav file, and what is known of those that are written."""
 
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self.blocks: queue.Queue[np.ndarray] = queue.Queue(MAX_WAITING)  # each [T] float32, mono
+    def __init__(self, path: Path, sample_rate: int, heard: Heard) -> None:
+        self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)  # as `Heard` takes them
         self.frames = 0
-        self.peak = 0.0
         self.overflows = 0
+        self.received = time.monotonic()  # when the last block came
         self.stopped = 0.0  # time.monotonic() at which nothing more was wanted
-        self._energy = 0.0  # sum of squares
-        self._file = file
+        self._heard = heard
+        self._path = path
+        self._file = path.open("xb")
+        self._wav = wave.open(self._file, "wb")  # noqa: SIM115 (closed by __exit__)
+        self._wav.setnchannels(1)
+        self._wav.setsampwidth(SAMPLE_BYTES)
+        self._wav.setframerate(sample_rate)
+
+    def __enter__(self) -> "_Tape":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.write_waiting()
+        with suppress(OSError):  # a full disk, which write_waiting() has told of
+            self._wav.close()
+        with suppress(OSError):
+            self._file.close()
+        if not self.frames:
+            self._path.unlink(missing_ok=True)
 
     def receive(self, block: np.ndarray, frames: int, when: Any, status: Any) -> None:
         """Called by PortAudio's thread, which must never wait: [T, channels] -> [T] into the queue."""
+        self.received = time.monotonic()
         self.overflows += bool(status.input_overflow)
+        clipped = int((np.abs(block) >= FULL_SCALE).any(axis=1).sum())  # of any channel: the mix hides it
         try:
-            self.blocks.put_nowait(block.mean(axis=1))
+            self.blocks.put_nowait((block.mean(axis=1), clipped))
         except queue.Full:
             self.overflows += 1
 
     def write_waiting(self) -> str:
         """Write what waits in the queue; return what went wrong, or ""."""
         for _ in range(self.blocks.qsize()):  # not "until it is empty": a slow disk would never come to an end
-            block = self.blocks.get_nowait()
+            block, clipped = self.blocks.get_nowait()
+            if (self.frames + block.size) * SAMPLE_BYTES > WAV_BYTES:
+                return "a wav file can hold no more"
+            samples = np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
             try:
-                self._file.write(block)
-            except soundfile.SoundFileRuntimeError as error:
+                self._wav.writeframes(samples.tobytes())  # which also brings the header up to date
+                self._file.flush()
+            except OSError as error:
                 return f"the recording cannot be written, is the disk full? ({error})"
             self.frames += block.size
-            self.peak = max(self.peak, float(np.abs(block).max()))
-            self._energy += float(np.square(block, dtype=np.float64).sum())
+            self._heard(block, clipped)
         return ""
-
-    @property
-    def rms_dbfs(self) -> float:
-        power = self._energy / max(self.frames, 1)
-        return max(SILENCE_DBFS, 10 * math.log10(power)) if power > 0 else SILENCE_DBFS

@@ -66,6 +66,10 @@ class SoundServer:
         """Play a file to the microphone; return when it has been played."""
         subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=60)
 
+    def suspend(self) -> None:
+        """No more sound comes from the microphone, not even silence."""
+        assert not self._pactl("suspend-sink", "mic", "1")
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(how)
         try:

@@ -1,0 +1,134 @@
+"""The files of one running show: nobody else writes to them, and no recording is lost.
+
+The first show in a folder has `temp_live_audio.wav` and `live_latent.pt`, as config names them, a second one at the
+same time `temp_live_audio_2.wav` and `live_latent_2.pt`. Until it is used, a recording lies under a hidden name, which
+begins with that of the show's wav; then it takes the place of the one before. Whatever ends the program, the next show
+that has the name finds it there.
+"""
+
+import itertools
+import os
+import re
+import secrets
+import time
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import config
+from files import reserve
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+WORTH = config.SHORT_SECONDS  # seconds; a shorter recording is not missed
+
+
+class ShowFolder:
+    """The names that a show has for itself, while it holds their lock (`take_folder`)."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number  # of the shows at work in this folder, from 1
+        self.wav, self.latent = (
+            path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+            for path in (config.TEMP_AUDIO_WAV, config.LIVE_LATENT_PT)
+        )
+
+    def new_recording(self) -> Path:
+        """A name for the next recording."""
+        return self.wav.with_name(f".{self.wav.stem}.{secrets.token_hex(4)}{self.wav.suffix}")
+
+    def publish(self, recording: Path) -> Path:
+        """Put a recording in the place of the one before; return its new path."""
+        os.replace(recording, self.wav)
+        return self.wav
+
+    def set_aside(self, path: Path, stem: str = "") -> Path:
+        """Give a file a name that no other will take, of `stem` (its own) and the time; return its new path."""
+        target = reserve(path.with_stem(f"{stem or path.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
+        os.replace(path, target)
+        return target
+
+    def rescue(self) -> list[tuple[Path, float]]:
+        """Set aside what shows that were killed have recorded; return where it is, and how many seconds."""
+        rescued = self._rescue()
+        others = (re.match(rf"\.{config.TEMP_AUDIO_WAV.stem}_(\d+)\.", path.name) for path in self._hidden("_*"))
+        for number in {int(match[1]) for match in others if match} - {self.number}:
+            with _held(ShowFolder(number)) as other:
+                rescued += other._rescue() if other else []  # None: its show is at work
+        return rescued
+
+    def _rescue(self) -> list[tuple[Path, float]]:
+        rescued = []
+        for path in self._hidden():
+            seconds = seconds_of(path)
+            if seconds < WORTH:
+                path.unlink(missing_ok=True)
+            else:
+                rescued.append((self.set_aside(path, self.wav.stem), seconds))
+        return rescued
+
+    def _hidden(self, more: str = "") -> list[Path]:
+        """Recordings that have not been used."""
+        return sorted(self.wav.parent.glob(f".{self.wav.stem}{more}.*{self.wav.suffix}"))
+
+
+def seconds_of(wav: Path) -> float:
+    """Length of a wav file; 0 if it is none."""
+    try:
+        with wave.open(str(wav)) as file:
+            return file.getnframes() / file.getframerate()
+    except (wave.Error, EOFError, ZeroDivisionError):
+        return 0.0
+
+
+@contextmanager
+def take_folder() -> Iterator[ShowFolder]:
+    """The first names that no other show has; they are free again at the end, whatever ends the program.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    config.ROOT_DIR.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        with _held(ShowFolder(number)) as folder:
+            if folder:
+                yield folder
+                return
+
+
+@contextmanager
+def _held(folder: ShowFolder) -> Iterator[ShowFolder | None]:
+    """The folder with the lock of its names; None if another show has it."""
+    lock = folder.wav.with_name(f".{folder.wav.stem}.lock")
+    descriptor = _locked(lock)
+    if descriptor is None:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        with suppress(PermissionError):  # Windows removes no file that is open
+            lock.unlink(missing_ok=True)  # before it is unlocked, see _locked
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor of the lock file, locked until it is closed or the process ends; None if another has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if os.name == "nt":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        # whoever had the lock may have removed the file in between: then this is the lock of a file that is gone
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)

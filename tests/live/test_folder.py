@@ -1,0 +1,79 @@
+"""The files of a show: nobody else's, and none lost."""
+
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import pytest
+
+import config
+from live.folder import take_folder
+
+TAKE = """
+import time
+from live.folder import take_folder
+with take_folder() as folder:
+    print(folder.wav, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "ROOT_DIR", tmp_path)
+    monkeypatch.setattr(config, "TEMP_AUDIO_WAV", tmp_path / "temp_live_audio.wav")
+    monkeypatch.setattr(config, "LIVE_LATENT_PT", tmp_path / "live_latent.pt")
+
+
+def write_wav(path: Path, seconds: float) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(2 * round(8000 * seconds)))
+
+
+def test_each_show_has_its_own_names_and_gives_them_back(tmp_path):
+    with take_folder() as first, take_folder() as second:
+        assert (first.wav.name, first.latent.name) == ("temp_live_audio.wav", "live_latent.pt")
+        assert (second.wav.name, second.latent.name) == ("temp_live_audio_2.wav", "live_latent_2.pt")
+    with take_folder() as third:
+        assert third.wav == first.wav
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_show_that_was_killed_holds_no_names(tmp_path):
+    environment = {"VOICETOIMG_DATA_DIR": str(tmp_path), "PYTHONPATH": str(config.REPO_DIR)}
+    with subprocess.Popen([sys.executable, "-c", TAKE], env=environment, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline().strip() == str(tmp_path / "temp_live_audio.wav")
+        with take_folder() as mine:
+            assert mine.number == 2
+        other.kill()
+    with take_folder() as mine:
+        assert mine.number == 1
+
+
+def test_what_was_left_behind_is_rescued(tmp_path):
+    with take_folder() as folder, take_folder() as second:
+        write_wav(folder.new_recording(), 2.0)
+        write_wav(folder.new_recording(), 0.1)
+        folder.new_recording().write_text("no recording")
+        at_work = second.new_recording()
+        write_wav(at_work, 1.0)
+        ((kept, seconds),) = folder.rescue()
+        assert seconds == 2.0 and kept.name.startswith("temp_live_audio_20")
+        assert set(tmp_path.glob("*.wav")) == {kept, at_work}
+    with take_folder() as folder:
+        ((_, seconds),) = folder.rescue()  # of the second show, which has ended
+    assert seconds == 1.0 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    with take_folder() as folder:
+        for content in "abc":
+            folder.wav.write_text(content)
+            folder.set_aside(folder.wav)
+    kept = [tmp_path / f"temp_live_audio_now{end}.wav" for end in ("", "_2", "_3")]
+    assert [path.read_text() for path in kept] == ["a", "b", "c"]

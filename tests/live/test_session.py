@@ -1,0 +1,63 @@
+"""What is kept of a show, and the card."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+from audio.features import Recipe
+from live.card import LEFT, PICTURE, save_card
+from live.session import Session
+
+VOICE = config.EXAMPLES_DIR / "voice_en.wav"
+PROMPTS = ("a <b>red</b> & \"blue\" 'flower'", "x" * 500, "calm waves " * 80, "", "красный цветок 花")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.full((256, 256, 3), (200, 30, 90), np.uint8)).save(path)
+    return path
+
+
+def test_the_page_shows_what_was_added_and_nothing_else(tmp_path, picture):
+    session = Session(tmp_path / "sessions")
+    latent = tmp_path / "latent.pt"
+    for number, prompt in enumerate(PROMPTS):
+        latent.write_text(str(number))
+        session.add(prompt, picture, latent, VOICE if number % 2 else None, picture if number == 0 else None)
+    page = session.page.read_text(encoding="utf-8")
+    assert page.count("<img") == len(PROMPTS) and page.count("<audio") == 2 and page.count("<a ") == 1
+    assert "&lt;b&gt;red&lt;/b&gt; &amp; &quot;blue&quot; &#x27;flower&#x27;" in page and "<b>" not in page
+    assert "<script" not in page and "://" not in page
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert (session.page.parent / name).is_file() and "/" not in name
+    assert [(session.page.parent / f"{n:04d}.pt").read_text() for n in range(1, 6)] == list("01234")
+
+
+def test_two_sessions_of_one_second_have_two_folders(tmp_path, picture):
+    sessions = [Session(tmp_path / "sessions") for _ in range(2)]
+    for session in sessions:
+        session.add("-", picture, picture, None, None)
+    assert sessions[0].page != sessions[1].page
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_card_shows_voice_picture_and_prompt_side_by_side(tmp_path, picture, prompt):
+    path = tmp_path / "cards" / "card.png"
+    save_card(VOICE, picture, prompt, path, Recipe(**config.RECIPE))
+    with Image.open(path) as card:
+        pixels = np.asarray(card)
+        assert card.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert pixels.shape == (1080, 1920, 3)
+    shown = pixels[80 : 80 + PICTURE, 1920 - 80 - PICTURE : 1920 - 80]
+    assert (shown == (200, 30, 90)).all()
+    left = pixels[:, : 80 + LEFT]
+    background = pixels[0, 0]
+    for row in (slice(80, 280), slice(320, 620)):  # waveform, spectrogram
+        assert (left[row, 80:] != background).any(axis=2).any(axis=0).mean() > 0.9
+    assert (left[660:960] != background).any() == bool(prompt)
+    gap = pixels[:, 80 + LEFT : 1920 - 80 - PICTURE]
+    assert (gap == background).all() and (pixels[:, -80:] == background).all()  # nothing runs over

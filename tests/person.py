@@ -1,0 +1,63 @@
+"""Somebody at a terminal of their own."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+PATIENCE = 120.0  # seconds, for a busy machine
+
+
+class Person:
+    """Somebody at a terminal of their own, in which a program runs."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80) -> None:
+        self._terminal, program_side = pty.openpty()
+        fcntl.ioctl(program_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            env=environment,
+            stdin=program_side,
+            stdout=program_side,
+            stderr=program_side,
+            start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # so that Ctrl-C in it reaches the program
+        )
+        os.close(program_side)
+        self.seen = ""
+        self._read_up_to = 0
+
+    def waits_for(self, text: str) -> str:
+        """Return what came since the last call, up to the end of `text`."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self.seen.find(text, self._read_up_to)) < 0:
+            assert time.monotonic() < deadline and self.look(), f"no {text!r} in {self.seen!r}"
+        before, self._read_up_to = self._read_up_to, found + len(text)
+        return self.seen[before : self._read_up_to]
+
+    def look(self) -> bool:
+        """Read what is there; False if the program has closed its terminal."""
+        if not select.select([self._terminal], [], [], 0.1)[0]:
+            return True
+        try:
+            came = os.read(self._terminal, 65536)
+        except OSError:  # what Linux says of a closed terminal
+            return False
+        self.seen += came.decode()
+        return bool(came)
+
+    def presses(self, keys: str) -> None:
+        os.write(self._terminal, keys.encode())
+
+    def sees_the_end(self) -> int:
+        deadline = time.monotonic() + PATIENCE
+        while self.look():
+            assert time.monotonic() < deadline, f"no end after {self.seen!r}"
+        os.close(self._terminal)
+        return self.process.wait(PATIENCE)
