@@ -1,33 +1,34 @@
-"""From a recording to 4,096 numbers, and from a folder of recordings to one matrix.
+"""From a recording to 4,096 numbers.
 
 The recipe: mono at 22,050 Hz, 64 mel bands in dB below the loudest cell, resized to 64x64, flattened row by row
 (row = mel band, column = time). It is `librosa.load`, `librosa.feature.melspectrogram`, `librosa.power_to_db` and
 `cv2.resize`, and equals them within 1e-3 dB for every element (tests/audio/test_features.py). What librosa does is
 written out here in NumPy, since importing librosa takes 2.5 s (25 s the first time) and this module 0.2 s.
 
+Sound passes through in blocks, so that a recording of any length takes the same memory; what does not depend on where
+blocks end gives the same bits for every recording, short or long.
+
 Sources: librosa 0.11 (`core/spectrum.py`, `filters.py`); Slaney, Auditory Toolbox, 1998 (the mel scale).
 """
 
-import csv
 import functools
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import soundfile
 import soxr
 
-from files import atomic_path, sha256_of
+from audio.decoding import AudioError, open_sound
 
 AMIN = 1e-10  # power below which librosa.power_to_db sees nothing
-MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1_000, 1_000_000  # Hz
-READ_BLOCK = 1 << 20  # samples of every channel decoded at a time
-FRAME_BLOCK = 1024  # windows transformed at a time: 32 MB, however long the recording is
+FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB stays in a processor's cache
+SPOOL = 64 << 20  # bytes of mel power kept in memory, 97 minutes of sound; more goes to a temporary file
+RESIZED_WHOLE = 1 << 17  # windows, 51 minutes: up to here OpenCV resizes the picture, beyond it is averaged by columns
+FEED = 1 << 18  # samples of sound in memory that are transformed at a time
 FULL_SCALE = 0.999  # a sample above this is as loud as the file can say
 LIBRARIES = {
     "numpy": np.__version__,
@@ -35,6 +36,21 @@ LIBRARIES = {
     "libsndfile": soundfile.__libsndfile_version__,
     "soxr": soxr.__version__,
     "opencv": cv2.__version__,
+}
+CONSTANTS = {  # what the recipe leaves as it is in librosa and OpenCV
+    "channels": "mean",
+    "resampler": "soxr_hq",
+    "window": "hann",
+    "center": True,
+    "pad_mode": "constant",
+    "power": 2.0,
+    "fmin": 0.0,
+    "fmax": "sample_rate / 2",
+    "mel_scale": "slaney",
+    "mel_norm": "slaney",
+    "ref": "max",
+    "amin": AMIN,
+    "resize": "INTER_AREA",
 }
 
 
@@ -57,19 +73,29 @@ class Recipe:
 RECIPE = Recipe()
 
 
-class AudioError(ValueError):
-    """A recording that cannot become a vector; the message says what came, what is allowed and what to do."""
-
-
 @dataclass(frozen=True)
-class Recording:
-    """Sound that was read, and what is worth knowing about the file it came from."""
+class Facts:
+    """What is worth knowing about a recording."""
 
-    samples: np.ndarray  # [T] float32, mono, at the recipe's sample rate
     seconds: float
     source_rate: int  # Hz, in the file
     peak: float  # 1.0 is full scale
     clipped: float  # share of the samples that are at full scale
+    decoder: str
+
+
+@dataclass(frozen=True)
+class Heard(Facts):
+    """A recording that has become a vector."""
+
+    vector: np.ndarray  # [picture_size**2] float32, dB
+
+
+@dataclass(frozen=True)
+class Recording(Facts):
+    """A recording that is in memory as a whole."""
+
+    samples: np.ndarray  # [T] float32, mono, at the recipe's sample rate
 
 
 # --- one recording ---------------------------------------------------------------------------------------------------
@@ -77,44 +103,46 @@ def audio_to_vector(path: Path | str, recipe: Recipe = RECIPE) -> np.ndarray:
     """Read a recording and return its vector, float32 [picture_size**2], 0 dB (loudest) down to -top_db.
 
     Raises:
-        AudioError: the file holds no usable sound (see `load_audio` and `samples_to_vector`).
+        AudioError: the file holds no usable sound (see `listen`).
         OSError: the file is not there, or may not be read.
     """
     try:
-        return samples_to_vector(load_audio(path, recipe).samples, recipe)
+        return listen(path, recipe).vector
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from error
 
 
-def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
-    """Read a recording in any format that libsndfile knows, as `librosa.load(path, sr=recipe.sample_rate)` does.
+def listen(path: Path | str, recipe: Recipe = RECIPE) -> Heard:
+    """Read a recording of any length block by block; memory does not grow with it.
 
     Raises:
-        AudioError: not a recording, broken, without samples, too short, or with samples that are not numbers. Its
-            message does not name the file.
+        AudioError: not a recording, broken, without samples, too short, silent, or with samples that are not numbers
+            or far beyond full scale. Its message does not name the file.
         OSError: the file is not there, or may not be read.
     """
-    with open(path, "rb") as stream:  # so that a missing file is an OSError, not libsndfile's "System error"
-        if not stream.read(1):
-            raise AudioError("the file is empty; record again")
-        stream.seek(0)
-        samples, source_rate = _read_mono(stream)
-    if not samples.size:
-        raise AudioError("the recording holds no samples; record again")
-    seconds = samples.size / source_rate
-    shortest = recipe.n_fft / recipe.sample_rate
-    if seconds < shortest:
-        raise AudioError(f"the recording lasts {seconds:.3f} s; {shortest:.3f} s at least are needed: record longer")
-    if not np.isfinite(samples).all():
-        raise AudioError("the recording has samples that are not finite numbers; export it again, e.g. as 16-bit wav")
-    loudness = np.abs(samples)
-    return Recording(
-        samples=_resample(samples, source_rate, recipe.sample_rate),
-        seconds=seconds,
-        source_rate=source_rate,
-        peak=float(loudness.max()),
-        clipped=float((loudness >= FULL_SCALE).mean()),
-    )
+    with open_sound(path) as sound, _Spectrogram(recipe) as spectrogram:
+        meter = _Meter(sound.sample_rate)
+        for block in _resample(meter.watch(sound.blocks), sound.sample_rate, recipe.sample_rate):
+            spectrogram.add(block)
+        meter.check(recipe)
+        return Heard(**meter.facts(), decoder=sound.decoder, vector=spectrogram.vector())
+
+
+def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
+    """Read a recording into memory, as `librosa.load(path, sr=recipe.sample_rate)` does.
+
+    Raises:
+        AudioError, OSError: as `listen`, but silence is allowed; also a recording too long for the memory.
+    """
+    with open_sound(path) as sound:
+        meter = _Meter(sound.sample_rate)
+        try:
+            blocks = list(_resample(meter.watch(sound.blocks), sound.sample_rate, recipe.sample_rate))
+            meter.check(recipe)
+            samples = np.concatenate(blocks)
+        except MemoryError as error:
+            raise AudioError("the recording is too long for the memory of this machine; cut it") from error
+        return Recording(**meter.facts(), decoder=sound.decoder, samples=samples)
 
 
 def samples_to_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
@@ -123,42 +151,47 @@ def samples_to_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarra
     Raises:
         AudioError: nothing is to be heard, or the samples are far beyond full scale.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # found, and said better, on the next line
-        power = mel_power(samples, recipe)  # [n_mels, frames]
-    if not np.isfinite(power).all():
-        raise AudioError("the recording's samples are too large to be squared; scale them to -1..1")
-    loudest = power.max()
-    decibels = 10 * np.log10(np.maximum(np.float32(AMIN), power)) - 10 * np.log10(np.maximum(AMIN, loudest))
-    decibels = np.maximum(decibels, decibels.max() - recipe.top_db).astype(np.float32)
-    if decibels.max() == decibels.min():
-        raise AudioError("the recording is silent; check that the microphone is on and record again")
-    size = (recipe.picture_size, recipe.picture_size)
-    return cv2.resize(decibels, size, interpolation=cv2.INTER_AREA).reshape(-1)
+    with _Spectrogram(recipe) as spectrogram:
+        for start in range(0, len(samples), FEED):
+            spectrogram.add(samples[start : start + FEED])
+        return spectrogram.vector()
 
 
-def mel_power(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
-    """Power in each mel band: [T] -> float32 [n_mels, T // hop_length + 1], windows centred, zeros beyond both ends."""
-    half = recipe.n_fft // 2
-    padded = np.pad(samples, half)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, recipe.n_fft)[:: recipe.hop_length]  # [frames, n_fft]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(recipe.n_fft) / recipe.n_fft)  # float64: librosa's FFT is too
-    bands = mel_filterbank(recipe)
-    power = np.empty((recipe.n_mels, len(frames)), dtype=np.float32)
-    for start in range(0, len(frames), FRAME_BLOCK):
-        spectrum = np.fft.rfft(frames[start : start + FRAME_BLOCK] * hann, axis=-1).astype(np.complex64)
-        power[:, start : start + FRAME_BLOCK] = bands @ (np.abs(spectrum) ** 2).T
-    return power
+def overview(path: Path | str, columns: int, recipe: Recipe = RECIPE) -> tuple[np.ndarray, np.ndarray]:
+    """What a person wants to see of a recording: its waveform, float32 [2, columns] (lowest and highest sample of
+    each stretch), and its spectrogram, float32 [n_mels, columns] in dB. Memory does not grow with its length.
+
+    Raises:
+        AudioError, OSError: as `listen`.
+    """
+    seconds = listen(path, recipe).seconds
+    length = int(np.ceil(seconds * recipe.sample_rate))
+    waveform = np.zeros((2, columns), np.float32)
+    with open_sound(path) as sound, _Spectrogram(recipe) as spectrogram:
+        begin = 0
+        for block in _resample(sound.blocks, sound.sample_rate, recipe.sample_rate):
+            column = np.minimum(np.arange(begin, begin + block.size) * columns // length, columns - 1)
+            np.minimum.at(waveform[0], column, block)
+            np.maximum.at(waveform[1], column, block)
+            spectrogram.add(block)
+            begin += block.size
+        return waveform, spectrogram.picture(recipe.n_mels, columns)
 
 
-@functools.cache
-def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
-    """Triangles of equal area on Slaney's mel scale, float32 [n_mels, n_fft // 2 + 1], as `librosa.filters.mel`."""
+def mel_edges(recipe: Recipe = RECIPE) -> np.ndarray:
+    """Hz, [n_mels + 2]: band i begins at element i, is loudest at i + 1 and ends at i + 2 (Slaney's mel scale)."""
     linear_hz, break_hz, log_step = 200 / 3, 1000.0, np.log(6.4) / 27  # linear below 1 kHz, logarithmic above
     break_mel = break_hz / linear_hz
     top_hz = recipe.sample_rate / 2
     top_mel = top_hz / linear_hz if top_hz < break_hz else break_mel + np.log(top_hz / break_hz) / log_step
     mels = np.linspace(0, top_mel, recipe.n_mels + 2)
-    edges = np.where(mels < break_mel, linear_hz * mels, break_hz * np.exp(log_step * (mels - break_mel)))  # Hz
+    return np.where(mels < break_mel, linear_hz * mels, break_hz * np.exp(log_step * (mels - break_mel)))
+
+
+@functools.cache
+def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
+    """Triangles of equal area on the mel scale, float32 [n_mels, n_fft // 2 + 1], as `librosa.filters.mel`."""
+    edges = mel_edges(recipe)
     bins = np.fft.rfftfreq(recipe.n_fft, 1 / recipe.sample_rate)  # Hz
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
@@ -166,156 +199,158 @@ def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
     return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
-def _read_mono(stream: BinaryIO) -> tuple[np.ndarray, int]:
-    """Decode block by block, so that neither many channels nor a header that lies about the length take memory."""
-    try:
-        with soundfile.SoundFile(stream) as file:
-            rate, blocks = file.samplerate, []
-            if not MIN_SOURCE_RATE <= rate <= MAX_SOURCE_RATE:
+class _Meter:
+    """Looks at the samples of a file as they pass by."""
+
+    def __init__(self, source_rate: int) -> None:
+        self.source_rate, self.samples, self.peak, self.clipped = source_rate, 0, 0.0, 0
+
+    def watch(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            loudness = np.abs(block)
+            peak = float(loudness.max(initial=0.0))  # NaN if one sample is
+            if not np.isfinite(peak):
                 raise AudioError(
-                    f"a sample rate of {rate} Hz; {MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
+                    "the recording has samples that are not finite numbers; export it again, e.g. as 16-bit wav"
                 )
-            while len(block := file.read(READ_BLOCK, dtype="float32", always_2d=True)):  # [T, channels]
-                blocks.append(block.mean(axis=1))
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw, which libsndfile cannot open
-        reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise AudioError(
-            f"not a recording that can be read ({reason}); wav, flac, ogg, mp3 and aiff can be: "
-            "convert it, e.g. with `ffmpeg -i FILE out.wav`"
-        ) from error
-    except MemoryError as error:
-        raise AudioError("the recording is too long for the memory of this machine; cut it") from error
-    return np.concatenate(blocks) if blocks else np.empty(0, np.float32), rate
+            self.peak = max(self.peak, peak)
+            self.samples += block.size
+            if peak >= FULL_SCALE:
+                self.clipped += int((loudness >= FULL_SCALE).sum())
+            yield block
+
+    def check(self, recipe: Recipe) -> None:
+        shortest = recipe.n_fft / recipe.sample_rate
+        if not self.samples:
+            raise AudioError("the recording holds no samples; record again")
+        if self.samples / self.source_rate < shortest:
+            raise AudioError(
+                f"the recording lasts {self.samples / self.source_rate:.3f} s; {shortest:.3f} s at least are needed: "
+                "record longer"
+            )
+
+    def facts(self) -> dict:
+        return {
+            "seconds": self.samples / self.source_rate,
+            "source_rate": self.source_rate,
+            "peak": self.peak,
+            "clipped": self.clipped / self.samples,
+        }
 
 
-def _resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """As `librosa.resample` with its default, soxr_hq: the length is rounded up, and padded or cut to that."""
-    if source_rate == target_rate:
-        return samples
-    length = int(np.ceil(samples.size * (target_rate / source_rate)))
-    resampled = soxr.resample(samples, source_rate, target_rate, quality="soxr_hq")[:length]
-    return np.pad(resampled, (0, length - resampled.size))
+def _resample(blocks: Iterable[np.ndarray], source_rate: int, target_rate: int) -> Iterator[np.ndarray]:
+    """As `librosa.resample` with its default, soxr_hq: the length is rounded up, and padded or cut to that.
 
-
-# --- a folder of recordings ------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Measured:
-    """One file of a batch: either a vector, or the reason why there is none."""
-
-    path: str  # relative to the folder, with forward slashes
-    vector: np.ndarray | None = None
-    seconds: float = 0.0
-    source_rate: int = 0  # Hz
-    sha256: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    rows: int
-    skipped: int
-    seconds: float  # of sound in all rows
-
-
-def find_recordings(folder: Path) -> list[str]:
-    """Every file below `folder` but hidden ones, as relative paths in an order that no file system changes."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
-
-
-def measure(folder: Path, path: str, recipe: Recipe) -> Measured:
-    """Do one file of a batch. Whatever is wrong with the file becomes a reason, so that a batch goes on."""
-    try:
-        recording = load_audio(folder / path, recipe)
-        vector = samples_to_vector(recording.samples, recipe)
-        digest = sha256_of(folder / path)
-    except (AudioError, OSError, MemoryError) as error:
-        return Measured(path, reason=" ".join(str(error).split()) or type(error).__name__)
-    return Measured(path, vector, recording.seconds, recording.source_rate, digest)
-
-
-def prepare_batch(folder: Path, output: Path, recipe: Recipe = RECIPE, workers: int = 1) -> BatchReport:
-    """Write the vectors of all recordings below `folder` to `output`, float32 [N, picture_size**2].
-
-    Beside it, named after it: `.csv` (what each row is), `_skipped.csv` (which files gave no row, and why) and `.json`
-    (the recipe and the libraries). All four appear together at the end, or none does. The bits do not depend on the
-    number of workers: each works with one thread, and results are taken in the order of the paths.
-
-    Raises:
-        ValueError: there are no recordings, or none that can be used.
-        OSError: something cannot be written.
+    A soxr stream gives the bits that soxr gives for the whole, wherever blocks end.
     """
-    paths = find_recordings(folder)
-    if not paths:
-        raise ValueError(f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir")
-    with ExitStack() as stack:
-        targets = (output, *(output.with_name(output.stem + end) for end in (".csv", "_skipped.csv", ".json")))
-        matrix_path, table_path, skipped_path, about_path = [stack.enter_context(atomic_path(p)) for p in targets]
-        matrix = stack.enter_context(MatrixWriter(matrix_path, recipe.vector_size))
-        table = stack.enter_context(_table(table_path, "row", "path", "seconds", "sample_rate", "sha256"))
-        skipped_table = stack.enter_context(_table(skipped_path, "path", "reason"))
-        seconds, skipped, first = 0.0, 0, None
-        for one in _measure_all(folder, paths, recipe, workers):
-            if one.vector is None:
-                skipped, first = skipped + 1, first or one
-                skipped_table.writerow((one.path, one.reason))
-                continue
-            table.writerow((matrix.rows, one.path, f"{one.seconds:.3f}", one.source_rate, one.sha256))
-            matrix.append(one.vector)
-            seconds += one.seconds
-        if first and not matrix.rows:
-            raise ValueError(f"none of the {skipped} files in {folder} can be used; {first.path}: {first.reason}")
-        about = {"recipe": asdict(recipe), "recordings": matrix.rows, "seconds": seconds, "libraries": LIBRARIES}
-        about_path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        return BatchReport(matrix.rows, skipped, seconds)
+    if source_rate == target_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32", quality="soxr_hq")
+    taken = given = 0
+    for block, last in _with_last(blocks):
+        resampled = stream.resample_chunk(block, last=last)
+        taken += block.size
+        if last:
+            rest = int(np.ceil(taken * (target_rate / source_rate))) - given
+            resampled = np.pad(resampled[:rest], (0, max(0, rest - resampled.size)))
+        given += resampled.size
+        yield resampled
 
 
-def _measure_all(folder: Path, paths: list[str], recipe: Recipe, workers: int) -> Iterator[Measured]:
-    """Yield one result for each path, in order, with a progress bar where somebody watches."""
-    from joblib import Parallel, delayed, parallel_config
-    from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
-
-    # threadpool_limits is for workers=1, which joblib runs in this process; inner_max_num_threads for its children.
-    backend = {"backend": "loky", "inner_max_num_threads": 1} if workers > 1 else {"backend": "sequential"}
-    with threadpool_limits(limits=1), parallel_config(**backend):
-        jobs = (delayed(measure)(folder, path, recipe) for path in paths)
-        results = Parallel(n_jobs=workers, return_as="generator")(jobs)
-        yield from tqdm(results, total=len(paths), unit="file", disable=None)
+def _with_last(blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, bool]]:
+    """Each block, and whether it is the last one."""
+    blocks = iter(blocks)
+    held = next(blocks, None)
+    while held is not None:
+        following = next(blocks, None)
+        yield held, following is None
+        held = following
 
 
-class MatrixWriter:
-    """A float32 .npy that grows row by row on disk, whose number of rows is known only at the end."""
+class _Spectrogram:
+    """Power in each mel band, windows centred, zeros beyond both ends, as `librosa.feature.melspectrogram`."""
 
-    def __init__(self, path: Path, width: int) -> None:
-        self.width, self.rows = width, 0
-        self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
-        self._header()
-        self._data_start = self._file.tell()
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.loudest = 0.0
+        self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
+        self._power = tempfile.SpooledTemporaryFile(SPOOL)  # float32 [frames, n_mels]
+        # float64, as librosa's FFT is
+        self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(recipe.n_fft) / recipe.n_fft)
+        bins = recipe.n_fft // 2 + 1
+        self._windowed = np.empty((FRAME_BLOCK, recipe.n_fft))
+        self._spectrum = np.empty((FRAME_BLOCK, bins), np.complex128)
+        self._squares = np.empty((FRAME_BLOCK, bins, 2))  # of real and imaginary parts
+        self._bins = np.empty((FRAME_BLOCK, bins), np.float32)
 
-    def append(self, row: np.ndarray) -> None:
-        assert row.shape == (self.width,) and row.dtype == np.float32, (row.shape, row.dtype)
-        self._file.write(row.tobytes())
-        self.rows += 1
-
-    def _header(self) -> None:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, self.width)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def __enter__(self) -> "MatrixWriter":
+    def __enter__(self) -> "_Spectrogram":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._header()  # NumPy pads headers for this: the rows may grow to 21 digits
-            assert self._file.tell() == self._data_start
+        self._power.close()
 
+    def add(self, samples: np.ndarray, last: bool = False) -> None:
+        """Take the next samples [T]; transform whole blocks of windows, so that the bits do not depend on T."""
+        window, hop = self.recipe.n_fft, self.recipe.hop_length
+        self._pending = np.concatenate([self._pending, samples])
+        if len(self._pending) < window:
+            return
+        frames = np.lib.stride_tricks.sliding_window_view(self._pending, window)[::hop]  # [frames, n_fft]
+        ready = len(frames) if last else len(frames) // FRAME_BLOCK * FRAME_BLOCK
+        power = np.empty((ready, self.recipe.n_mels), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # found, and said better, by picture()
+            for start in range(0, ready, FRAME_BLOCK):
+                stop = min(start + FRAME_BLOCK, ready)
+                self._transform(frames[start:stop], power[start:stop])
+        self.loudest = max(self.loudest, float(power.max(initial=0.0))) if not np.isnan(power).any() else float("nan")
+        self._power.write(power.data)
+        self._pending = self._pending[ready * hop :]
 
-@contextmanager
-def _table(path: Path, *heading: str) -> Iterator[Any]:
-    """Open a csv file with a heading, and yield its writer. File names are bytes: some are not UTF-8."""
-    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(heading)
-        yield writer
+    def _transform(self, frames: np.ndarray, power: np.ndarray) -> None:
+        """Windows [n, n_fft] -> power [n, n_mels], in buffers that are used again and again."""
+        n = len(frames)
+        windowed = np.multiply(frames, self._window, out=self._windowed[:n])
+        spectrum = np.fft.rfft(windowed, axis=-1, out=self._spectrum[:n])
+        parts = spectrum.view(np.float64).reshape(n, -1, 2)
+        squares = np.multiply(parts, parts, out=self._squares[:n])
+        bins = np.add(squares[..., 0], squares[..., 1], out=self._bins[:n], casting="same_kind")
+        np.matmul(bins, mel_filterbank(self.recipe).T, out=power)
+
+    def vector(self) -> np.ndarray:
+        """The picture that the recipe asks for, row by row, float32 [picture_size**2]."""
+        return self.picture(self.recipe.picture_size, self.recipe.picture_size).reshape(-1)
+
+    def picture(self, rows: int, columns: int) -> np.ndarray:
+        """End the sound, and return dB below the loudest cell, float32 [rows, columns].
+
+        Raises:
+            AudioError: nothing is to be heard, or the samples were far beyond full scale.
+        """
+        self.add(np.zeros(self.recipe.n_fft // 2, np.float32), last=True)
+        if not np.isfinite(self.loudest):
+            raise AudioError("the recording's samples are too large to be squared; scale them to -1..1")
+        frames = self._power.tell() // (4 * self.recipe.n_mels)
+        if frames <= max(RESIZED_WHOLE, columns):
+            picture = cv2.resize(self._decibels(0, frames), (columns, rows), interpolation=cv2.INTER_AREA)
+        else:
+            means = np.stack([self._column(i / columns * frames, (i + 1) / columns * frames) for i in range(columns)])
+            picture = cv2.resize(means.T.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        if picture.max() == picture.min():
+            raise AudioError("the recording is silent; check that the microphone is on and record again")
+        return picture
+
+    def _column(self, begin: float, end: float) -> np.ndarray:
+        """What INTER_AREA makes of frames `begin` to `end`, whose first and last count in part: float64 [n_mels]."""
+        first, stop = int(begin), int(np.ceil(end))
+        covered = np.minimum(np.arange(first + 1, stop + 1), end) - np.maximum(np.arange(first, stop), begin)
+        return self._decibels(first, stop) @ covered / (end - begin)
+
+    def _decibels(self, first: int, stop: int) -> np.ndarray:
+        """As `librosa.power_to_db(ref=np.max)`, of some frames: float32 [n_mels, stop - first]."""
+        row = 4 * self.recipe.n_mels
+        self._power.seek(first * row)
+        power = np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self.recipe.n_mels).T
+        loudest = np.maximum(np.float32(AMIN), np.float32(self.loudest))
+        decibels = 10 * np.log10(np.maximum(np.float32(AMIN), power)) - 10 * np.log10(loudest)
+        return np.ascontiguousarray(np.maximum(decibels, np.float32(-self.recipe.top_db)), np.float32)
