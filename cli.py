@@ -105,6 +105,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno and error.filename:
         remedy = f": {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return f"{error.filename}: {(error.strerror or '').lower()}{remedy}"
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return f"{(error.strerror or '').lower()}: {REMEDIES[error.errno]}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,8 +1,9 @@
 """Phase 1, step 1: calibration recordings -> one matrix of mel spectrogram vectors.
 
-Reads every file below the input folder (wav, flac, ogg, mp3, aiff, ...) and writes float32 (N, 4096), one row for each
-recording in the order of the paths. Beside it: .csv (what each row is), _skipped.csv (files that gave no row, and why)
-and .json (the recipe). A bad file never stops the rest.
+Reads every recording below the input folder (what libsndfile reads: wav, flac, ogg, opus, mp3, aiff, ...; with ffmpeg
+installed also m4a, aac, wma, video) and writes float32 (N, 4096), one row for each in the order of the paths. Beside
+it: .csv (what each row is), _skipped.csv (files that gave no row, and why) and .json (the recipe). A bad file never
+stops the rest. An interrupted run goes on where it was; recordings that were done before are not done again.
 """
 
 from pathlib import Path
@@ -31,8 +32,14 @@ def build_parser() -> cli.CommandParser:
         "--workers",
         type=cli.bounded(int, 1, 1024),
         metavar="N",
-        help="processes, the result is the same for any number (default: one for each core)",
+        help="processes, the result is the same for any number (default: the cores, 2 at least)",
     )
+    parser.add_argument(
+        "--dask_scheduler",
+        metavar="ADDRESS",
+        help="let the workers of a Dask cluster do it, for instance tcp://10.0.0.1:8786 (see README.md)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="say how fast it was, and which file was the slowest")
     return parser
 
 
@@ -45,14 +52,27 @@ def main(argv: list[str] | None = None) -> int:
     if not options.input_dir.is_dir():
         raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")
 
+    if options.workers and options.dask_scheduler:
+        parser.error("argument --workers: the cluster has its own; leave it out with --dask_scheduler")
+
     from joblib import cpu_count
 
-    from audio.features import Recipe, prepare_batch
+    from audio.batch import prepare_batch
+    from audio.features import Recipe
 
-    recipe = Recipe(**config.RECIPE)
-    report = prepare_batch(options.input_dir, output, recipe, options.workers or cpu_count())
-    print(f"{report.rows} recordings, {report.seconds / 3600:.2f} hours of sound: {output}")
+    recipe, workers = Recipe(**config.RECIPE), options.workers or max(2, cpu_count())
+    report = prepare_batch(options.input_dir, output, recipe, workers, options.dask_scheduler, say=print)
+    print(
+        f"{report.rows} recordings, {report.seconds / 3600:.2f} hours of sound, {report.new} of them done now: {output}"
+    )
     print(f"{report.skipped} files skipped: {output.with_name(output.stem + '_skipped.csv')}")
+    if options.verbose:
+        took, path = report.slowest
+        print(
+            f"{report.wall:.1f} s: {report.new / report.wall:.1f} files/s, "
+            f"{report.new_seconds / 3600 / report.wall:.3f} hours of sound per second"
+            + (f"; slowest {path!a}, {took:.2f} s" if path else "")
+        )
     elsewhere = "" if output == config.SIMILARITY_VECTOR_NPY else f" --input_file {output}"
     print(f"next: python z_transformation_with_stats.py{elsewhere}")
     return 0

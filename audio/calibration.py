@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from audio.features import RECIPE, Recipe
+from audio.matrix import load_array
 from audio.whitening import WHITENING_NAME, Whitening
 from files import atomic_path, sha256_of
 
@@ -145,36 +146,6 @@ def check_recipe(made_with: dict, recipe: Recipe, path: Path) -> None:
             raise ValueError(
                 f"{path} was made with {name} {made_with.get(name)}, the recipe now says {wanted}; {AGAIN}"
             )
-
-
-def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Map a .npy file into memory, copy on write, after checking that it is finite floating point of `shape`.
-
-    None in `shape` allows any length. Every element is looked at once, block by block.
-
-    Raises:
-        ValueError: broken, object arrays, another type or shape, no rows, or NaN or infinity.
-        OSError: the file is not there, or may not be read.
-    """
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
-        raise
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything, even tokenize's own errors
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a .npy file that can be read ({reason}); make it again") from error
-    allowed = "(" + ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
-    found = getattr(array, "shape", None)  # None: an .npz archive
-    if found is None or len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found, strict=True)):
-        raise ValueError(f"{path} is of shape {found}; {allowed} is needed: make it again")
-    if array.dtype.kind != "f":
-        raise ValueError(f"{path} holds {array.dtype}; floating point numbers are needed: make it again")
-    if not array.size:
-        raise ValueError(f"{path} is empty: make it again")
-    for start in range(0, len(array), BLOCK):
-        if not np.isfinite(array[start : start + BLOCK]).all():
-            raise ValueError(f"{path} holds NaN or infinity in rows {start} to {start + BLOCK - 1}: make it again")
-    return array
 
 
 def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:

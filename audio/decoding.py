@@ -138,9 +138,16 @@ def _libsndfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     frames = max(1, READ_BLOCK // file.channels)
     try:
         while len(block := file.read(frames, dtype="float32", always_2d=True)):  # [T, channels]
-            yield block.mean(axis=1)
+            yield _mono(block)
+            if len(block) < frames:
+                break
     except soundfile.SoundFileError as error:
         raise AudioError(_unreadable(getattr(error, "error_string", str(error)).strip(" ."))) from error
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """[T, channels] -> [T]."""
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)  # a mean of one takes ten times as long
 
 
 @contextmanager
@@ -174,7 +181,7 @@ def _ffmpeg_blocks(process: "subprocess.Popen[bytes]", channels: int, errors: Bi
     while data := process.stdout.read(size):
         whole = len(data) // (4 * channels) * (4 * channels)
         samples = np.frombuffer(data[:whole], ">f4").astype(np.float32)
-        yield samples.reshape(-1, channels).mean(axis=1)
+        yield _mono(samples.reshape(-1, channels))
     if process.wait():
         raise AudioError(_unreadable(_last_words(errors)))
 

@@ -199,6 +199,18 @@ def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
     return (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
+@functools.cache
+def _filters(recipe: Recipe) -> list[tuple[slice, slice, np.ndarray]]:
+    """The filterbank in groups of neighbouring bands, each with the bins where they are not 0: a fifth of the work."""
+    bank, groups = mel_filterbank(recipe), []
+    for first in range(0, recipe.n_mels, 16):
+        bands = slice(first, min(first + 16, recipe.n_mels))
+        used = np.flatnonzero(bank[bands].any(axis=0))
+        bins = slice(used[0], used[-1] + 1) if used.size else slice(0, 1)  # bands narrower than a bin are empty
+        groups.append((bands, bins, np.ascontiguousarray(bank[bands, bins].T)))
+    return groups
+
+
 class _Meter:
     """Looks at the samples of a file as they pass by."""
 
@@ -253,7 +265,9 @@ def _resample(blocks: Iterable[np.ndarray], source_rate: int, target_rate: int) 
         taken += block.size
         if last:
             rest = int(np.ceil(taken * (target_rate / source_rate))) - given
-            resampled = np.pad(resampled[:rest], (0, max(0, rest - resampled.size)))
+            resampled = resampled[:rest]
+            if resampled.size < rest:
+                resampled = np.pad(resampled, (0, rest - resampled.size))
         given += resampled.size
         yield resampled
 
@@ -315,7 +329,8 @@ class _Spectrogram:
         parts = spectrum.view(np.float64).reshape(n, -1, 2)
         squares = np.multiply(parts, parts, out=self._squares[:n])
         bins = np.add(squares[..., 0], squares[..., 1], out=self._bins[:n], casting="same_kind")
-        np.matmul(bins, mel_filterbank(self.recipe).T, out=power)
+        for bands, covered, triangles in _filters(self.recipe):
+            power[:, bands] = bins[:, covered] @ triangles
 
     def vector(self) -> np.ndarray:
         """The picture that the recipe asks for, row by row, float32 [picture_size**2]."""

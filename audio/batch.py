@@ -1,0 +1,254 @@
+"""From a folder of recordings to one matrix of vectors: in parallel, incremental, and hard to break.
+
+Each file is a job of its own, whose result is committed to a ledger (`audio/ledger.py`) as it comes; at the end the
+matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of workers, on
+the machines, or on how often the run was interrupted: they are those of one uninterrupted run.
+"""
+
+import contextlib
+import faulthandler
+import functools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audio.decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
+from audio.features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
+from audio.ledger import Ledger, Measured
+from files import sha256_of
+
+CHUNK = 4096  # files handed to the workers at a time
+FILES_A_TASK = 8  # files that go to a worker and come back together
+WAITING_TASKS = "2*n_jobs"  # tasks under way, the most that a kill can lose
+LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
+
+
+@dataclass
+class BatchReport:
+    """What a batch did."""
+
+    rows: int = 0
+    skipped: int = 0
+    seconds: float = 0.0  # of sound in all rows
+    new: int = 0  # files measured this time; the others were done before
+    new_seconds: float = 0.0  # of sound in those
+    wall: float = 0.0  # seconds that the batch took
+    slowest: tuple[float, str] = field(default=(0.0, ""))  # seconds and path
+
+
+def prepare_batch(
+    folder: Path,
+    output: Path,
+    recipe: Recipe = RECIPE,
+    workers: int = 1,
+    dask_scheduler: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> BatchReport:
+    """Write the vectors of all recordings below `folder` to `output`, float32 [N, picture_size**2].
+
+    Beside it, named after it: `.csv` (what each row is), `_skipped.csv` (which files gave no row, and why) and `.json`
+    (recipe, libraries, digests). They are replaced together at the end, or not at all. Files whose content is in the
+    older result are not done again. `workers` 1 is this process; otherwise a decoder that crashes or hangs takes a
+    worker along, never the batch. `dask_scheduler` is the address of a Dask cluster that does the work in their place.
+
+    Raises:
+        ValueError: there are no recordings, or none that can be used.
+        RuntimeError: another run is at work on `output`, or the cluster is not fit for it.
+        OSError: something cannot be written.
+    """
+    started = time.perf_counter()
+    made_with = {"recipe": asdict(recipe), "constants": CONSTANTS, "libraries": LIBRARIES}
+    report = BatchReport()
+    with Ledger(output) as ledger, _pool(workers, dask_scheduler, folder) as pool:
+        if changed := ledger.begin(made_with, ffmpeg_version()):
+            say(f"{changed}: all recordings are done afresh")
+        if not (files := ledger.enlist(find_recordings(folder))):
+            raise ValueError(
+                f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir"
+            )
+        if ledger.knows_anything():
+            for paths in ledger.open_files(CHUNK):
+                ledger.identify((one.path, one.sha256) for one in pool.run(identify, paths))
+        _measure_all(ledger, pool, recipe, files, report)
+        totals = ledger.totals()
+        if not totals.rows and totals.skipped:
+            raise ValueError(f"none of the {totals.skipped} files in {folder} can be used; {totals.first_reason}")
+        if not totals.rows:
+            raise ValueError(f"none of the {files} files in {folder} is a recording")
+        ledger.finish(made_with, recipe.vector_size, totals)
+    report.rows, report.skipped, report.seconds = totals.rows, totals.skipped, totals.seconds
+    report.wall = time.perf_counter() - started
+    return report
+
+
+def _measure_all(ledger: Ledger, pool: "_Pool", recipe: Recipe, files: int, report: BatchReport) -> None:
+    """Do what is not done, with a progress bar where somebody watches."""
+    from tqdm import tqdm
+
+    open_files = sum(len(paths) for paths in ledger.open_files(CHUNK))
+    with tqdm(total=files, initial=files - open_files, unit="file", disable=None) as bar:
+        for paths in ledger.open_files(CHUNK):
+            for one in pool.run(functools.partial(measure, recipe=recipe), paths):
+                ledger.record(one)
+                bar.update()
+                report.new += one.vector is not None
+                report.new_seconds += one.seconds
+                report.slowest = max(report.slowest, (one.took, one.path))
+
+
+def find_recordings(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every file below `folder` but hidden ones: its relative path, and the reason why it cannot be used, or "".
+
+    Links to folders are followed, each folder is read once. What has the name of a recording and is none, such as a
+    folder or a link to nothing, comes with its reason.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        refused.append((os.path.relpath(error.filename, folder), f"the folder cannot be read: {_why(error)}"))
+
+    refused: list[tuple[str, str]] = []
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
+        for name in (*folders, *names):
+            path = os.path.join(root, name)
+            relative = os.path.relpath(path, folder).replace(os.sep, "/")
+            if name.startswith("."):
+                continue
+            if os.path.isfile(path):
+                yield relative, ""
+            elif named_as_sound(name):
+                what = "a folder" if os.path.isdir(path) else "a link to nothing" if os.path.islink(path) else "no file"
+                yield relative, f"{what}, not a recording"
+    yield from refused
+
+
+# --- one file, in a worker -------------------------------------------------------------------------------------------
+def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> Measured:
+    """Do one file of a batch. Whatever is wrong with the file becomes a reason, so that a batch goes on."""
+    started = time.perf_counter()
+    file, digest = Path(folder, path), ""
+    try:
+        with _time_limit(file if limited else None):
+            before = file.stat()
+            digest = sha256_of(file)
+            heard = listen(file, recipe)
+            after = file.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise OSError("the file changed while it was read; run this again")
+    except NotAudio as error:
+        return Measured(path, reason=_why(error) if named_as_sound(path) else "", took=time.perf_counter() - started)
+    except AudioError as error:
+        took = time.perf_counter() - started
+        return Measured(path, decoder=ffmpeg_version(), sha256=digest, reason=_why(error), took=took)
+    except (OSError, MemoryError) as error:
+        return Measured(path, reason=_why(error), took=time.perf_counter() - started)
+    took = time.perf_counter() - started
+    return Measured(path, heard.vector, heard.seconds, heard.source_rate, heard.decoder, digest, "", took)
+
+
+def identify(folder: str, path: str, limited: bool) -> Measured:
+    """Only the digest of one file's content, "" if it cannot be read."""
+    try:
+        with _time_limit(Path(folder, path) if limited else None):
+            return Measured(path, sha256=sha256_of(Path(folder, path)))
+    except OSError:
+        return Measured(path)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _time_limit(path: Path | None) -> Iterator[None]:
+    """End this process if the block takes far too long for the size of a file: a decoder cannot be stopped otherwise."""
+    if path is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(LEAST_SECONDS + path.stat().st_size / BYTES_A_SECOND, exit=True, file=_nowhere())
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@functools.cache
+def _nowhere() -> Any:
+    return open(os.devnull, "w")  # noqa: SIM115 (open as long as the process lives)
+
+
+# --- many files ------------------------------------------------------------------------------------------------------
+class _Pool:
+    """This process, workers of this machine, or those of a Dask cluster."""
+
+    def __init__(self, folder: Path, n_jobs: int, died: tuple[type[Exception], ...] = ()) -> None:
+        self.folder, self.n_jobs, self.died = str(folder.absolute()), n_jobs, died
+
+    def run(self, function: Callable[..., Measured], paths: list[str]) -> Iterator[Measured]:
+        """Yield one result for each path, as they come."""
+        if not self.died:
+            yield from (function(self.folder, path, limited=False) for path in paths)
+            return
+        waiting = dict.fromkeys(paths)
+        while waiting:
+            under_way: list[str] = []
+            try:
+                for one in self._parallel(function, _noted(list(waiting), under_way)):
+                    del waiting[one.path]
+                    yield one
+            except self.died:
+                # one of those under way ended its worker: each of them once more, alone
+                for path in under_way:
+                    if path in waiting:
+                        del waiting[path]
+                        yield self._alone(function, path)
+
+    def _alone(self, function: Callable[..., Measured], path: str) -> Measured:
+        try:
+            return next(iter(self._parallel(function, [path])))
+        except self.died:
+            return Measured(path, reason="its decoder crashed or came to no end; convert it to wav")
+
+    def _parallel(self, function: Callable[..., Measured], paths: Iterable[str]) -> Iterator[Measured]:
+        from joblib import Parallel, delayed
+
+        tasks = (delayed(function)(self.folder, path, limited=True) for path in paths)
+        settings = {"batch_size": FILES_A_TASK, "pre_dispatch": WAITING_TASKS}
+        return Parallel(n_jobs=self.n_jobs, return_as="generator_unordered", **settings)(tasks)
+
+
+def _noted(paths: Iterable[str], under_way: list[str]) -> Iterator[str]:
+    for path in paths:
+        under_way.append(path)
+        yield path
+
+
+@contextlib.contextmanager
+def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_Pool]:
+    """The workers, each with one thread, so that neither they nor their bits disturb each other."""
+    from joblib import parallel_config
+    from threadpoolctl import threadpool_limits
+
+    if dask_scheduler:
+        from audio.cluster import connect
+
+        with connect(dask_scheduler, folder) as (n_jobs, died), parallel_config(backend="dask"):
+            yield _Pool(folder, n_jobs, died)
+    elif workers == 1:
+        with threadpool_limits(limits=1):
+            yield _Pool(folder, 1)
+    else:
+        with parallel_config(backend="loky", inner_max_num_threads=1):
+            yield _Pool(folder, workers, (BrokenProcessPool,))
