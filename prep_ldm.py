@@ -34,11 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     if not options.input_file.is_file():
         raise OSError(f"there is no file {options.input_file}; run z_transformation_with_stats.py first")
 
+    import warnings
+
     import numpy as np
 
-    from audio.calibration import load_array
+    from audio.calibration import check_z_scores
+    from audio.features import Recipe
+    from audio.matrix import BLOCK, load_array
 
     z_scores = load_array(options.input_file, (None, config.VECTOR_SIZE))
+    check_z_scores(options.input_file, z_scores[:BLOCK], Recipe(**config.RECIPE))
 
     import torch
     from einops import rearrange
@@ -46,13 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     from files import atomic_path
 
     channels, height, _ = config.LATENT_SHAPE
-    # a memory map is saved without reading it into memory first
-    latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
+    with warnings.catch_warnings():  # torch warns of memory that may not be written to; nothing writes
+        warnings.simplefilter("ignore", UserWarning)
+        # a memory map, which is saved without being read into memory first
+        latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
     with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
         torch.save(latents, file)
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
-    print(f"next: python txt2img.py --init_latents {options.output_file} --subject_idx 0")
+    print(f"next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt \"calm blue waves\"")
     return 0
 
 

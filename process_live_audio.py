@@ -16,7 +16,9 @@ import config
 from live import standby
 
 if TYPE_CHECKING:
-    from audio.features import Recording
+    from audio.features import Facts, Recipe
+
+PICTURE_COLUMNS = 960  # pixels
 
 
 def build_parser() -> cli.CommandParser:
@@ -25,7 +27,7 @@ def build_parser() -> cli.CommandParser:
         "--input_file",
         type=cli.existing_file,
         metavar="F",
-        help="the recording: wav, flac, ogg, mp3, aiff, ...",
+        help="the recording: wav, flac, ogg, mp3, aiff, ...; with ffmpeg installed also m4a, video, ...",
     )
     parser.add_argument(
         "--output_file",
@@ -35,7 +37,20 @@ def build_parser() -> cli.CommandParser:
         help="the latent, a .pt file (default: %(default)s)",
     )
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
+    parser.add_argument(
+        "--save_picture",
+        type=picture_file,
+        metavar="F.png",
+        help="also draw the recording as it was heard: waveform and spectrogram",
+    )
     return parser
+
+
+def picture_file(text: str) -> Path:
+    """An argparse type: where a picture goes."""
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"{text} must end in .png")
+    return Path(text)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -83,11 +98,18 @@ def make_latent(options: argparse.Namespace) -> Path:
     if directories[0] == config.BUILTIN_CALIBRATION_DIR:
         print("built-in calibration used: run phase 1 to make your own")
     try:
-        recording = features.load_audio(options.input_file, recipe)
-        vector = features.samples_to_vector(recording.samples, recipe)
+        recording = features.listen(options.input_file, recipe)
+        if options.save_picture:
+            save_picture(options.input_file, options.save_picture, recording.seconds, recipe)
     except features.AudioError as error:
         raise features.AudioError(f"{options.input_file}: {error}") from error
     warn(recording)
+    if calibration.reaches_beyond(recording.vector, recipe):
+        print(
+            f"warning: the recording has sound above {calibration.band_hz(recipe):.0f} Hz, where the calibration has "
+            "none; calibrate with recordings from this microphone (phase 1)",
+            file=sys.stderr,
+        )
 
     import torch
     from einops import rearrange
@@ -95,7 +117,9 @@ def make_latent(options: argparse.Namespace) -> Path:
     from files import atomic_path
 
     channels, height, _ = config.LATENT_SHAPE
-    latent = rearrange(torch.from_numpy(calibration.z_score(vector)), "(c h w) -> 1 c h w", c=channels, h=height)
+    latent = rearrange(
+        torch.from_numpy(calibration.z_score(recording.vector)), "(c h w) -> 1 c h w", c=channels, h=height
+    )
     with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
         torch.save(latent, file)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
@@ -103,7 +127,16 @@ def make_latent(options: argparse.Namespace) -> Path:
     return options.output_file
 
 
-def warn(recording: "Recording") -> None:
+def save_picture(recording: Path, picture: Path, seconds: float, recipe: "Recipe") -> None:
+    """Draw a recording."""
+    from audio import features, pictures
+
+    waveform, decibels = features.overview(recording, PICTURE_COLUMNS, recipe)
+    pictures.save_recording(picture, waveform, decibels, seconds, recipe)
+    print(f"drawn: {picture}")
+
+
+def warn(recording: "Facts") -> None:
     """Say on stderr what makes a recording a poor start for a picture; it is used all the same."""
     if recording.seconds < config.SHORT_SECONDS:
         print(

@@ -2,7 +2,8 @@
 
 Each of the 4,096 elements gets its mean and standard deviation over the calibration recordings (never below 2.5 dB, so
 that an element that is constant in them stays bounded in a new recording), and each recording its z-score. Beside the
-statistics: whitening.npz, with which txt2img.py turns a z-score into x_T, and calibration.json, how all this was made.
+statistics: whitening.npz, with which txt2img.py turns a z-score into x_T, calibration.json, how all this was made, and
+calibration.png, mean and standard deviation as pictures.
 """
 
 import sys
@@ -47,14 +48,16 @@ def main(argv: list[str] | None = None) -> int:
     if not options.input_file.is_file():
         raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
 
-    from audio import calibration
+    from audio import calibration, pictures
     from audio.features import Recipe
     from audio.whitening import Whitening
 
     recipe = Recipe(**config.RECIPE)
     builtin = config.BUILTIN_CALIBRATION_DIR / calibration.WHITENING_NAME
     prior = Whitening.load(builtin) if builtin.is_file() else None
-    report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
+    made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
+    picture = options.stats_dir / "calibration.png"
+    pictures.save_calibration(picture, made.mean_db, made.std_db, recipe)
     if report.recordings < calibration.FEW:
         print(
             f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
@@ -63,12 +66,20 @@ def main(argv: list[str] | None = None) -> int:
         )
     sound = "" if report.seconds is None else f", {report.seconds / 3600:.2f} hours of sound"
     print(f"{report.recordings} recordings{sound}: {options.stats_dir}")
+    if report.sample_rates:
+        print("sample rates: " + ", ".join(f"{count} of {rate} Hz" for rate, count in report.sample_rates.items()))
     print(f"{report.floored} of {recipe.vector_size} elements hardly vary: std raised to {calibration.STD_FLOOR_DB} dB")
+    if report.band_hz:
+        print(
+            f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; a microphone that does gives voices "
+            "that all look unusual there: calibrate with recordings of the kind that will come"
+        )
     print(f"whitening: {report.axes} principal axes, {'of these recordings' if report.own_axes else 'built-in'}")
     print(
         f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, kurtosis "
         f"{report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} (N(0, I): 0, 1, 5, 3, 0): {output}"
     )
+    print(f"mean and standard deviation as a picture: {picture}")
     elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {output}"
     print(f"next: python prep_ldm.py{elsewhere}")
     return 0

@@ -5,8 +5,10 @@ A calibration is a folder: `mean.npy` and `std.npy` (dB, float32 [4096]), `white
 the other files, so that parts of two calibrations, or of two recipes, are never mixed unnoticed.
 """
 
+import csv
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from audio.features import RECIPE, Recipe
-from audio.matrix import load_array
+from audio.features import CONSTANTS, RECIPE, Recipe, mel_edges
+from audio.matrix import BLOCK, Matrix, MatrixWriter, load_array, save_array
 from audio.whitening import WHITENING_NAME, Whitening
 from files import atomic_path, sha256_of
 
 MEAN_NAME, STD_NAME, ABOUT_NAME = "mean.npy", "std.npy", "calibration.json"
-BLOCK = 1024  # vectors held at a time: 32 MB as float64
 FEWEST = 2  # recordings; of one there is no spread
 FEW = 50  # recordings; below it the statistics are more of these recordings than of voices
 
@@ -29,6 +30,9 @@ FEW = 50  # recordings; below it the statistics are more of these recordings tha
 # can give z = 160 and more there. dB run from -80 to 0, so with this floor |z| never exceeds 32. Elements that voices
 # decide are not touched: in the built-in calibration, it raises 2 of 4,096. In place of 0 it also divides.
 STD_FLOOR_DB = 2.5
+
+# A recording with sound where the calibration has none shows there as z-scores that are all large.
+UNHEARD_Z = 3.0
 
 AGAIN = "run prep_audio_spectrograms.py and z_transformation_with_stats.py again"
 
@@ -41,6 +45,17 @@ class Calibration:
     def z_score(self, vectors: np.ndarray) -> np.ndarray:
         """[N, P] or [P] dB -> float32 of the same shape."""
         return ((np.asarray(vectors, np.float64) - self.mean_db) / self.std_db).astype(np.float32)
+
+    def band_hz(self, recipe: Recipe = RECIPE) -> float | None:
+        """Hz above which the calibration recordings hold nothing, or None if they reach to the top."""
+        bands = _bands_heard(self.std_db > STD_FLOOR_DB, recipe)
+        return None if bands == recipe.n_mels else float(mel_edges(recipe)[bands])
+
+    def reaches_beyond(self, vector: np.ndarray, recipe: Recipe = RECIPE) -> bool:
+        """Whether a recording, [P] dB, has sound above the band of the calibration."""
+        bands = _bands_heard(self.std_db > STD_FLOOR_DB, recipe)
+        above = self.z_score(vector).reshape(recipe.picture_size, -1)[bands * recipe.picture_size // recipe.n_mels :]
+        return above.size > 0 and float(above.mean()) > UNHEARD_Z
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe = RECIPE) -> "Calibration":
@@ -55,7 +70,7 @@ class Calibration:
         about_path = folder / ABOUT_NAME
         if about_path.is_file():
             about = _read_about(about_path)
-            check_recipe(about["recipe"], recipe, about_path)
+            check_recipe(about, recipe, about_path)
             for name, digest in about.get("sha256", {}).items():
                 if name in (MEAN_NAME, STD_NAME) and sha256_of(folder / name) != digest:
                     raise ValueError(f"{folder / name} is not the file that {ABOUT_NAME} beside it describes; {AGAIN}")
@@ -72,6 +87,8 @@ class CalibrationReport:
 
     recordings: int
     seconds: float | None  # of sound; None where the vectors came without their .json
+    sample_rates: dict[int, int]  # how many recordings of each, in Hz; empty where the vectors came without their .csv
+    band_hz: float | None  # above it the recordings hold nothing; None if they reach to the top
     floored: int  # elements whose std was raised to STD_FLOOR_DB
     own_axes: bool  # False: the principal axes are those of the prior
     axes: int
@@ -84,7 +101,7 @@ class CalibrationReport:
 
 def calibrate(
     vectors_path: Path, z_scores_path: Path, folder: Path, recipe: Recipe = RECIPE, prior: Whitening | None = None
-) -> CalibrationReport:
+) -> tuple[Calibration, CalibrationReport]:
     """Make a calibration in `folder` from vectors, and the z-scores of the same vectors. All files, or none, appear.
 
     Memory does not grow with the number of recordings. `prior` lends its principal axes where there are too few
@@ -94,9 +111,14 @@ def calibrate(
         ValueError: the vectors are broken, of another recipe, or fewer than two.
         OSError: a file cannot be read or written.
     """
-    vectors = load_array(vectors_path, (None, recipe.vector_size))
+    vectors = Matrix(vectors_path, recipe.vector_size)
     if len(vectors) < FEWEST:
         raise ValueError(f"{vectors_path} holds {len(vectors)} recordings; {FEWEST} at least, {FEW} or more are needed")
+    if not looks_like_vectors(vectors[:BLOCK], recipe):
+        raise ValueError(
+            f"{vectors_path} holds numbers that are not dB from -{recipe.top_db:g} to 0; z-scores, perhaps? "
+            "Name the file that prep_audio_spectrograms.py wrote"
+        )
     source = _source_of(vectors_path, len(vectors), recipe)
     mean, std = mean_and_std(vectors)
     floored = int((std < STD_FLOOR_DB).sum())
@@ -108,23 +130,31 @@ def calibrate(
         # renamed in the reverse order: calibration.json, which vouches for the others, comes last
         names = (ABOUT_NAME, WHITENING_NAME, STD_NAME, MEAN_NAME)
         about_path, whitening_path, std_path, mean_path = [stack.enter_context(atomic_path(folder / n)) for n in names]
-        np.save(mean_path, calibration.mean_db)
-        np.save(std_path, calibration.std_db)
+        save_array(mean_path, calibration.mean_db)
+        save_array(std_path, calibration.std_db)
         whitening.save(whitening_path)
+        z_about_path = stack.enter_context(atomic_path(z_scores_path.with_suffix(".json")))
         spread = _write_z_scores(stack.enter_context(atomic_path(z_scores_path)), vectors, calibration)
+        made_with = {"recipe": source["recipe"], "constants": source["constants"]}
+        z_about_path.write_text(json.dumps(made_with | {"recordings": len(vectors)}, indent=2) + "\n", encoding="utf-8")
         about = source | {
             "recordings": len(vectors),
             "std_floor_db": STD_FLOOR_DB,
             "floored_elements": floored,
+            "band_hz": calibration.band_hz(recipe),
             "whitening": {"axes": len(whitening.scales), "own_axes": own_axes},
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "sha256": {n: sha256_of(p) for n, p in zip(names[1:], (whitening_path, std_path, mean_path), strict=True)},
         }
         about_path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    return CalibrationReport(len(vectors), source["seconds"], floored, own_axes, len(whitening.scales), *spread)
+    rates, band = _sample_rates(vectors_path.with_suffix(".csv")), calibration.band_hz(recipe)
+    report = CalibrationReport(
+        len(vectors), source["seconds"], rates, band, floored, own_axes, len(whitening.scales), *spread
+    )
+    return calibration, report
 
 
-def mean_and_std(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(vectors: "Matrix | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
     """Mean and population standard deviation (ddof 0) of each column of [N, P], float64, block by block.
 
     Blocks are merged as in Chan, Golub, LeVeque, 1979, which loses no digits where a mean is large and a std small.
@@ -139,36 +169,70 @@ def mean_and_std(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(squares / count)
 
 
-def check_recipe(made_with: dict, recipe: Recipe, path: Path) -> None:
-    """Raises ValueError naming the first parameter in which `made_with`, as read from `path`, differs from `recipe`."""
-    for name, wanted in asdict(recipe).items():
+def looks_like_vectors(block: np.ndarray, recipe: Recipe = RECIPE) -> bool:
+    """Whether the rows [B, P] are pictures in dB, rather than z-scores, which lie around 0."""
+    return block.min() >= -recipe.top_db - 0.01 and block.max() <= 0.01 and block.mean() < -1
+
+
+def check_recipe(about: dict, recipe: Recipe, path: Path) -> None:
+    """Raises ValueError naming the first parameter in which `about`, as read from `path`, differs from `recipe`."""
+    constants = {name: about["constants"].get(name) for name in CONSTANTS} if "constants" in about else CONSTANTS
+    made_with = about["recipe"] | constants
+    for name, wanted in (asdict(recipe) | CONSTANTS).items():
         if made_with.get(name) != wanted:
             raise ValueError(
                 f"{path} was made with {name} {made_with.get(name)}, the recipe now says {wanted}; {AGAIN}"
             )
 
 
-def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+def check_z_scores(path: Path, block: np.ndarray, recipe: Recipe = RECIPE) -> None:
+    """Raises ValueError if z-scores, of which `block` [B, P] are the first, are of another recipe, or none at all."""
+    about_path = path.with_suffix(".json")
+    if about_path.is_file():
+        check_recipe(_read_about(about_path), recipe, about_path)
+    if looks_like_vectors(block, recipe):
+        raise ValueError(
+            f"{path} holds dB from {block.min():.0f} to {block.max():.0f}, vectors, not z-scores: name the file that "
+            "z_transformation_with_stats.py wrote"
+        )
+
+
+def _bands_heard(varies: np.ndarray, recipe: Recipe) -> int:
+    """How many mel bands there are up to the highest in which half of the elements vary ([P] booleans)."""
+    rows = varies.reshape(recipe.picture_size, -1).mean(axis=1) >= 0.5
+    return int((np.flatnonzero(rows)[-1] + 1) * recipe.n_mels // recipe.picture_size) if rows.any() else 0
+
+
+def _sample_rates(table: Path) -> dict[int, int]:
+    """How many of the recordings that prep_audio_spectrograms.py lists have each sample rate, most frequent first."""
+    try:
+        with open(table, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            return dict(Counter(int(row["sample_rate"]) for row in csv.DictReader(stream)).most_common())
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # not there, or somebody's own
+        return {}
+
+
+def _blocks(vectors: "Matrix | np.ndarray") -> Iterator[np.ndarray]:
     for start in range(0, len(vectors), BLOCK):
         yield np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
 
 
-def _write_z_scores(path: Path, vectors: np.ndarray, calibration: Calibration) -> tuple[float, ...]:
+def _write_z_scores(path: Path, vectors: Matrix, calibration: Calibration) -> tuple[float, ...]:
     """Write float32 [N, P], and return mean, std, largest, kurtosis and neighbour correlation of all elements."""
-    z_scores = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=vectors.shape)
-    size = int(vectors.shape[1] ** 0.5)
+    rows, width = vectors.shape
+    size = int(width**0.5)
     moments, products, pairs, largest = np.zeros(4), 0.0, 0, 0.0
-    for index, block in enumerate(_blocks(vectors)):
-        z = calibration.z_score(block)
-        z_scores[index * BLOCK : index * BLOCK + len(z)] = z
-        z = z.astype(np.float64)
-        moments += [(z**power).sum() for power in (1, 2, 3, 4)]
-        pictures = z.reshape(-1, size, size)  # [B, mel band, column]
-        products += (pictures[:, :, :-1] * pictures[:, :, 1:]).sum()
-        pairs += pictures[:, :, 1:].size
-        largest = max(largest, float(np.abs(z).max()))
-    z_scores.flush()
-    first, second, third, fourth = (moments / vectors.size).tolist()
+    with MatrixWriter(path, width) as z_scores:
+        for block in _blocks(vectors):
+            z = calibration.z_score(block)
+            z_scores.append(z)
+            z = z.astype(np.float64)
+            moments += [(z**power).sum() for power in (1, 2, 3, 4)]
+            pictures = z.reshape(-1, size, size)  # [B, mel band, column]
+            products += (pictures[:, :, :-1] * pictures[:, :, 1:]).sum()
+            pairs += pictures[:, :, 1:].size
+            largest = max(largest, float(np.abs(z).max()))
+    first, second, third, fourth = (moments / (rows * width)).tolist()
     variance = second - first**2
     central = fourth - 4 * first * third + 6 * first**2 * second - 3 * first**4
     # max(): recordings that are all the same have z = 0 everywhere
@@ -179,16 +243,21 @@ def _write_z_scores(path: Path, vectors: np.ndarray, calibration: Calibration) -
 def _source_of(vectors_path: Path, rows: int, recipe: Recipe) -> dict:
     """What prep_audio_spectrograms.py noted beside the vectors; where it did not, the recipe is taken on trust."""
     about_path, table_path = vectors_path.with_suffix(".json"), vectors_path.with_suffix(".csv")
+    unknown = {"recipe": asdict(recipe), "constants": CONSTANTS, "libraries": {}, "seconds": None}
     if not about_path.is_file():
-        return {"recipe": asdict(recipe), "libraries": {}, "seconds": None, "recordings_sha256": None}
+        return unknown | {"recordings_sha256": None}
     about = _read_about(about_path)
-    check_recipe(about["recipe"], recipe, about_path)
+    check_recipe(about, recipe, about_path)
     if about.get("recordings") != rows:
         raise ValueError(
             f"{about_path} tells of {about.get('recordings')} recordings, {vectors_path} has {rows}; {AGAIN}"
         )
-    about["recordings_sha256"] = sha256_of(table_path) if table_path.is_file() else None
-    return {"recipe": {}, "libraries": {}, "seconds": None} | about
+    for name, digest in about.get("sha256", {}).items():
+        if sha256_of(vectors_path.with_name(name)) != digest:
+            raise ValueError(f"{vectors_path.with_name(name)} is not the file that {about_path} describes; {AGAIN}")
+    return {name: about.get(name, other) for name, other in unknown.items()} | {
+        "recordings_sha256": sha256_of(table_path) if table_path.is_file() else None
+    }
 
 
 def _read_about(path: Path) -> dict:
@@ -201,6 +270,11 @@ def _read_about(path: Path) -> dict:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from error
-    if not isinstance(about, dict) or not isinstance(about.get("recipe"), dict):
+    parts = (about.get(part, {}) for part in ("constants", "sha256")) if isinstance(about, dict) else ()
+    if (
+        not isinstance(about, dict)
+        or not isinstance(about.get("recipe"), dict)
+        or not all(isinstance(part, dict) for part in parts)
+    ):
         raise ValueError(f"{path} does not say which recipe was used; {AGAIN}")
     return about

@@ -164,11 +164,9 @@ def overview(path: Path | str, columns: int, recipe: Recipe = RECIPE) -> tuple[n
     Raises:
         AudioError, OSError: as `listen`.
     """
-    seconds = listen(path, recipe).seconds
-    length = int(np.ceil(seconds * recipe.sample_rate))
-    waveform = np.zeros((2, columns), np.float32)
+    length = int(np.ceil(listen(path, recipe).seconds * recipe.sample_rate))  # samples
+    waveform, begin = np.zeros((2, columns), np.float32), 0
     with open_sound(path) as sound, _Spectrogram(recipe) as spectrogram:
-        begin = 0
         for block in _resample(sound.blocks, sound.sample_rate, recipe.sample_rate):
             column = np.minimum(np.arange(begin, begin + block.size) * columns // length, columns - 1)
             np.minimum.at(waveform[0], column, block)

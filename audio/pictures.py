@@ -1,0 +1,108 @@
+"""Pictures for people: what a calibration holds, and what a recording sounds like. Drawn with Pillow and OpenCV."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from audio.features import RECIPE, Recipe, mel_edges
+from files import atomic_path
+
+HEIGHT = 384  # pixels of a spectrogram
+MARGIN, GAP, LINE = 64, 24, 20  # pixels: axis labels at the left, between panels, a line of text
+FREQUENCIES = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz that are marked, where the recipe has them
+PAPER, INK, WAVE = (255, 255, 255), (40, 40, 40), (38, 84, 124)
+
+
+def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe: Recipe = RECIPE) -> None:
+    """Draw mean and standard deviation, [P] dB each, as heat maps: Hz upwards, part of the recording to the right.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    width = MARGIN + HEIGHT + 2 * LINE + MARGIN
+    image = Image.new("RGB", (2 * width, HEIGHT + 5 * LINE), PAPER)
+    for index, (title, values) in enumerate((("mean, dB", mean_db), ("standard deviation, dB", std_db))):
+        picture = values.reshape(recipe.picture_size, recipe.picture_size)
+        left, top = index * width + MARGIN, 2 * LINE
+        _heat_map(image, picture, (left, top, HEIGHT, HEIGHT), float(picture.min()), float(picture.max()))
+        _frequency_axis(image, left, top, recipe)
+        _axis(image, left, top, HEIGHT, ["0 %", "25 %", "50 %", "75 %", "100 %"], "part of the recording")
+        _scale(image, left + HEIGHT + GAP // 2, top, float(picture.min()), float(picture.max()))
+        _text(image, (left, top - LINE // 2), title, "ls")
+    _save(image, path)
+
+
+def save_recording(
+    path: Path, waveform: np.ndarray, decibels: np.ndarray, seconds: float, recipe: Recipe = RECIPE
+) -> None:
+    """Draw a recording as `features.overview` gives it: waveform [2, columns], spectrogram [n_mels, columns] in dB.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    columns, wave_height = waveform.shape[1], HEIGHT // 2
+    image = Image.new("RGB", (columns + 2 * MARGIN, wave_height + HEIGHT + 6 * LINE), PAPER)
+    top, middle = 2 * LINE, 2 * LINE + wave_height // 2
+    draw = ImageDraw.Draw(image)
+    for level, label in ((-1, "-1"), (0, "0"), (1, "1")):
+        y = middle - level * wave_height // 2
+        draw.line((MARGIN, y, MARGIN + columns, y), fill=(210, 210, 210))
+        _text(image, (MARGIN - 6, y), label, "rm")
+    for x, (low, high) in enumerate(np.clip(waveform, -1, 1).T * (wave_height // 2)):
+        draw.line((MARGIN + x, middle - float(high), MARGIN + x, middle - float(low)), fill=WAVE)
+    _text(image, (MARGIN, LINE), "waveform, 1 is full scale", "lm")
+    lower = top + wave_height + 2 * LINE
+    _heat_map(image, decibels, (MARGIN, lower, columns, HEIGHT), -recipe.top_db, 0.0)
+    _frequency_axis(image, MARGIN, lower, recipe)
+    marks = [f"{part * seconds / 4:.3g} s" for part in range(5)]
+    _axis(image, MARGIN, lower, columns, marks, "")
+    _scale(image, MARGIN + columns + GAP // 2, lower, -recipe.top_db, 0.0)
+    _text(image, (MARGIN, lower - LINE), "mel spectrogram, dB below the loudest", "lm")
+    _save(image, path)
+
+
+def _heat_map(
+    image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    """Colour values [rows, columns], the lowest row at the bottom, into a box (left, top, width, height)."""
+    left, top, width, height = box
+    grey = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
+    grey = cv2.resize(grey[::-1], (width, height), interpolation=cv2.INTER_NEAREST)
+    colours = cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)
+    image.paste(Image.fromarray(cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)), (left, top))
+
+
+def _frequency_axis(image: Image.Image, left: int, top: int, recipe: Recipe) -> None:
+    centres = mel_edges(recipe)[1:-1]
+    for hertz in FREQUENCIES:
+        if centres[0] <= hertz <= centres[-1]:
+            band = float(np.interp(hertz, centres, np.arange(len(centres)) + 0.5))
+            y = top + HEIGHT - round(band / recipe.n_mels * HEIGHT)
+            ImageDraw.Draw(image).line((left - 4, y, left, y), fill=INK)
+            _text(image, (left - 6, y), f"{hertz} Hz", "rm")
+
+
+def _axis(image: Image.Image, left: int, top: int, width: int, marks: list[str], name: str) -> None:
+    for index, mark in enumerate(marks):
+        x = left + round(index / (len(marks) - 1) * (width - 1))
+        ImageDraw.Draw(image).line((x, top + HEIGHT, x, top + HEIGHT + 4), fill=INK)
+        _text(image, (x, top + HEIGHT + 6), mark, "ma")
+    _text(image, (left + width // 2, top + HEIGHT + 6 + LINE), name, "ma")
+
+
+def _scale(image: Image.Image, left: int, top: int, low: float, high: float) -> None:
+    _heat_map(image, np.linspace(low, high, 256)[:, None], (left, top, LINE // 2, HEIGHT), low, high)
+    for part in (0.0, 0.5, 1.0):
+        label = f"{low + part * (high - low):.3g}"
+        _text(image, (left + LINE // 2 + 4, top + HEIGHT - round(part * HEIGHT)), label, "lm")
+
+
+def _text(image: Image.Image, at: tuple[int, int], text: str, anchor: str) -> None:
+    ImageDraw.Draw(image).text(at, text, fill=INK, font=ImageFont.load_default(13), anchor=anchor)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        image.save(temporary)
