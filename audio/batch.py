@@ -63,13 +63,12 @@ def prepare_batch(
     started = time.perf_counter()
     made_with = {"recipe": asdict(recipe), "constants": CONSTANTS, "libraries": LIBRARIES}
     report = BatchReport()
+    if next(find_recordings(folder), None) is None:  # asked before anything is written
+        raise ValueError(f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir")
     with Ledger(output) as ledger, _pool(workers, dask_scheduler, folder) as pool:
         if changed := ledger.begin(made_with, ffmpeg_version()):
             say(f"{changed}: all recordings are done afresh")
-        if not (files := ledger.enlist(find_recordings(folder))):
-            raise ValueError(
-                f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir"
-            )
+        files = ledger.enlist(find_recordings(folder))
         if ledger.knows_anything():
             for paths in ledger.open_files(CHUNK):
                 ledger.identify((one.path, one.sha256) for one in pool.run(identify, paths))
@@ -244,8 +243,8 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
     if dask_scheduler:
         from audio.cluster import connect
 
-        with connect(dask_scheduler, folder) as (n_jobs, died), parallel_config(backend="dask"):
-            yield _Pool(folder, n_jobs, died)
+        with connect(dask_scheduler, folder) as died, parallel_config(backend="dask"):
+            yield _Pool(folder, -1, died)
     elif workers == 1:
         with threadpool_limits(limits=1):
             yield _Pool(folder, 1)

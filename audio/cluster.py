@@ -12,8 +12,8 @@ CONNECT_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def connect(address: str, folder: Path) -> Iterator[tuple[int, tuple[type[Exception], ...]]]:
-    """Connect to a scheduler; yield the number of threads of its workers, and the errors that say that one died.
+def connect(address: str, folder: Path) -> Iterator[tuple[type[Exception], ...]]:
+    """Connect to a scheduler; yield the errors that say that a worker died.
 
     Raises:
         RuntimeError: no Dask here, no scheduler there, no workers, or workers that would give other bits: with other
@@ -28,11 +28,10 @@ def connect(address: str, folder: Path) -> Iterator[tuple[int, tuple[type[Except
     except (OSError, ValueError) as error:
         raise RuntimeError(f"no Dask scheduler answers at {address} ({' '.join(str(error).split())})") from error
     with client:
-        threads = sum(client.nthreads().values())
-        if not threads:
+        if not client.nthreads():
             raise RuntimeError(f"the Dask scheduler at {address} has no workers; start some with `dask worker {address}`")
         check_workers(client.run(describe_worker, str(folder.absolute()), on_error="return"), folder)
-        yield threads, (KilledWorker,)
+        yield (KilledWorker,)
 
 
 def describe_worker(folder: str) -> dict[str, str | bool]:
@@ -49,8 +48,8 @@ def check_workers(said: dict[str, object], folder: Path) -> None:
     for worker, answer in said.items():
         if not isinstance(answer, dict):
             raise RuntimeError(
-                f"the worker {worker} cannot run this program ({answer}); start it in a copy of this folder, with the "
-                "packages of requirements.txt and requirements-dask.txt"
+                f"the worker {worker} cannot run this program ({answer}); start it in a copy of this "
+                "folder with PYTHONPATH=. and the packages of requirements.txt and requirements-dask.txt"
             )
         if not answer["folder"]:
             raise RuntimeError(f"the worker {worker} does not see {folder.absolute()}; mount it there at the same path")

@@ -7,8 +7,9 @@ import pytest
 
 import config
 from audio import calibration
-from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, load_array, mean_and_std
+from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std
 from audio.features import Recipe
+from audio.matrix import load_array
 from audio.whitening import Whitening
 
 BUILTIN = config.BUILTIN_CALIBRATION_DIR
@@ -38,7 +39,7 @@ def made(vectors, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     np.save(folder / "v.npy", vectors)
     prior = Whitening.load(BUILTIN / "whitening.npz")
-    return folder, calibrate(folder / "v.npy", folder / "z.npy", folder / "stats", prior=prior)
+    return folder, calibrate(folder / "v.npy", folder / "z.npy", folder / "stats", prior=prior)[1]
 
 
 def test_calibrate(made, vectors):

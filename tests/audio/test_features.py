@@ -1,8 +1,5 @@
 """The recipe against plain librosa and OpenCV, and what becomes of files that are no recordings."""
 
-import csv
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,76 +137,3 @@ def test_raw_and_missing_files(tmp_path):
         audio_to_vector(tmp_path / "sound.raw")
     with pytest.raises(FileNotFoundError):
         audio_to_vector(tmp_path / "none.wav")
-
-
-# --- batches ---------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Recordings in folders, among them bad ones, a hidden one, and names that need care."""
-    folder = tmp_path / "in"
-    for index, path in enumerate(EXAMPLES):
-        target = folder / ("b" if index % 2 else "a, é") / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
-    for kind in BAD:
-        write_bad(folder / f"{kind}.wav", kind)
-    (folder / ".hidden.wav").write_bytes(EXAMPLES[0].read_bytes())
-    return folder
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def test_batch(folder, tmp_path):
-    output = tmp_path / "out" / "vectors.npy"
-    report = features.prepare_batch(folder, output, workers=1)
-    matrix = np.load(output, allow_pickle=False)
-    rows, skipped = read_table(output.with_suffix(".csv")), read_table(output.with_name("vectors_skipped.csv"))
-    assert (report.rows, report.skipped) == (len(EXAMPLES), len(BAD)) == (len(rows), len(skipped))
-    assert matrix.shape == (len(EXAMPLES), 4096) and matrix.dtype == np.float32
-    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
-    for index, row in enumerate(rows):
-        assert int(row["row"]) == index
-        assert row["sha256"] == features.sha256_of(folder / row["path"])
-        np.testing.assert_array_equal(matrix[index], audio_to_vector(folder / row["path"]))
-    for row in skipped:
-        assert BAD[row["path"].removesuffix(".wav")] in row["reason"] and row["reason"]
-    about = json.loads(output.with_suffix(".json").read_text())
-    assert Recipe(**about["recipe"]) == Recipe() and about["recordings"] == len(rows)
-    assert report.seconds == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=0.01)
-    assert sorted(p.name for p in output.parent.iterdir()) == [
-        "vectors.csv",
-        "vectors.json",
-        "vectors.npy",
-        "vectors_skipped.csv",
-    ]
-
-
-def test_batch_gives_the_same_bytes_for_any_number_of_workers(folder, tmp_path):
-    for workers in (1, 2):
-        features.prepare_batch(folder, tmp_path / str(workers) / "v.npy", workers=workers)
-    for name in ("v.npy", "v.csv", "v_skipped.csv", "v.json"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-
-
-@pytest.mark.parametrize("kinds", [[], ["text", "silent"]], ids=["none", "all bad"])
-def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
-    (tmp_path / "in").mkdir()
-    for kind in kinds:
-        write_bad(tmp_path / "in" / f"{kind}.wav", kind)
-    output = tmp_path / "v.npy"
-    output.write_bytes(b"older")
-    with pytest.raises(ValueError, match="none of the 2 files" if kinds else "no files"):
-        features.prepare_batch(tmp_path / "in", output)
-    assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.npy"]
-
-
-@pytest.mark.parametrize("rows", [1, 9, 10, 1000])
-def test_matrix_writer(tmp_path, rows):
-    wanted = np.random.default_rng(0).standard_normal((rows, 16)).astype(np.float32)
-    with features.MatrixWriter(tmp_path / "m.npy", 16) as writer:
-        for row in wanted:
-            writer.append(row)
-    np.testing.assert_array_equal(np.load(tmp_path / "m.npy", mmap_mode="r", allow_pickle=False), wanted)
