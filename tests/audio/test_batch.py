@@ -1,0 +1,518 @@
+"""Batches: what is skipped, what is done again, and what survives being killed."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio import batch, decoding, ledger
+from audio.batch import find_recordings, prepare_batch
+from audio.features import Recipe, audio_to_vector
+from files import sha256_of
+from tests.audio.test_features import BAD, EXAMPLES, ROOT, speech, write_bad
+
+SCRIPT = ROOT / "prep_audio_spectrograms.py"
+ENDS = (".npy", ".csv", "_skipped.csv", ".json")
+DEADLINE = 120.0  # seconds that a busy machine may take
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Recordings in folders, among them bad ones, a hidden one, one that is no sound, and names that need care."""
+    folder = tmp_path / "in"
+    for index, path in enumerate(EXAMPLES):
+        target = folder / ("b" if index % 2 else "a, é") / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for kind in BAD:
+        write_bad(folder / f"{kind}.wav", kind)
+    (folder / ".hidden.wav").write_bytes(EXAMPLES[0].read_bytes())
+    (folder / "notes.txt").write_text("no sound, and none promised\n")
+    return folder
+
+
+def many(folder: Path, count: int) -> Path:
+    """A folder with `count` different short recordings."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        soundfile.write(folder / f"{index:03}.wav", np.roll(speech(0.3, 8000), 37 * index), 8000)
+    return folder
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {end: output.with_name(output.stem + end).read_bytes() for end in ENDS}
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def script(*arguments: object, **options: object) -> subprocess.Popen:
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+def test_batch(folder, tmp_path):
+    output = tmp_path / "out" / "vectors.npy"
+    report = prepare_batch(folder, output, workers=1)
+    matrix = np.load(output, allow_pickle=False)
+    rows, skipped = read_table(output.with_suffix(".csv")), read_table(output.with_name("vectors_skipped.csv"))
+    assert (report.rows, report.skipped) == (len(EXAMPLES), len(BAD)) == (len(rows), len(skipped))
+    assert matrix.shape == (len(EXAMPLES), 4096) and matrix.dtype == np.float32
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    for index, row in enumerate(rows):
+        assert int(row["row"]) == index and row["decoder"] == "libsndfile"
+        assert row["sha256"] == sha256_of(folder / row["path"])
+        file = soundfile.info(folder / row["path"])
+        assert int(row["sample_rate"]) == file.samplerate
+        assert float(row["seconds"]) == pytest.approx(file.duration, abs=1e-3)
+        np.testing.assert_allclose(matrix[index], audio_to_vector(folder / row["path"]), rtol=0, atol=1e-4)
+    for row in skipped:
+        assert BAD[row["path"].removesuffix(".wav")] in row["reason"] and row["reason"]
+    about = json.loads(output.with_suffix(".json").read_text())
+    assert Recipe(**about["recipe"]) == Recipe() and about["recordings"] == len(rows)
+    assert report.seconds == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=0.01)
+    assert sorted(p.name for p in output.parent.iterdir()) == sorted("vectors" + end for end in ENDS)
+
+
+def test_batch_gives_the_same_bytes_for_any_number_of_workers(folder, tmp_path):
+    for workers in (1, 2, 3):
+        prepare_batch(folder, tmp_path / str(workers) / "v.npy", workers=workers)
+    assert contents(tmp_path / "1" / "v.npy") == contents(tmp_path / "2" / "v.npy")
+    assert contents(tmp_path / "1" / "v.npy") == contents(tmp_path / "3" / "v.npy")
+
+
+@pytest.mark.parametrize("kinds", [[], ["text", "silent"]], ids=["none", "all bad"])
+def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
+    (tmp_path / "in").mkdir()
+    for kind in kinds:
+        write_bad(tmp_path / "in" / f"{kind}.wav", kind)
+    output = tmp_path / "v.npy"
+    output.write_bytes(b"older")
+    with pytest.raises(ValueError, match="none of the 2 files" if kinds else "no files"):
+        prepare_batch(tmp_path / "in", output)
+    assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.npy"]
+
+
+def test_odd_names_links_and_things_that_are_no_files(tmp_path):
+    names = [b"with space.wav", b"quo'te\".wav", b"new\nline.wav", b"not utf-8 \xff\xfe.wav", b"-rf.wav", b"voice"]
+    folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    for place in (folder / "sub", elsewhere):
+        place.mkdir(parents=True)
+    for name in names:
+        shutil.copy(EXAMPLES[0], os.path.join(os.fsencode(folder), name))
+    shutil.copy(EXAMPLES[1], elsewhere / "linked.wav")
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "a folder.wav").mkdir()
+    (folder / "broken link.wav").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.wav")
+    report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
+    rows, skipped = read_table(tmp_path / "v.csv"), read_table(tmp_path / "v_skipped.csv")
+    assert {os.fsencode(row["path"]) for row in rows} == {*names, b"link/linked.wav"} and report.rows == len(names) + 1
+    assert {row["path"]: row["reason"].split(",")[0] for row in skipped} == {
+        "a folder.wav": "a folder",
+        "broken link.wav": "a link to nothing",
+        "pipe.wav": "no file",
+    }
+    assert prepare_batch(folder, tmp_path / "v.npy").new == 0  # also such names are known again
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_skipped_and_tried_again(tmp_path):
+    folder = many(tmp_path / "in", 3)
+    (folder / "001.wav").chmod(0)
+    assert prepare_batch(folder, tmp_path / "v.npy").skipped == 1
+    assert "permission denied" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
+    (folder / "001.wav").chmod(0o600)
+    assert prepare_batch(folder, tmp_path / "v.npy").new == 1
+
+
+# --- the next run ----------------------------------------------------------------------------------------------------
+def test_only_what_is_new_is_done(folder, tmp_path):
+    output, voice = tmp_path / "v.npy", folder / "a, é" / EXAMPLES[0].name
+    assert prepare_batch(folder, output).new == len(EXAMPLES)
+    before = contents(output), output.stat().st_mtime_ns
+    os.utime(voice, (1, 1))  # another time, the same content
+    assert prepare_batch(folder, output).new == 0 and (contents(output), output.stat().st_mtime_ns) == before
+    voice.rename(folder / "0 moved.wav")
+    soundfile.write(folder / "added.wav", speech(0.5, 8000), 8000)
+    (folder / "b" / EXAMPLES[1].name).unlink()
+    report = prepare_batch(folder, output)
+    assert report.new == 1 and report.rows == len(EXAMPLES)
+    assert [row["path"] for row in read_table(tmp_path / "v.csv")][:2] == ["0 moved.wav", f"a, é/{EXAMPLES[2].name}"]
+    prepare_batch(folder, tmp_path / "fresh" / "v.npy")
+    assert contents(output) == contents(tmp_path / "fresh" / "v.npy")
+
+
+def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    prepare_batch(folder, output)
+    path = folder / "001.wav"
+    status, whole = path.stat(), path.read_bytes()
+    path.write_bytes(whole[:2000] + bytes(100) + whole[2100:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert prepare_batch(folder, output).new == 1
+    np.testing.assert_allclose(np.load(output)[1], audio_to_vector(path), atol=1e-4)
+
+
+def test_another_recipe_starts_afresh_and_says_so(tmp_path):
+    folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
+    prepare_batch(folder, output, say=said.append)
+    report = prepare_batch(folder, output, Recipe(hop_length=256), say=said.append)
+    assert report.new == 3 and said == ["hop_length was 512, is now 256: all recordings are done afresh"]
+
+
+def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    prepare_batch(folder, output)
+    whole = contents(output)
+    np.save(output, np.zeros((3, 4096), np.float32))
+    assert prepare_batch(folder, output).new == 3 and contents(output) == whole
+
+
+def test_a_damaged_ledger_is_begun_again(tmp_path):
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    (tmp_path / ".v.progress.sqlite").write_bytes(b"rubbish" * 1000)
+    assert prepare_batch(folder, output).rows == 3
+
+
+# --- interrupted -----------------------------------------------------------------------------------------------------
+KILLING = """
+import os, random, signal, sys, time
+from pathlib import Path
+from audio.batch import prepare_batch
+folder, output, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+random.seed(1)
+longest, killed = 0.0, 0
+while killed < kills:
+    child = os.fork()
+    if not child:
+        prepare_batch(folder, output)
+        os._exit(0)
+    started = time.monotonic()
+    time.sleep(random.uniform(0, 0.25))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        killed += 1
+    else:  # done: begin again, half of the time with something left
+        assert status == 0, status
+        for path in output.parent.glob("v*" if random.random() < 0.5 else "v.json"):
+            path.unlink()
+print(prepare_batch(folder, output).rows)
+"""
+
+
+def test_killed_fifty_times_at_random_moments(tmp_path):
+    """Whatever is killed, the end is that of one run in peace: byte for byte, with nothing left behind."""
+    folder, output = many(tmp_path / "in", 60), tmp_path / "out" / "v.npy"
+    command = [sys.executable, "-c", KILLING, str(folder), str(output), "50"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=5 * DEADLINE)
+    assert result.returncode == 0 and result.stdout == "60\n", result.stderr
+    prepare_batch(folder, tmp_path / "peace" / "v.npy")
+    assert contents(output) == contents(tmp_path / "peace" / "v.npy")
+    assert sorted(p.name for p in output.parent.iterdir()) == sorted("v" + end for end in ENDS)
+
+
+def done_so_far(output: Path) -> int:
+    with contextlib.closing(sqlite3.connect(output.parent / ".v.progress.sqlite")) as database:
+        return database.execute("SELECT count(*) FROM done").fetchone()[0]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_keeps_what_is_done(tmp_path, how):
+    """A run with workers; the signal goes to all processes, as Ctrl-C does. Tasks under way may be lost, no more."""
+    folder, output = many(tmp_path / "in", 400), tmp_path / "out" / "v.npy"
+    arguments = ("--input_dir", folder, "--output_file", output, "--workers", 2)
+    process = script(*arguments, start_new_session=True)
+    wal, deadline = output.parent / ".v.progress.sqlite-wal", time.monotonic() + DEADLINE
+    while not (wal.exists() and wal.stat().st_size > 600_000) and process.poll() is None:  # some thirty rows
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, how)
+    _, said = process.communicate(timeout=DEADLINE)
+    if process.returncode == 0:
+        pytest.skip("the machine was faster than the test")
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
+    assert "Traceback" not in said and not list(output.parent.glob("v*"))
+    before = done_so_far(output)
+    report = prepare_batch(folder, output)
+    assert before >= 16 and report.new == 400 - before and report.rows == 400
+    assert sorted(p.name for p in output.parent.iterdir()) == sorted("v" + end for end in ENDS)
+
+
+@pytest.mark.parametrize("renamed", range(5))
+def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
+    """Killed between the renames of the four files: the next run ends the work before anything else."""
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    prepare_batch(folder, output)
+    soundfile.write(folder / "new.wav", speech(0.4, 8000), 8000)
+    prepare_batch(folder, tmp_path / "new" / "v.npy")
+    wanted = contents(tmp_path / "new" / "v.npy")
+    with ledger.Ledger(output) as half:
+        half._set("finishing", "yes")
+        half._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
+    for index, end in enumerate(ENDS):
+        place = output.with_name("v" + end) if index < renamed else output.with_name(f".v{end}.new")
+        place.write_bytes(wanted[end])
+    assert prepare_batch(folder, output).new == 0 and contents(output) == wanted
+    assert not list(tmp_path.glob(".v*"))
+
+
+def test_a_second_run_says_so_and_stops(tmp_path):
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    with ledger.Ledger(output):
+        process = script("--input_dir", folder, "--output_file", output, "--workers", 1)
+        _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1 and said.count("\n") == 1 and f"another run is at work on {output}" in said
+    assert prepare_batch(folder, output).rows == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_leaves_the_old_result(tmp_path, small_disk):
+    folder, output = many(tmp_path / "in", 5), small_disk / "v.npy"
+    prepare_batch(folder, output)
+    before = contents(output)
+    many(folder / "more", 60)  # a megabyte of vectors
+    process = script("--input_dir", folder, "--output_file", output, "--workers", 1)
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1 and said.count("\n") == 1 and "no space left on device: free some space" in said
+    assert contents(output) == before
+    shutil.rmtree(folder / "more")
+    for path in small_disk.glob(".v.progress*"):  # what was done stays, as far as it fits
+        assert path.stat().st_size < 600_000
+        path.unlink()
+    assert prepare_batch(folder, output).new == 0
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
+    def deadly(folder: str, path: str, limited: bool) -> ledger.Measured:
+        if path == "7":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ledger.Measured(path, seconds=1.0)
+
+    with batch._pool(2, None, tmp_path) as pool:
+        results = {one.path: one for one in pool.run(deadly, [str(i) for i in range(50)])}
+    assert len(results) == 50 and "crashed" in results.pop("7").reason
+    assert all(one.seconds == 1.0 for one in results.values())
+
+
+def test_a_decoder_that_hangs_is_ended(tmp_path):
+    (tmp_path / "f").write_bytes(b"x")
+    code = (
+        "import pathlib, time; from audio import batch; batch.LEAST_SECONDS = 0.3\n"
+        f"with batch._time_limit(pathlib.Path({str(tmp_path / 'f')!r})): time.sleep(60)"
+    )
+    started = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 1
+    assert time.monotonic() - started < 30
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[str]:
+    """A Dask scheduler and two workers on loopback."""
+    pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
+    dask = [sys.executable, "-m", "dask"]
+    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
+    commands.append([*dask, "worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"])
+    log = (tmp_path / "dask.log").open("wb")
+    options = {"cwd": tmp_path, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+    processes = [subprocess.Popen(command, **options) for command in commands]
+    yield address
+    for process in reversed(processes):
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    log.close()
+
+
+def test_dask(cluster, folder, tmp_path):
+    from distributed import Client
+
+    with Client(cluster, timeout=DEADLINE) as client:
+        client.wait_for_workers(2, timeout=DEADLINE)
+    arguments = ("--input_dir", folder, "--output_file", tmp_path / "dask" / "v.npy", "--dask_scheduler", cluster)
+    process = script(*arguments)
+    said, errors = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0 and not errors and f"{len(EXAMPLES)} recordings" in said
+    prepare_batch(folder, tmp_path / "here" / "v.npy")
+    assert contents(tmp_path / "dask" / "v.npy") == contents(tmp_path / "here" / "v.npy")
+
+
+def test_dask_workers_that_are_not_fit_are_named(tmp_path):
+    cluster = pytest.importorskip("audio.cluster")
+    fit = cluster.describe_worker(str(tmp_path))
+    cluster.check_workers({"tcp://w": fit}, tmp_path)
+    for answer, message in (
+        (ModuleNotFoundError("No module named 'audio'"), "w cannot run this program"),
+        (fit | {"folder": False}, "does not see"),
+        (fit | {"soxr": "0.1"}, "has soxr 0.1"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            cluster.check_workers({"tcp://w": answer}, tmp_path)
+
+
+def test_no_scheduler_is_one_line(tmp_path):
+    pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
+    process = script("--input_dir", many(tmp_path / "in", 1), "--dask_scheduler", "nonsense://x", cwd=tmp_path)
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1 and said.count("\n") == 1 and "no Dask scheduler answers at nonsense://x" in said
+
+
+# --- damaged on purpose ----------------------------------------------------------------------------------------------
+FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III", "aiff": "PCM_24"}
+
+
+def mutate(whole: bytes, random: np.random.Generator) -> bytes:
+    """Bytes changed, cut off, repeated or left out; the header more often than the rest."""
+    content = bytearray(whole)
+    for _ in range(random.integers(1, 9)):
+        reach = len(content) if random.random() < 0.5 else min(len(content), 200)
+        where, length = int(random.integers(reach)), int(random.integers(1, 64))
+        match random.integers(5):
+            case 0:
+                content[where : where + length] = random.bytes(length)
+            case 1:
+                content[where] ^= 1 << random.integers(8)
+            case 2:
+                del content[where : where + length]
+            case 3:
+                content[where:where] = content[where : where + length]
+            case 4:
+                content[where : where + 4] = int(random.choice([0, 1, 2**31 - 1, 2**32 - 1])).to_bytes(4, "little")
+    return bytes(content[: random.integers(1, len(content))] if random.random() < 0.1 else content)
+
+
+@pytest.mark.parametrize("count", [2000])
+def test_fuzz(tmp_path, monkeypatch, count):
+    """Every mutated file becomes a vector of finite numbers or a reason; none stops the batch, crashes or hangs it."""
+    monkeypatch.setenv("PATH", "")  # libsndfile alone; ffmpeg has its own test
+    monkeypatch.setattr(batch, "LEAST_SECONDS", 20)
+    decoding.ffmpeg_version.cache_clear()
+    folder, random = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    for kind, subtype in FORMATS.items():
+        soundfile.write(tmp_path / f"s.{kind}", speech(0.3, 16_000), 16_000, subtype=subtype)
+        whole = (tmp_path / f"s.{kind}").read_bytes()
+        for index in range(count // len(FORMATS)):
+            (folder / f"{index}.{kind}").write_bytes(mutate(whole, random))
+    report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
+    decoding.ffmpeg_version.cache_clear()
+    rows, skipped = read_table(tmp_path / "v.csv"), read_table(tmp_path / "v_skipped.csv")
+    assert len({r["path"] for r in rows} | {r["path"] for r in skipped}) == count == report.rows + report.skipped
+    assert np.isfinite(np.load(tmp_path / "v.npy")).all() and all(row["reason"] for row in skipped)
+    assert min(report.rows, report.skipped) > count // 10  # it is not all the same
+
+
+# --- ffmpeg ----------------------------------------------------------------------------------------------------------
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+
+
+def convert(target: Path, *options: str) -> Path:
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", EXAMPLES[0], *options, target]
+    subprocess.run(command, check=True, timeout=DEADLINE)
+    return target
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, *options in (
+        ("a.m4a",), ("a.wma",), ("a.mka",), ("a.aac",), ("six.mka", "-ac", "6"),
+        ("a.mp4", "-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", "-shortest"),
+    ):  # fmt: skip
+        convert(folder / name, *options)
+    convert(tmp_path / "b.m4a").rename(folder / "aac in truth.wav")
+    convert(tmp_path / "c.m4a").rename(folder / "no suffix")
+    convert(folder / "no sound.mp4", "-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", "-map", "1:v")
+    (folder / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{EXAMPLES[0]}\n")
+    (folder / "list.wav").write_text(f"ffconcat version 1.0\nfile {EXAMPLES[0]}\n")
+    report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
+    skipped = {row["path"]: row["reason"] for row in read_table(tmp_path / "v_skipped.csv")}
+    assert report.rows == 8 and set(skipped) == {"no sound.mp4", "list.wav"}
+    assert "there is no sound in it" in skipped["no sound.mp4"]
+    assert all(row["decoder"].startswith("ffmpeg ") for row in read_table(tmp_path / "v.csv"))
+    wanted, vectors = audio_to_vector(EXAMPLES[0]), np.load(tmp_path / "v.npy")
+    loud = wanted > -30  # what lossy formats keep
+    assert all(np.abs(vector - wanted)[loud].mean() < 2 for vector in vectors)
+
+
+@needs_ffmpeg
+def test_ffmpeg_gives_the_samples_of_libsndfile(tmp_path):
+    convert(tmp_path / "a.mka", "-c:a", "pcm_s16le")
+    np.testing.assert_array_equal(audio_to_vector(tmp_path / "a.mka"), audio_to_vector(EXAMPLES[0]))
+
+
+@needs_ffmpeg
+def test_installing_ffmpeg_brings_back_what_it_can_read(tmp_path, monkeypatch):
+    folder, output = many(tmp_path / "in", 2), tmp_path / "v.npy"
+    convert(folder / "a.m4a")
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "")
+        decoding.ffmpeg_version.cache_clear()
+        assert prepare_batch(folder, output).skipped == 1
+        assert "install ffmpeg" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
+    decoding.ffmpeg_version.cache_clear()
+    report = prepare_batch(folder, output)
+    assert (report.new, report.rows, report.skipped) == (1, 3, 0)
+
+
+@needs_ffmpeg
+def test_fuzz_with_ffmpeg(tmp_path):
+    random, whole = np.random.default_rng(0), convert(tmp_path / "a.m4a", "-t", "0.4").read_bytes()
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        (tmp_path / "in" / f"{index}.m4a").write_bytes(mutate(whole, random))
+    report = prepare_batch(tmp_path / "in", tmp_path / "v.npy", workers=2)
+    assert report.rows + report.skipped == 40 and np.isfinite(np.load(tmp_path / "v.npy")).all()
+
+
+def test_finding_is_in_one_order_and_without_what_is_hidden(folder):
+    (folder / ".git").mkdir()
+    shutil.copy(EXAMPLES[0], folder / ".git" / "a.wav")
+    found = [path for path, reason in find_recordings(folder) if not reason]
+    assert len(found) == len(set(found)) == len(EXAMPLES) + len(BAD) + 1
+    assert not [path for path in found if "/." in f"/{path}"]
+
+
+def test_verbose_says_how_fast(tmp_path):
+    process = script(
+        "--input_dir", many(tmp_path / "in", 3), "--output_file", tmp_path / "v.npy", "--workers", 1, "--verbose"
+    )
+    said, _ = process.communicate(timeout=DEADLINE)
+    assert "files/s" in said and "hours of sound per second" in said and "slowest '00" in said
