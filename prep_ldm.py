@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
         torch.save(latents, file)
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
-    print(f"next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt \"calm blue waves\"")
+    print(f'next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt "calm blue waves"')
     return 0
 
 

@@ -29,7 +29,9 @@ def connect(address: str, folder: Path) -> Iterator[tuple[type[Exception], ...]]
         raise RuntimeError(f"no Dask scheduler answers at {address} ({' '.join(str(error).split())})") from error
     with client:
         if not client.nthreads():
-            raise RuntimeError(f"the Dask scheduler at {address} has no workers; start some with `dask worker {address}`")
+            raise RuntimeError(
+                f"the Dask scheduler at {address} has no workers; start some with `dask worker {address}`"
+            )
         check_workers(client.run(describe_worker, str(folder.absolute()), on_error="return"), folder)
         yield (KilledWorker,)
 

@@ -4,14 +4,14 @@ Files are hostile until decoded: ffmpeg may open nothing but the one file (no ne
 and has a limit of time. No block holds more than READ_BLOCK samples, whatever a header says about length or channels.
 """
 
+import contextlib
 import functools
 import os
 import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,7 +32,7 @@ SOUND_SUFFIXES = frozenset(
     ".webm .wma .wmv .wv".split()
 )
 SIGNATURES = (  # offset, first bytes of formats that hold sound
-    *((0, magic) for magic in (b"fLaC", b"OggS", b"ID3", b"RF64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
+    *((0, magic) for magic in (b"fLaC", b"OggS", b"RF64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
     *((0, magic) for magic in (b"\x1aE\xdf\xa3", b"0&\xb2u\x8e\x66\xcf\x11", b"#!AMR", b"wvpk", b"MAC ", b"FLV\x01")),
     *((0, magic) for magic in (b"TTA1", b".RMF", b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"Creative Voice")),
     *((8, magic) for magic in (b"WAVE", b"AVI ", b"AIFF", b"AIFC")),
@@ -62,7 +62,7 @@ class Sound:
     blocks: Iterator[np.ndarray]  # each [T] float32, the mean of all channels
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_sound(path: Path | str) -> Iterator[Sound]:
     """Open a recording in any format that libsndfile knows, or ffmpeg if it is installed. The content decides.
 
@@ -70,20 +70,24 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
         AudioError: not a recording, or broken; also while the blocks are read. The message does not name the file.
         OSError: the file is not there, or may not be read.
     """
-    with open(path, "rb", buffering=0) as stream:  # so that a missing file is an OSError, not libsndfile's "System error"
+    with open(
+        path, "rb", buffering=0
+    ) as stream:  # so that a missing file is an OSError, not libsndfile's "System error"
         head = stream.read(64)
         if not head:
             raise AudioError("the file is empty; record again")
         stream.seek(0)
+        quiet = _quiet if _begins_as_mpeg(head) else contextlib.nullcontext
         try:
-            # by its descriptor, since soundfile looks at the suffix of a name
-            file = soundfile.SoundFile(stream.fileno(), closefd=False)
+            with quiet():
+                # by its descriptor, since soundfile looks at the suffix of a name
+                file = soundfile.SoundFile(stream.fileno(), closefd=False)
         except soundfile.SoundFileError as error:
             reason = getattr(error, "error_string", str(error)).strip(" .")
         else:
             with file:
                 _check(file.samplerate, file.channels)
-                yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file))
+                yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file, quiet))
             return
     if not named_as_sound(path) and not _begins_as_sound(head):
         raise NotAudio(_unreadable(reason))
@@ -111,11 +115,15 @@ def ffmpeg_version() -> str:
     return f"ffmpeg {said[2]}" if said[:2] == ["ffmpeg", "version"] and len(said) > 2 else ""
 
 
+def _begins_as_mpeg(head: bytes) -> bool:
+    layer_2_or_3 = len(head) > 2 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4)
+    return layer_2_or_3 or head.startswith(b"ID3")
+
+
 def _begins_as_sound(head: bytes) -> bool:
     if head[4:8] == b"ftyp" and head[8:12] in STILL_PICTURES:
         return False
-    mpeg = len(head) > 2 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4)  # layer III or II
-    return mpeg or any(head.startswith(magic, offset) for offset, magic in SIGNATURES)
+    return _begins_as_mpeg(head) or any(head.startswith(magic, offset) for offset, magic in SIGNATURES)
 
 
 def _check(rate: int, channels: int) -> None:
@@ -134,13 +142,30 @@ def _unreadable(reason: str) -> str:
     )
 
 
-def _libsndfile_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    frames = max(1, READ_BLOCK // file.channels)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on standard error: libmpg123, inside libsndfile, comments there on every flaw of a file."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
     try:
-        while len(block := file.read(frames, dtype="float32", always_2d=True)):  # [T, channels]
-            yield _mono(block)
-            if len(block) < frames:
-                break
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _libsndfile_blocks(
+    file: soundfile.SoundFile, quiet: Callable[[], contextlib.AbstractContextManager[None]]
+) -> Iterator[np.ndarray]:
+    frames = max(1, READ_BLOCK // file.channels)
+    got = frames
+    try:
+        while got == frames:
+            with quiet():
+                block = file.read(frames, dtype="float32", always_2d=True)  # [T, channels]
+            if got := len(block):
+                yield _mono(block)
     except soundfile.SoundFileError as error:
         raise AudioError(_unreadable(getattr(error, "error_string", str(error)).strip(" ."))) from error
 
@@ -150,7 +175,7 @@ def _mono(block: np.ndarray) -> np.ndarray:
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)  # a mean of one takes ten times as long
 
 
-@contextmanager
+@contextlib.contextmanager
 def _ffmpeg(path: Path | str) -> Iterator[Sound]:
     """Decode the first sound stream of a file to an AU stream, whose header is the simplest that tells rate and
     channels."""

@@ -63,9 +63,7 @@ def save_recording(
     _save(image, path)
 
 
-def _heat_map(
-    image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float
-) -> None:
+def _heat_map(image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float) -> None:
     """Colour values [rows, columns], the lowest row at the bottom, into a box (left, top, width, height)."""
     left, top, width, height = box
     grey = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)

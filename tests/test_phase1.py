@@ -1,6 +1,7 @@
 """The preparation scripts as a user runs them: one process each, handing on through files."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 
 import config
 
@@ -59,6 +61,7 @@ def test_phase1_says_what_it_did_and_what_comes_next(prepared):
     first, second, third = (said[script] for script in SCRIPTS[:3])
     assert f"{len(EXAMPLES)} recordings" in first.stdout and "1 files skipped" in first.stdout
     assert "next: python z_transformation_with_stats.py" in first.stdout and not first.stderr
+    assert "sample rates: 5 of 8000 Hz, 1 of " in second.stdout and "calibration.png" in second.stdout
     assert "std raised to 2.5 dB" in second.stdout and "next: python prep_ldm.py" in second.stdout
     assert second.stderr.startswith("warning: 6 recordings; with fewer than 50")
     assert "txt2img.py --init_latents" in third.stdout and "--subject_idx 0" in third.stdout and not third.stderr
@@ -115,6 +118,29 @@ def test_live_judges_the_recording(tmp_path, change, status, message):
     assert (tmp_path / "live_latent.pt").exists() == (status == 0)
 
 
+def test_live_draws_the_recording(tmp_path):
+    arguments = ("--input_file", EXAMPLES[0], "--save_picture", "sub/heard.png")
+    result = run("process_live_audio.py", *arguments, data=tmp_path)
+    assert result.returncode == 0 and "drawn: sub/heard.png" in result.stdout, result.stderr
+    assert Image.open(tmp_path / "sub" / "heard.png").size[0] > 900
+    result = run("process_live_audio.py", *arguments[:3], "heard.jpg", data=tmp_path)
+    assert result.returncode == 2 and "must end in .png" in result.stderr
+
+
+def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(tmp_path):
+    """The five telephone recordings make a calibration that knows nothing above 4 kHz."""
+    for path in EXAMPLES[:5]:
+        shutil.copy(path, tmp_path)
+    files = ("--input_dir", tmp_path, "--output_file", "v.npy", "--workers", 1)
+    assert run(SCRIPTS[0], *files, data=tmp_path).returncode == 0
+    result = run(SCRIPTS[1], "--input_file", "v.npy", "--output_file", "z.npy", data=tmp_path)
+    assert 3500 < float(re.search(r"hint: these recordings hold nothing above (\d+) Hz", result.stdout)[1]) < 4500
+    narrow = run("process_live_audio.py", "--input_file", EXAMPLES[0], data=tmp_path)
+    wide = run("process_live_audio.py", "--input_file", EXAMPLES[5], data=tmp_path)
+    assert narrow.returncode == wide.returncode == 0 and not narrow.stderr
+    assert wide.stderr.startswith("warning: the recording has sound above") and wide.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_answers_at_once(tmp_path, script):
     start = time.perf_counter()
@@ -129,6 +155,7 @@ def test_help_answers_at_once(tmp_path, script):
 MISTAKES = [
     (SCRIPTS[0], [], 1, "there is no folder"),
     (SCRIPTS[0], ["--input_dir", "."], 1, "no files in"),
+    (SCRIPTS[0], ["--input_dir", ".", "--workers", "2", "--dask_scheduler", "x"], 2, "the cluster has its own"),
     (SCRIPTS[0], ["--workers", "0"], 2, "0 is not a whole number from 1"),
     (SCRIPTS[0], ["--output_file", "x.csv"], 2, "must end in .npy"),
     (SCRIPTS[1], [], 1, "run prep_audio_spectrograms.py first"),

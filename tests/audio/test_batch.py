@@ -417,25 +417,24 @@ def mutate(whole: bytes, random: np.random.Generator) -> bytes:
     return bytes(content[: random.integers(1, len(content))] if random.random() < 0.1 else content)
 
 
-@pytest.mark.parametrize("count", [2000])
-def test_fuzz(tmp_path, monkeypatch, count):
+def test_fuzz(tmp_path):
     """Every mutated file becomes a vector of finite numbers or a reason; none stops the batch, crashes or hangs it."""
-    monkeypatch.setenv("PATH", "")  # libsndfile alone; ffmpeg has its own test
-    monkeypatch.setattr(batch, "LEAST_SECONDS", 20)
-    decoding.ffmpeg_version.cache_clear()
-    folder, random = tmp_path / "in", np.random.default_rng(0)
+    folder, random, count = tmp_path / "in", np.random.default_rng(0), 2000
     folder.mkdir()
     for kind, subtype in FORMATS.items():
         soundfile.write(tmp_path / f"s.{kind}", speech(0.3, 16_000), 16_000, subtype=subtype)
         whole = (tmp_path / f"s.{kind}").read_bytes()
         for index in range(count // len(FORMATS)):
             (folder / f"{index}.{kind}").write_bytes(mutate(whole, random))
-    report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
-    decoding.ffmpeg_version.cache_clear()
+    arguments = ("--input_dir", folder, "--output_file", tmp_path / "v.npy", "--workers", 2)
+    process = script(*arguments, env=os.environ | {"PATH": ""})  # libsndfile alone; ffmpeg has its own test
+    _, said = process.communicate(timeout=5 * DEADLINE)
+    assert process.returncode == 0 and not said
     rows, skipped = read_table(tmp_path / "v.csv"), read_table(tmp_path / "v_skipped.csv")
-    assert len({r["path"] for r in rows} | {r["path"] for r in skipped}) == count == report.rows + report.skipped
+    assert len({r["path"] for r in rows} | {r["path"] for r in skipped}) == count == len(rows) + len(skipped)
     assert np.isfinite(np.load(tmp_path / "v.npy")).all() and all(row["reason"] for row in skipped)
-    assert min(report.rows, report.skipped) > count // 10  # it is not all the same
+    assert not [row for row in skipped if "crashed" in row["reason"]]
+    assert min(len(rows), len(skipped)) > count // 10  # it is not all the same
 
 
 # --- ffmpeg ----------------------------------------------------------------------------------------------------------
@@ -454,7 +453,7 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     folder.mkdir()
     for name, *options in (
         ("a.m4a",), ("a.wma",), ("a.mka",), ("a.aac",), ("six.mka", "-ac", "6"),
-        ("a.mp4", "-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", "-shortest"),
+        ("a.mp4", "-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=3"),
     ):  # fmt: skip
         convert(folder / name, *options)
     convert(tmp_path / "b.m4a").rename(folder / "aac in truth.wav")
@@ -468,8 +467,8 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     assert "there is no sound in it" in skipped["no sound.mp4"]
     assert all(row["decoder"].startswith("ffmpeg ") for row in read_table(tmp_path / "v.csv"))
     wanted, vectors = audio_to_vector(EXAMPLES[0]), np.load(tmp_path / "v.npy")
-    loud = wanted > -30  # what lossy formats keep
-    assert all(np.abs(vector - wanted)[loud].mean() < 2 for vector in vectors)
+    # lossy, and AAC begins 0.1 s late
+    assert all(np.corrcoef(vector, wanted)[0, 1] > 0.8 for vector in vectors)
 
 
 @needs_ffmpeg
@@ -496,10 +495,10 @@ def test_installing_ffmpeg_brings_back_what_it_can_read(tmp_path, monkeypatch):
 def test_fuzz_with_ffmpeg(tmp_path):
     random, whole = np.random.default_rng(0), convert(tmp_path / "a.m4a", "-t", "0.4").read_bytes()
     (tmp_path / "in").mkdir()
-    for index in range(40):
+    for index in range(20):
         (tmp_path / "in" / f"{index}.m4a").write_bytes(mutate(whole, random))
     report = prepare_batch(tmp_path / "in", tmp_path / "v.npy", workers=2)
-    assert report.rows + report.skipped == 40 and np.isfinite(np.load(tmp_path / "v.npy")).all()
+    assert report.rows + report.skipped == 20 and np.isfinite(np.load(tmp_path / "v.npy")).all()
 
 
 def test_finding_is_in_one_order_and_without_what_is_hidden(folder):

@@ -1,14 +1,16 @@
 """Statistics against NumPy, and files that must be refused."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import config
-from audio import calibration
+from audio import calibration, pictures
 from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std
-from audio.features import Recipe
+from audio.features import Recipe, mel_edges
 from audio.matrix import load_array
 from audio.whitening import Whitening
 
@@ -199,3 +201,75 @@ def test_vectors_of_another_recipe_are_refused(tmp_path, vectors):
     (tmp_path / "v.json").write_text(json.dumps({"recipe": vars(Recipe(n_fft=1024)), "recordings": 60}))
     with pytest.raises(ValueError, match="n_fft 1024"):
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
+
+
+# --- what a calibration tells ----------------------------------------------------------------------------------------
+def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
+    """The same recordings as if nothing were above so many mel bands."""
+    pictures = vectors.reshape(-1, 64, 64).copy()
+    pictures[:, bands:] = -80
+    return pictures.reshape(len(vectors), 4096)
+
+
+def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
+    np.save(tmp_path / "v.npy", narrow(vectors, 43))
+    made, report = calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
+    assert report.floored >= 21 * 64 and report.band_hz == made.band_hz() == mel_edges()[43]
+    about = json.loads((tmp_path / "stats" / "calibration.json").read_text())
+    assert about["band_hz"] == report.band_hz and about["floored_elements"] == report.floored
+    assert made.reaches_beyond(np.full(4096, -40.0, np.float32)) and not made.reaches_beyond(narrow(vectors, 43)[0])
+
+
+def test_a_wide_calibration_has_no_such_end(vectors):
+    wide = vectors.copy()
+    wide[:, -100:] = vectors[:, -200:-100]
+    calibrated = Calibration(wide.mean(axis=0), np.maximum(wide.std(axis=0), STD_FLOOR_DB))
+    assert calibrated.band_hz() is None and not calibrated.reaches_beyond(np.zeros(4096, np.float32))
+
+
+def test_z_scores_are_not_taken_for_vectors_nor_the_reverse(made, vectors):
+    folder, _ = made
+    with pytest.raises(ValueError, match="z-scores, perhaps"):
+        calibrate(folder / "z.npy", folder / "zz.npy", folder / "other")
+    with pytest.raises(ValueError, match="vectors, not z-scores"):
+        calibration.check_z_scores(folder / "v.npy", vectors)
+    calibration.check_z_scores(folder / "z.npy", np.load(folder / "z.npy"))
+
+
+@pytest.mark.parametrize(("part", "name", "value"), [("recipe", "n_fft", 1024), ("constants", "window", "hamming")])
+def test_z_scores_of_another_recipe_are_refused_by_name(made, tmp_path, part, name, value):
+    about = json.loads((made[0] / "z.json").read_text())
+    about[part][name] = value
+    (tmp_path / "z.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=f"made with {name} {value}"):
+        calibration.check_z_scores(tmp_path / "z.npy", np.load(made[0] / "z.npy"))
+
+
+def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, vectors):
+    np.save(tmp_path / "v.npy", vectors)
+    about = {"recipe": vars(Recipe()), "recordings": 60, "sha256": {"v.npy": "0" * 64}}
+    (tmp_path / "v.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="v.npy is not the file"):
+        calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
+
+
+def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
+    recipe, peaks = Recipe(picture_size=16), []
+    for rows in (3000, 9000):
+        pictures = np.random.default_rng(0).uniform(-80, 0, (rows, 256)).astype(np.float32)
+        np.save(tmp_path / "v.npy", pictures)
+        tracemalloc.start()
+        calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats", recipe)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_pictures(tmp_path, vectors):
+    mean, std = vectors.mean(axis=0), vectors.std(axis=0)
+    pictures.save_calibration(tmp_path / "c.png", mean, std)
+    waveform = np.stack([-np.ones(300), np.ones(300)]).astype(np.float32)
+    pictures.save_recording(tmp_path / "r.png", waveform, vectors[0].reshape(64, 64), 1.5)
+    for name in ("c.png", "r.png"):
+        image = Image.open(tmp_path / name)
+        assert image.size[0] > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 100  # a heat map is in it
