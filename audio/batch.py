@@ -172,7 +172,7 @@ def _why(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _time_limit(path: Path | None) -> Iterator[None]:
-    """End this process if the block takes far too long for the size of a file: a decoder cannot be stopped otherwise."""
+    """End this process if the block takes far too long for the size of a file: nothing else stops a decoder."""
     if path is None:
         yield
         return

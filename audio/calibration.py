@@ -31,8 +31,8 @@ FEW = 50  # recordings; below it the statistics are more of these recordings tha
 # decide are not touched: in the built-in calibration, it raises 2 of 4,096. In place of 0 it also divides.
 STD_FLOOR_DB = 2.5
 
-# A recording with sound above the band of the calibration: the share of elements there with a z-score above UNHEARD_Z.
-# Telephone speech against a calibration of such: 0.00; wide-band syllables and letters: 0.04 to 1.00, 19 of 20 over 0.1.
+# A recording with sound above the band of the calibration has a share of elements there with a z-score above UNHEARD_Z.
+# With a calibration of telephone speech: telephone speech 0.00, wide-band syllables 0.04 to 1.00, 19 of 20 over 0.1.
 UNHEARD_Z, UNHEARD_SHARE = 3.0, 0.1
 
 AGAIN = "run prep_audio_spectrograms.py and z_transformation_with_stats.py again"
