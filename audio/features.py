@@ -287,7 +287,7 @@ class _Spectrogram:
         self.recipe = recipe
         self.loudest = 0.0
         self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
-        self._power = tempfile.SpooledTemporaryFile(SPOOL)  # float32 [frames, n_mels]
+        self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (float32 [frames, n_mels], closed by __exit__)
         # float64, as librosa's FFT is
         self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(recipe.n_fft) / recipe.n_fft)
         bins = recipe.n_fft // 2 + 1
