@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
     with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
-        torch.save(latents, file)
+        try:
+            torch.save(latents, file)
+        except RuntimeError as error:  # torch's words do not say why
+            raise OSError(f"{options.output_file} cannot be written, is the disk full? ({error})") from error
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt "calm blue waves"')
     return 0

@@ -26,11 +26,12 @@ FFMPEG_SECONDS = 600  # of processor time for one file: some hundred hours of so
 LIBSNDFILE = "libsndfile"
 AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the sound, bytes of it, encoding, Hz, channels
 
-SOUND_SUFFIXES = tuple(
+_SUFFIXES = (
     ".3gp .aac .ac3 .aif .aifc .aiff .alac .amr .ape .asf .au .avi .caf .dts .flac .flv .gsm .m4a .m4b .m4v .mka .mkv "
     ".mov .mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .ra .raw .rf64 .rm .snd .sph .spx .tta .voc .w64 .wav .wave "
-    ".webm .wma .wmv .wv".split()  # noqa: SIM905 (a list of them fills a screen)
+    ".webm .wma .wmv .wv"
 )
+SOUND_SUFFIXES = frozenset(_SUFFIXES.split())
 SIGNATURES = (  # offset, first bytes of formats that hold sound
     *((0, magic) for magic in (b"fLaC", b"OggS", b"RF64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
     *((0, magic) for magic in (b"\x1aE\xdf\xa3", b"0&\xb2u\x8e\x66\xcf\x11", b"#!AMR", b"wvpk", b"MAC ", b"FLV\x01")),

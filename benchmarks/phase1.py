@@ -81,9 +81,8 @@ def batch_figures(source: Path, count: int, runs: int) -> None:
         usable = [vector for vector in wanted if vector is not None]
         worst = np.abs(vectors - np.stack(usable)).max() if len(usable) == len(vectors) else float("nan")
     base = statistics.median(figures["plain librosa loop"])
-    print(
-        f"\n| {len(paths)} recordings, {report.seconds / 60:.0f} minutes | s | files/s | ratio |\n| --- | --- | --- | --- |"
-    )
+    print(f"\n| {len(paths)} recordings, {report.seconds / 60:.0f} minutes | s | files/s | ratio |")
+    print("| --- | --- | --- | --- |")
     for name, walls in figures.items():
         wall = statistics.median(walls)
         print(f"| {name} | {wall:.2f} | {len(paths) / wall:.0f} | {base / wall:.2f} |")
