@@ -73,6 +73,7 @@ def prepare_batch(
             for paths in ledger.open_files(CHUNK):
                 ledger.identify((one.path, one.sha256) for one in pool.run(identify, paths))
         _measure_all(ledger, pool, recipe, files, report)
+        ledger.commit()
         totals = ledger.totals()
         if not totals.rows and totals.skipped:
             raise ValueError(f"none of the {totals.skipped} files in {folder} can be used; {totals.first_reason}")

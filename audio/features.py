@@ -198,6 +198,12 @@ def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
 
 
 @functools.cache
+def _hann(n_fft: int) -> np.ndarray:
+    """The periodic window, float64 [n_fft]: librosa's FFT is in float64, too."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+
+@functools.cache
 def _filters(recipe: Recipe) -> list[tuple[slice, slice, np.ndarray]]:
     """The filterbank in groups of neighbouring bands, each with the bins where they are not 0: a fifth of the work."""
     bank, groups = mel_filterbank(recipe), []
@@ -285,11 +291,9 @@ class _Spectrogram:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.loudest = 0.0
+        self.loudest = np.float32(0.0)
         self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
         self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (float32 [frames, n_mels], closed by __exit__)
-        # float64, as librosa's FFT is
-        self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(recipe.n_fft) / recipe.n_fft)
         bins = recipe.n_fft // 2 + 1
         self._windowed = np.empty((FRAME_BLOCK, recipe.n_fft))
         self._spectrum = np.empty((FRAME_BLOCK, bins), np.complex128)
@@ -315,14 +319,14 @@ class _Spectrogram:
             for start in range(0, ready, FRAME_BLOCK):
                 stop = min(start + FRAME_BLOCK, ready)
                 self._transform(frames[start:stop], power[start:stop])
-        self.loudest = max(self.loudest, float(power.max(initial=0.0))) if not np.isnan(power).any() else float("nan")
+        self.loudest = np.maximum(self.loudest, power.max(initial=0.0))  # NaN if one is
         self._power.write(power.data)
         self._pending = self._pending[ready * hop :]
 
     def _transform(self, frames: np.ndarray, power: np.ndarray) -> None:
         """Windows [n, n_fft] -> power [n, n_mels], in buffers that are used again and again."""
         n = len(frames)
-        windowed = np.multiply(frames, self._window, out=self._windowed[:n])
+        windowed = np.multiply(frames, _hann(self.recipe.n_fft), out=self._windowed[:n])
         spectrum = np.fft.rfft(windowed, axis=-1, out=self._spectrum[:n])
         parts = spectrum.view(np.float64).reshape(n, -1, 2)
         squares = np.multiply(parts, parts, out=self._squares[:n])
@@ -364,6 +368,6 @@ class _Spectrogram:
         row = 4 * self.recipe.n_mels
         self._power.seek(first * row)
         power = np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self.recipe.n_mels).T
-        loudest = np.maximum(np.float32(AMIN), np.float32(self.loudest))
+        loudest = np.maximum(np.float32(AMIN), self.loudest)
         decibels = 10 * np.log10(np.maximum(np.float32(AMIN), power)) - 10 * np.log10(loudest)
         return np.ascontiguousarray(np.maximum(decibels, np.float32(-self.recipe.top_db)), np.float32)

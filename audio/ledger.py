@@ -23,6 +23,7 @@ from audio.decoding import LIBSNDFILE, named_as_sound
 from audio.matrix import Matrix, MatrixWriter
 from files import sha256_of
 
+COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
 FORMAT = 1  # of the tables below and of the csv files; another number starts afresh
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
@@ -86,7 +87,7 @@ class Ledger:
         self.output = output
         self.path = output.with_name(f".{output.stem}.progress.sqlite")
         self.targets = [output.with_name(output.stem + end) for end in (".npy", ".csv", "_skipped.csv", ".json")]
-        self._finished = False
+        self._finished, self._uncommitted = False, 0
         self._base: dict[str, Any] | None = None  # what an older result that is still of use says of itself
         output.parent.mkdir(parents=True, exist_ok=True)
         with self._said_plainly():
@@ -117,6 +118,8 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         with suppress(sqlite3.Error):
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
             nothing = not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
             if (nothing or self._finished) and os.name != "nt":
                 self._unlink()  # before the lock goes, so that a run that comes now makes its own
@@ -204,16 +207,30 @@ class Ledger:
             self._database.executemany("UPDATE found SET sha256 = ? WHERE path = ?", rows)
 
     def record(self, one: Measured) -> None:
-        """Note what became of one file; it outlasts the process from now on."""
+        """Note what became of one file; it outlasts the process as soon as COMMIT_EVERY of them are noted."""
         path = os.fsencode(one.path)
-        with self._said_plainly(), self._transaction():
-            if one.vector is None and not (one.sha256 and one.reason):
-                self._database.execute("UPDATE found SET reason = ? WHERE path = ?", (one.reason, path))
-                return
-            self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
-            vector = None if one.vector is None else one.vector.tobytes()
-            values = (one.sha256, named_as_sound(one.path), one.seconds, one.source_rate, one.decoder, one.reason)
-            self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", (*values, vector))
+        with self._said_plainly():
+            if not self._database.in_transaction:
+                self._database.execute("BEGIN")
+            self._uncommitted = (self._uncommitted + 1) % COMMIT_EVERY
+            self._record(one, path)
+            if not self._uncommitted:
+                self.commit()
+
+    def commit(self) -> None:
+        """Let all that was noted outlast the process."""
+        with self._said_plainly():
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
+
+    def _record(self, one: Measured, path: bytes) -> None:
+        if one.vector is None and not (one.sha256 and one.reason):
+            self._database.execute("UPDATE found SET reason = ? WHERE path = ?", (one.reason, path))
+            return
+        self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
+        vector = None if one.vector is None else one.vector.tobytes()
+        values = (one.sha256, named_as_sound(one.path), one.seconds, one.source_rate, one.decoder, one.reason)
+        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", (*values, vector))
 
     # --- the result --------------------------------------------------------------------------------------------------
     def totals(self) -> Totals:
