@@ -23,6 +23,7 @@ live: $(VENV)/.ready
 
 test: $(VENV)/.ready-dev
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
+	@[ "$$(uname)" != Linux ] || tools/need "testing m4a, wma and video" ffmpeg || true
 	@$(PY) -m pytest
 
 lint: $(VENV)/.ready-dev

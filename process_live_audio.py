@@ -117,9 +117,8 @@ def make_latent(options: argparse.Namespace) -> Path:
     from files import atomic_path
 
     channels, height, _ = config.LATENT_SHAPE
-    latent = rearrange(
-        torch.from_numpy(calibration.z_score(recording.vector)), "(c h w) -> 1 c h w", c=channels, h=height
-    )
+    z_score = torch.from_numpy(calibration.z_score(recording.vector))
+    latent = rearrange(z_score, "(c h w) -> 1 c h w", c=channels, h=height)
     with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
         torch.save(latent, file)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
