@@ -63,7 +63,7 @@ def test_phase1_says_what_it_did_and_what_comes_next(prepared):
     assert "next: python z_transformation_with_stats.py" in first.stdout and not first.stderr
     assert "sample rates: 5 of 8000 Hz, " in second.stdout and "calibration.png" in second.stdout
     assert "std raised to 2.5 dB" in second.stdout and "next: python prep_ldm.py" in second.stdout
-    assert second.stderr.startswith("warning: 6 recordings; with fewer than 50")
+    assert second.stderr.startswith(f"warning: {len(EXAMPLES)} recordings; with fewer than 50")
     assert "txt2img.py --init_latents" in third.stdout and "--subject_idx 0" in third.stdout and not third.stderr
 
 
