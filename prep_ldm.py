@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import numpy as np
 
+    from audio import origin
     from audio.calibration import check_z_scores
     from audio.features import Recipe
     from audio.matrix import BLOCK, load_array
@@ -56,11 +57,13 @@ def main(argv: list[str] | None = None) -> int:
         # a memory map, which is saved without being read into memory first
         latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
+    with atomic_path(options.output_file) as temporary:
         try:
-            torch.save(latents, file)
+            with temporary.open("wb") as file:
+                torch.save(latents, file)
         except RuntimeError as error:  # torch's words do not say why
             raise OSError(f"{options.output_file} cannot be written, is the disk full? ({error})") from error
+        origin.note(temporary, origin.read_sidecar(options.input_file, len(z_scores)))
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt "calm blue waves"')
     return 0

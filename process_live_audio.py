@@ -87,7 +87,7 @@ def make_latent(options: argparse.Namespace) -> Path:
         ValueError: the recording, or the calibration, is none.
         OSError: a file cannot be read or written.
     """
-    from audio import features
+    from audio import features, origin
     from audio.calibration import Calibration
 
     recipe = features.Recipe(**config.RECIPE)
@@ -119,8 +119,10 @@ def make_latent(options: argparse.Namespace) -> Path:
     channels, height, _ = config.LATENT_SHAPE
     z_score = torch.from_numpy(calibration.z_score(recording.vector))
     latent = rearrange(z_score, "(c h w) -> 1 c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary, temporary.open("wb") as file:
-        torch.save(latent, file)
+    with atomic_path(options.output_file) as temporary:
+        with temporary.open("wb") as file:
+            torch.save(latent, file)
+        origin.note(temporary, origin.statistics_sha256(calibration.mean_db, calibration.std_db))
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {options.output_file} --prompt "..."')
     return options.output_file

@@ -74,7 +74,10 @@ def main(argv: list[str] | None = None) -> int:
             f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; a microphone that does gives voices "
             "that all look unusual there: calibrate with recordings of the kind that will come"
         )
-    print(f"whitening: {report.axes} principal axes, {'of these recordings' if report.own_axes else 'built-in'}")
+    whose = (
+        "of these recordings" if report.own_share == 1 else f"{report.own_share:.0%} of these recordings, else built-in"
+    )
+    print(f"whitening: {report.axes} principal axes, {whose}")
     print(
         f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, kurtosis "
         f"{report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} (N(0, I): 0, 1, 5, 3, 0): {output}"

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from audio import origin
 from audio.features import CONSTANTS, RECIPE, Recipe, mel_edges
 from audio.matrix import BLOCK, Matrix, MatrixWriter, load_array, save_array
-from audio.whitening import WHITENING_NAME, Whitening
+from audio.whitening import WHITENING_NAME, Whitening, own_share
 from files import atomic_path, sha256_of
 
 MEAN_NAME, STD_NAME, ABOUT_NAME = "mean.npy", "std.npy", "calibration.json"
@@ -91,7 +92,7 @@ class CalibrationReport:
     sample_rates: dict[int, int]  # how many recordings of each, in Hz; empty where the vectors came without their .csv
     band_hz: float | None  # above it the recordings hold nothing; None if they reach to the top
     floored: int  # elements whose std was raised to STD_FLOOR_DB
-    own_axes: bool  # False: the principal axes are those of the prior
+    own_share: float  # of the whitening; the rest is the prior's
     axes: int
     z_mean: float
     z_std: float
@@ -105,8 +106,8 @@ def calibrate(
 ) -> tuple[Calibration, CalibrationReport]:
     """Make a calibration in `folder` from vectors, and the z-scores of the same vectors. All files, or none, appear.
 
-    Memory does not grow with the number of recordings. `prior` lends its principal axes where there are too few
-    recordings for their own (`Whitening.fit`).
+    Memory does not grow with the number of recordings. The whitening is mixed with `prior` where there are too few
+    recordings for one of their own (`Whitening.fit`).
 
     Raises:
         ValueError: the vectors are broken, of another recipe, or fewer than two.
@@ -126,7 +127,7 @@ def calibrate(
     calibration = Calibration(mean.astype(np.float32), np.maximum(std, STD_FLOOR_DB).astype(np.float32))
     whitening = Whitening.fit(vectors, calibration.mean_db, calibration.std_db, prior=prior)
     whitening = replace(whitening, top_db=recipe.top_db)
-    own_axes = prior is None or whitening.components is not prior.components
+    share = 1.0 if prior is None else own_share(len(vectors))
     with ExitStack() as stack:
         # renamed in the reverse order: calibration.json, which vouches for the others, comes last
         names = (ABOUT_NAME, WHITENING_NAME, STD_NAME, MEAN_NAME)
@@ -136,21 +137,22 @@ def calibrate(
         whitening.save(whitening_path)
         z_about_path = stack.enter_context(atomic_path(z_scores_path.with_suffix(".json")))
         spread = _write_z_scores(stack.enter_context(atomic_path(z_scores_path)), vectors, calibration)
-        made_with = {"recipe": source["recipe"], "constants": source["constants"]}
-        z_about_path.write_text(json.dumps(made_with | {"recordings": len(vectors)}, indent=2) + "\n", encoding="utf-8")
+        statistics = origin.statistics_sha256(calibration.mean_db, calibration.std_db)
+        made_with = {"recipe": source["recipe"], "constants": source["constants"], origin.STATISTICS: statistics}
+        z_about_path.write_text(json.dumps(made_with | {"rows": len(vectors)}, indent=2) + "\n", encoding="utf-8")
         about = source | {
             "recordings": len(vectors),
             "std_floor_db": STD_FLOOR_DB,
             "floored_elements": floored,
             "band_hz": calibration.band_hz(recipe),
-            "whitening": {"axes": len(whitening.scales), "own_axes": own_axes},
+            "whitening": {"axes": len(whitening.scales), "own_share": round(share, 3)},
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "sha256": {n: sha256_of(p) for n, p in zip(names[1:], (whitening_path, std_path, mean_path), strict=True)},
         }
         about_path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     rates, band = _sample_rates(vectors_path.with_suffix(".csv")), calibration.band_hz(recipe)
     report = CalibrationReport(
-        len(vectors), source["seconds"], rates, band, floored, own_axes, len(whitening.scales), *spread
+        len(vectors), source["seconds"], rates, band, floored, share, len(whitening.scales), *spread
     )
     return calibration, report
 

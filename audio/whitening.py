@@ -5,13 +5,18 @@ beside each other correlate by 0.93, three axes hold half of its variance, and t
 than the speaker does. `Whitening.voice_noise` mends this in four steps, all of them on the picture in dB that the
 z-score is made of (`z * std + mean`):
 
-1. floor: whatever lies 30 dB below the loudest cell is the room, not the voice;
-2. align: silent columns at both ends are dropped, the others stretched to the full width again;
-3. whiten: coefficients along the principal axes of many recordings, each at unit variance, then the unit sphere;
+1. floor: whatever lies 20 dB below the loudest cell is the room, not the voice;
+2. align: the columns that hold all but 3 % at either end of what is above the floor, squared, are stretched to the full
+   width;
+3. whiten: coefficients along the principal axes of many recordings, each over the root of its standard deviation, then
+   the unit sphere: between the voice as it is and all axes alike, and better found again than either;
 4. spread: one fixed orthogonal map over all elements, at the radius of N(0, I).
 
-`mix` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads latents starts
-at once; only `Whitening.fit` takes SciPy.
+`audio.start_noise` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads
+latents starts at once; only `Whitening.fit` takes SciPy. `python -m audio.whitening LATENTS.pt` says how near to noise
+latents are (audio/doctor.py).
+
+How floor, edges and axes were chosen, and what else was tried: models/calibration/README.md.
 
 Sources: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (PCA whitening); Ailon, Chazelle, "The fast
 Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast random rotation).
@@ -27,16 +32,13 @@ import numpy as np
 from files import atomic_path
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
-AXES = 128  # principal axes: more tell more recordings apart, fewer withstand more noise
+AXES = 256  # principal axes: more tell more recordings apart, fewer withstand more noise
 RECORDINGS_PER_AXIS = 4  # fewer, and the smallest variances are guesses
-PRIOR_RECORDINGS = 50  # as many as the prior's centre counts for where it is mixed with one's own
+PRIOR_RECORDINGS = 50  # as many as the prior counts for where it is mixed with one's own
 BLOCK = 512  # pictures held at a time while fitting
+LONG_FIT = 20 * BLOCK  # recordings; from here on a progress bar is worth its line
 RANGE_TOLERANCE_DB = 0.1  # float32 z-scores times std lose less than 0.001
 SPREAD_SEED = 4096  # never change: the same voice would give another picture
-
-# Limits of `is_gaussian`, each five standard deviations or more of what N(0, I_4096) shows: the mean varies by
-# 1/64 = 0.016, norm / 64 by 1/sqrt(2 * 4096) = 0.011, the correlation of 3,968 pairs of neighbours by 0.016.
-MEAN_LIMIT, RADIUS_LIMIT, NEIGHBOUR_LIMIT = 0.08, 0.06, 0.08
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +51,8 @@ class Whitening:
     components: np.ndarray  # [K, P] float16: principal axes of floored and aligned pictures, unit length
     scales: np.ndarray  # [K] float32: standard deviation along each, dB
     top_db: float = 80.0  # dB, depth of the pictures
-    floor_db: float = 30.0  # dB below the loudest cell: the room
-    silence_db: float = 25.0  # dB below the loudest cell: a column without a voice
+    floor_db: float = 20.0  # dB below the loudest cell: the room
+    edge_share: float = 0.03  # of the squares of what is above the floor: not the voice, at either end
 
     def __post_init__(self) -> None:
         """Raises ValueError where arrays do not belong together, as when a file was made by something else."""
@@ -65,6 +67,10 @@ class Whitening:
             raise ValueError(f"{axes} axes of {pixels} elements; the elements must be a power of 4, the axes 1 to that")
         if not (self.std_db > 0).all() or not (self.scales > 0).all():
             raise ValueError("std_db and scales must be above 0 everywhere")
+        if not (math.isfinite(self.top_db) and 0 < self.floor_db <= self.top_db and 0 <= self.edge_share < 0.5):
+            raise ValueError(
+                f"top_db {self.top_db}, floor_db {self.floor_db}, edge_share {self.edge_share} have no use"
+            )
 
     @property
     def picture_size(self) -> int:
@@ -82,30 +88,31 @@ class Whitening:
     ) -> "Whitening":
         """Learn centre and principal axes from N recordings. Memory does not grow with N.
 
-        N // 4 axes at most, for a variance that fewer than four recordings speak for is a guess, and whitening divides
-        by its root. Where that leaves fewer than `axes`, the axes of `prior` are taken instead if there is one, and
-        of the centre a share that grows with N is these recordings' own: N / (N + PRIOR_RECORDINGS).
+        Fewer than four recordings for each axis say too little about its variance.
+        Then the covariance is shrunk towards that of `prior`, if there is one: both are mixed as if the prior were of
+        50 recordings. Without a prior fewer axes are found, N - 1 at most.
         """
         from scipy.sparse.linalg import eigsh
 
         mean_db, std_db = np.asarray(mean_db, np.float32), np.asarray(std_db, np.float32)
-        allowed = max(1, min(axes, len(vectors) // RECORDINGS_PER_AXIS))
         blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
-        total, products = np.zeros(mean_db.size), np.zeros((mean_db.size, mean_db.size))
-        for start in range(0, len(vectors), BLOCK):
-            pictures = blank.align(np.asarray(vectors[start : start + BLOCK], dtype=np.float64))  # [B, P]
-            total += pictures.sum(axis=0)
-            products += pictures.T @ pictures
-        centre = total / len(vectors)
-        if allowed < axes and prior is not None and prior.mean_db.shape == mean_db.shape:
-            own = len(vectors) / (len(vectors) + PRIOR_RECORDINGS)
-            centre = own * centre + (1 - own) * prior.centre_db
-            return replace(prior, mean_db=mean_db, std_db=std_db, centre_db=centre.astype(np.float32))
-        covariance = products / len(vectors) - np.outer(centre, centre)
+        if prior is not None and prior.mean_db.shape != mean_db.shape:
+            prior = None
+        axes = min(axes, mean_db.size - 1 if prior else max(1, len(vectors) - 1))
+        centre, covariance = blank._moments(vectors)
+        share = own_share(len(vectors), axes)
+        if prior is not None and share < 1:
+            apart = centre - prior.centre_db
+            rows = prior.components.astype(np.float64) * prior.scales[:, None]  # their products: prior's covariance
+            rows = np.vstack((rows, math.sqrt(share) * apart)) * math.sqrt(1 - share)
+            covariance *= share
+            covariance += rows.T @ rows
+            centre = share * centre + (1 - share) * prior.centre_db
+        np.fill_diagonal(covariance, covariance.diagonal() + 1e-9)  # recordings that are all the same have axes, too
         # v0 is fixed so that the same recordings give the same axes; eigsh draws it at random otherwise
-        variances, components = eigsh(covariance, k=allowed, v0=np.ones(mean_db.size))
+        variances, components = eigsh(covariance, k=axes, v0=np.ones(mean_db.size))
         variances, components = variances[::-1], components.T[::-1]  # largest first
-        signs = np.sign(components[np.arange(allowed), np.abs(components).argmax(axis=1)])  # an axis has no direction
+        signs = np.sign(components[np.arange(axes), np.abs(components).argmax(axis=1)])  # an axis has no direction
         return replace(
             blank,
             centre_db=centre.astype(np.float32),
@@ -113,8 +120,33 @@ class Whitening:
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 where all recordings are the same
         )
 
+    def _moments(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [P] and covariance [P, P] of floored and aligned pictures, float64, block by block.
+
+        The first block's mean is taken off all of them, so that nothing is lost in the difference of large numbers.
+        """
+        from scipy.linalg.blas import dsyrk
+        from tqdm import tqdm
+
+        size = self.mean_db.size
+        origin, total = None, np.zeros(size)
+        products = np.zeros((size, size), order="F")  # of the 128 MB of 4096 elements there is one copy, added to
+        starts = range(0, len(vectors), BLOCK)
+        for start in tqdm(starts, "whitening", unit="block", disable=True if len(vectors) < LONG_FIT else None):
+            pictures = self.align(np.asarray(vectors[start : start + BLOCK], dtype=np.float64))  # [B, P]
+            origin = pictures.mean(axis=0) if origin is None else origin
+            pictures -= origin
+            total += pictures.sum(axis=0)
+            products = dsyrk(1.0, pictures.T, beta=1.0, c=products, overwrite_c=1)  # the upper triangle
+        shift = total / len(vectors)
+        products = dsyrk(-len(vectors), shift[:, None], beta=1.0, c=products, overwrite_c=1)
+        products /= len(vectors)
+        for column in range(size):  # the other triangle
+            products[column + 1 :, column] = products[column, column + 1 :]
+        return origin + shift, products
+
     def save(self, path: Path) -> None:
-        """Write a .npz of about 1 MB, without pickled objects."""
+        """Write a .npz of about 2 MB, without pickled objects."""
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
 
@@ -164,7 +196,7 @@ class Whitening:
 
     def decibels(self, latents: np.ndarray) -> np.ndarray:
         """Undo the z-score: [B, C, H, W] -> float64 [B, P]."""
-        flat = _flat(latents)
+        flat = flatten(latents)
         if flat.shape[1] != self.mean_db.size:
             raise ValueError(f"latents of {flat.shape[1]} elements; these statistics are for {self.mean_db.size}")
         return flat * self.std_db + self.mean_db
@@ -173,61 +205,30 @@ class Whitening:
         """Steps 1 and 2: [B, P] dB -> float64 [B, P], 0 dB (loudest) to -floor_db, voice from edge to edge."""
         size = self.picture_size
         pictures = decibels.reshape(-1, size, size)  # [B, mel band, column]
-        pictures = pictures - pictures.max(axis=(1, 2), keepdims=True)
-        sounding = pictures.max(axis=1) > -self.silence_db  # [B, column]; the loudest cell's always is
-        floored = np.maximum(pictures, -self.floor_db)
-        aligned = [
-            _stretch(picture[:, _from_first_to_last(on)], size) for picture, on in zip(floored, sounding, strict=True)
-        ]
+        floored = np.maximum(pictures - pictures.max(axis=(1, 2), keepdims=True), -self.floor_db)
+        above = floored + self.floor_db
+        loudness = (above * above).sum(axis=1)  # [B, column]; above 0 where the loudest cell is
+        edges = [_edges(columns, self.edge_share) for columns in loudness]
+        aligned = [_stretch(picture, *where) for picture, where in zip(floored, edges, strict=True)]
         return np.stack(aligned).reshape(len(pictures), -1)
 
     def codes(self, aligned: np.ndarray) -> np.ndarray:
         """Step 3: [B, P] -> float64 [B, K] on the unit sphere. A picture equal to the centre has no direction: zeros
         would, so it gets equal parts of all axes."""
         components = self.components.astype(np.float64)
-        # one product for each picture: a product of matrices rounds differently with the number of rows
-        codes = np.stack([components @ (picture - self.centre_db) for picture in aligned]) / self.scales
+        # not a product of matrices, which rounds differently on another machine, and with the number of rows
+        coefficients = np.stack([tree_sum(components * (picture - self.centre_db)) for picture in aligned])
+        codes = coefficients / np.sqrt(self.scales.astype(np.float64))
         codes = np.where(np.abs(codes).max(axis=1, keepdims=True) > 0, codes, 1.0)
-        return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+        return codes / lengths(codes)
 
 
-def mix(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
-    """Blend voices with Gaussian noise: sqrt(strength) * voice + sqrt(1 - strength) * noise, [B, C, H, W] float32.
-
-    Both have independent unit-variance elements, so the blend has, too. Its norm is set to that of the noise, which
-    follows the chi distribution as that of any x_T ~ N(0, I): the voice decides the direction, never the radius.
-
-    Raises:
-        ValueError: strength outside 0..1, or shapes that differ.
-    """
-    if not 0 <= strength <= 1:
-        raise ValueError(f"a strength of {strength}; 0 (noise alone) to 1 (voice alone) is allowed")
-    if voice.shape != noise.shape:
-        raise ValueError(f"a voice of {voice.shape} and noise of {noise.shape}; they must have one shape")
-    if strength == 0:
-        return noise.astype(np.float32)
-    blend = math.sqrt(strength) * _flat(voice) + math.sqrt(1 - strength) * _flat(noise)
-    lengths = np.linalg.norm(blend, axis=1, keepdims=True)
-    radii = np.linalg.norm(_flat(noise), axis=1, keepdims=True)
-    return (blend * (radii / np.maximum(lengths, 1e-12))).astype(np.float32).reshape(noise.shape)
+def own_share(recordings: int, axes: int = AXES) -> float:
+    """How much of a whitening these recordings decide themselves, where there is a prior for the rest."""
+    return 1.0 if recordings >= RECORDINGS_PER_AXIS * axes else recordings / (recordings + PRIOR_RECORDINGS)
 
 
-def is_gaussian(latents: np.ndarray) -> np.ndarray:
-    """Bool [B]: could each of these latents [B, C, H, W] be a draw from N(0, I)?
-
-    Looks at the mean, the norm, and the correlation with the right and the lower neighbour. More than 99.99 % of draws
-    pass; z-scored spectrograms do not, for their neighbours correlate by 0.9.
-    """
-    latents = np.asarray(latents, dtype=np.float64)
-    flat = _flat(latents)
-    mean_ok = np.abs(flat.mean(axis=1)) <= MEAN_LIMIT
-    radius_ok = np.abs(np.linalg.norm(flat, axis=1) / math.sqrt(flat.shape[1]) - 1) <= RADIUS_LIMIT
-    right = _correlation(latents[..., :-1], latents[..., 1:])
-    lower = _correlation(latents[..., :-1, :], latents[..., 1:, :])
-    return mean_ok & radius_ok & (np.abs(right) <= NEIGHBOUR_LIMIT) & (np.abs(lower) <= NEIGHBOUR_LIMIT)
-
-
-def _flat(latents: np.ndarray) -> np.ndarray:
+def flatten(latents: np.ndarray) -> np.ndarray:
     """[B, ...] -> float64 [B, elements], finite."""
     flat = np.asarray(latents, dtype=np.float64).reshape(len(latents), -1)
     if not np.isfinite(flat).all():
@@ -235,26 +236,38 @@ def _flat(latents: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of two [B, ...]: [B]. 0 where one of them is constant."""
-    left, right = (_flat(half) - _flat(half).mean(axis=1, keepdims=True) for half in (left, right))
-    scale = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return (left * right).sum(axis=1) / np.where(scale > 0, scale, 1.0)
+def tree_sum(x: np.ndarray) -> np.ndarray:
+    """Sum over the last axis by halves: additions alone, in one order, so the same bits on every machine."""
+    while (size := x.shape[-1]) > 1:
+        half = size // 2
+        folded = x[..., :half] + x[..., half : 2 * half]
+        x = np.concatenate((folded, x[..., 2 * half :]), axis=-1) if size % 2 else folded
+    return x[..., 0]
 
 
-def _from_first_to_last(on: np.ndarray) -> slice:
-    """The part of a row of booleans [columns] between the first and the last that is true."""
-    where = np.flatnonzero(on)
-    return slice(where[0], where[-1] + 1)
+def lengths(rows: np.ndarray) -> np.ndarray:
+    """Euclidean norm of each of [B, elements]: [B, 1]."""
+    return np.sqrt(tree_sum(rows**2))[:, None]
 
 
-def _stretch(picture: np.ndarray, columns: int) -> np.ndarray:
-    """Resize [rows, n] to [rows, columns] by linear interpolation between the centres of columns."""
+def _edges(loudness: np.ndarray, share: float) -> tuple[float, float]:
+    """Where along the columns [n] `share` of the loudness has passed, and where as much is left: 0 to n.
+
+    A threshold on the columns would jump when noise lifts one above it; a share of the sum moves a little. Squared,
+    many cells that are lifted a little weigh less than the few of a voice.
+    """
+    passed = np.concatenate(([0.0], np.cumsum(loudness)))
+    first, last = np.interp([share, 1 - share], passed / passed[-1], np.arange(len(passed)))
+    return float(first), float(last)
+
+
+def _stretch(picture: np.ndarray, first: float, last: float) -> np.ndarray:
+    """The part of [rows, n] from `first` to `last`, 0 to n, stretched to n columns by linear interpolation."""
     n = picture.shape[1]
-    position = np.clip((np.arange(columns) + 0.5) * n / columns - 0.5, 0, n - 1)
-    left = np.minimum(position.astype(int), max(n - 2, 0))
+    position = np.clip(first + (np.arange(n) + 0.5) * ((last - first) / n) - 0.5, 0, n - 1)
+    left = np.minimum(position.astype(int), n - 2)
     weight = position - left
-    return picture[:, left] * (1 - weight) + picture[:, np.minimum(left + 1, n - 1)] * weight
+    return picture[:, left] * (1 - weight) + picture[:, left + 1] * weight
 
 
 # --- step 4: one fixed orthogonal map, without storing 4096 x 4096 numbers -------------------------------------------
@@ -288,3 +301,10 @@ def hadamard(rows: np.ndarray) -> np.ndarray:
         rows = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
         half *= 2
     return rows.reshape(-1, size) / math.sqrt(size)
+
+
+if __name__ == "__main__":
+    import cli
+    from audio.doctor import main
+
+    cli.run(main)

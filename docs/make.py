@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from PIL import Image
 
@@ -42,29 +43,57 @@ def painted(latents: Path, prompt: str, folder: Path, *arguments: str) -> list[n
     """One picture for each latent of a file."""
     command = ["txt2img.py", "--init_latents", str(latents), "--subject_idx", "all", "--prompt", prompt, "--skip_grid"]
     subprocess.run([sys.executable, *command, "--outdir", str(folder), *arguments], cwd=ROOT, check=True)
+    return read_small(folder)
+
+
+def read_small(folder: Path) -> list[np.ndarray]:
     files = sorted((folder / "samples").iterdir())
     return [np.asarray(Image.open(file).resize((WIDTH, WIDTH), Image.Resampling.LANCZOS)) for file in files]
 
 
-def latents_of(voices: tuple[str, ...], folder: Path) -> Path:
-    """A file with the latents [N, 4, 32, 32] of recordings in examples/."""
+def walked(start: Path, end: Path, folder: Path) -> list[np.ndarray]:
+    """As many pictures as there are voices, on the way between two of them."""
+    command = ["txt2img.py", "--walk", str(start), str(end), "--frames", str(len(VOICES)), "--prompt", PROMPTS[0]]
+    subprocess.run([sys.executable, *command, "--skip_grid", "--outdir", str(folder)], cwd=ROOT, check=True)
+    return read_small(folder)
+
+
+def latents_of(recordings: list[Path], folder: Path) -> Path:
+    """A file with the latents [N, 4, 32, 32] of recordings, each of which also has one of its own."""
+    folder.mkdir(exist_ok=True)
     rows = []
-    for voice in voices:
-        path = folder / f"{voice}.pt"
-        command = ["process_live_audio.py", "--input_file", f"examples/{voice}", "--output_file", str(path)]
+    for recording in recordings:
+        path = folder / f"{recording.stem}.pt"
+        command = ["process_live_audio.py", "--input_file", str(recording), "--output_file", str(path)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         rows.append(torch.load(path, weights_only=True))
     torch.save(torch.cat(rows), folder / "voices.pt")
     return folder / "voices.pt"
 
 
+def in_noise(recording: Path, folder: Path) -> Path:
+    """The recording with white noise 20 dB below it."""
+    sound, rate = soundfile.read(recording)
+    noise = np.random.default_rng(0).normal(0, 0.1 * np.sqrt(np.mean(sound**2)), sound.shape)
+    soundfile.write(folder / f"{recording.stem}.wav", sound + noise, rate)
+    return folder / f"{recording.stem}.wav"
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        latents = latents_of(VOICES, folder)
+        recordings = [ROOT / "examples" / voice for voice in VOICES]
+        latents = latents_of(recordings, folder / "quiet")
+        noisy = latents_of([in_noise(recording, folder) for recording in recordings], folder / "noisy")
         rows = [painted(latents, prompt, folder / str(i)) for i, prompt in enumerate(PROMPTS)]
-        raw = painted(latents, PROMPTS[0], folder / "raw", "--x_T", "raw")
-    for file, chosen in (("voices.png", rows[:STRIP]), ("sheet.png", rows), ("x_T.png", [raw, rows[0]])):
+        raw = [
+            painted(file, PROMPTS[0], folder / f"raw {i}", "--x_T", "raw") for i, file in enumerate((latents, noisy))
+        ]
+        x_T = [*raw, rows[0], painted(noisy, PROMPTS[0], folder / "noise")]
+        shapes = painted(latents, PROMPTS[0], folder / "layout", "--layout_strength", "0.5")
+        way = walked(*(folder / "quiet" / f"{Path(voice).stem}.pt" for voice in VOICES[:2]), folder / "walk")
+    pictures = {"voices.png": rows[:STRIP], "sheet.png": rows, "x_T.png": x_T, "walk.png": [way, shapes]}
+    for file, chosen in pictures.items():
         Image.fromarray(grid([picture for row in chosen for picture in row], len(VOICES))).save(ROOT / "docs" / file)
 
 

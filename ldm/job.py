@@ -59,6 +59,8 @@ class Journal:
 
 
 def stem(spec: PictureSpec) -> str:
+    if spec.blend:
+        return "mix_sample"
     return "sample" if spec.subject is None else f"subject_{spec.subject:03d}_sample"
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from files import atomic_path
+
+FRAME_MS = 83  # of an animation: twelve pictures a second
+WEBP_QUALITY = 90
 
 
 def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
@@ -61,20 +64,41 @@ def save_png(picture: np.ndarray, path: Path, text: PngInfo | None = None) -> No
 def save_numbered(picture: np.ndarray, folder: Path, stem: str, text: PngInfo | None = None) -> Path:
     """Write [H, W, 3] uint8 as `folder/stem_0000.png` or the first number after it that is free.
 
-    The name is taken by a hard step, so that two programs in one folder never write to the same file.
-
     Raises:
         OSError: the folder cannot be written to.
     """
+    return _write_numbered(folder, stem, ".png", lambda path: save_png(picture, path, text))
+
+
+def save_animation(paths: Sequence[Path], folder: Path, stem: str) -> Path:
+    """Show the pictures in `paths`, of one size, one after the other for ever, in `folder/stem_0000.webp` or later.
+
+    WebP has all colours and every browser shows it; a GIF would have 256.
+    """
+    frames = [Image.open(path).convert("RGB") for path in paths]
+    how = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MS, "loop": 0, "quality": WEBP_QUALITY}
+
+    def write(path: Path) -> None:
+        with atomic_path(path) as temporary:
+            frames[0].save(temporary, **how)
+
+    return _write_numbered(folder, stem, ".webp", write)
+
+
+def _write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill the first free of `folder/stem_0000`, `stem_0001`, ..., and return its path.
+
+    The name is taken by a hard step, so that two programs in one folder never write to the same file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():
-        path = folder / f"{stem}_{number:04d}.png"
+        path = folder / f"{stem}_{number:04d}{suffix}"
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         except FileExistsError:
             continue
         try:
-            save_png(picture, path, text)
+            write(path)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

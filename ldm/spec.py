@@ -35,6 +35,13 @@ class PictureSpec:
     precision: str  # what the weights are rounded to
     batch_size: int = 1  # pictures that were sampled together: sums of products may round differently with their number
     batch_index: int = 0  # its place among them
+    layout_strength: float = 0.0
+    blend: tuple[tuple[int, float], ...] = ()  # several voices in place of a subject: row in each file, and its weight
+
+    @property
+    def parts(self) -> tuple[tuple[int, float], ...]:
+        """The latents it starts from, one in each file, as row and weight; none: Gaussian noise."""
+        return self.blend or (() if self.subject is None else ((self.subject, 1.0),))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "PictureSpec":
@@ -44,12 +51,14 @@ class PictureSpec:
             ValueError: a field is missing, unknown, or of another type.
         """
         kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-        if not isinstance(values, Mapping) or set(values) != set(kinds):
+        needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
+        if not isinstance(values, Mapping) or not needed <= set(values) <= set(kinds):
             raise ValueError(f"the fields {', '.join(kinds)} are needed")
         interval = values["guidance_interval"]
         if not (isinstance(interval, list) and len(interval) == 2):
             raise ValueError("guidance_interval is no pair of numbers")
-        spec = cls(**{**values, "guidance_interval": tuple(interval)})
+        blend = _pairs(values.get("blend", []))
+        spec = cls(**{**values, "guidance_interval": tuple(interval), "blend": blend})
         for name, kind in kinds.items():
             value = getattr(spec, name)
             allowed = {str: str, int: int, float: (int, float)}.get(kind)
@@ -60,6 +69,16 @@ class PictureSpec:
         if not 0 <= spec.batch_index < spec.batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"it is number {spec.batch_index} of a batch of {spec.batch_size}")
         return spec
+
+
+def _pairs(blend: Any) -> tuple[tuple[int, float], ...]:
+    """Raises ValueError if `blend`, as it comes out of JSON, is no list of rows and weights."""
+    if not isinstance(blend, list) or not all(isinstance(part, list) and len(part) == 2 for part in blend):
+        raise ValueError(f"blend is {blend!r}")
+    for row, weight in blend:
+        if type(row) is not int or row < 0 or type(weight) not in (int, float) or not 0 <= weight <= 1:
+            raise ValueError(f"blend is {blend!r}")
+    return tuple((row, float(weight)) for row, weight in blend)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,59 @@ def test_other_sizes(tmp_path):
     assert paint(tmp_path, "--H", 128, "--W", 192)[0].shape == (128, 192, 3)
 
 
+@pytest.fixture(scope="module")
+def apart(voices) -> list[Path]:
+    """The two voices in a file each, as two people bring them."""
+    return [voices.with_name("voice_en.wav.pt"), voices.with_name("voice_it.wav.pt")]
+
+
+def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_path, capsys):
+    walked = paint(tmp_path / "walk", "--walk", *apart, "--frames", 3, "--batch_size", 1)
+    assert len(walked) == 3
+    for frame, path in ((0, apart[0]), (-1, apart[1])):
+        alone = paint(tmp_path / str(frame), "--init_latents", path)[0]
+        np.testing.assert_array_equal(walked[frame], alone)
+    half = paint(tmp_path / "half", "--mix", *apart)[0]  # half way is the duet of equal weights
+    np.testing.assert_array_equal(walked[1], half)
+    with Image.open(tmp_path / "walk" / "walk_0000.webp") as animation:
+        assert (animation.n_frames, animation.size) == (3, (256, 256))
+    assert str(tmp_path / "walk" / "walk_0000.webp") in capsys.readouterr().out
+
+
+def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
+    mostly = ["--mix", *apart, "--weights", 9, 1]
+    near = paint(tmp_path / "near", *mostly)[0].astype(int)
+    one, other = (paint(tmp_path / path.stem, "--init_latents", path)[0] for path in apart)
+    assert np.abs(near - one).mean() < 0.8 * np.abs(near - other).mean()
+    rows = ["--mix", voices, voices, "--subject_idx", "0,1", "--weights", 9, 1]  # the same two in one file
+    np.testing.assert_array_equal(paint(tmp_path / "rows", *rows)[0], near)
+    picture = tmp_path / "rows" / "samples" / "mix_sample_0000.png"
+    again = ["--replay", str(picture), "--outdir", str(tmp_path / "again")]
+    assert txt2img.main([*again, "--mix", str(voices), str(voices)]) == 0
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "again" / "samples" / picture.name)), near)
+    with pytest.raises(ValueError, match="give the same with --mix, 2 files"):
+        txt2img.main([*again, "--init_latents", str(voices)])
+    swapped = ["--replay", str(tmp_path / "near" / "samples" / picture.name), "--mix", *map(str, reversed(apart))]
+    with pytest.raises(ValueError, match="without the same latents"):
+        txt2img.main([*swapped, "--outdir", str(tmp_path / "swapped")])
+
+
+def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
+    from audio.start_noise import cosine_basis, layout_of
+    from audio.whitening import Whitening
+
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+    layout = layout_of(whitening, torch.load(apart[1], weights_only=True).numpy()).ravel()
+    basis, likeness = cosine_basis(256), {}
+    for strength in (0.0, 0.6):
+        picture = paint(tmp_path / str(strength), "--init_latents", apart[1], "--layout_strength", strength)[0]
+        coarse = np.stack([(basis @ picture[..., colour] @ basis.T).ravel() for colour in range(3)])
+        coarse[:, 0] = 0
+        explained = coarse.T @ np.linalg.lstsq(coarse.T, layout, rcond=None)[0]  # by whatever colour
+        likeness[strength] = np.linalg.norm(explained) / np.linalg.norm(layout)
+    assert likeness[0.6] > likeness[0.0] + 0.2, likeness
+
+
 def test_noise_as_latents_is_left_alone(tmp_path, capsys):
     """auto does not whiten what is N(0, I) already: saved noise gives the picture of its seed."""
     torch.save(seeded_noise([42], (4, 32, 32)), tmp_path / "noise.pt")
@@ -365,6 +418,15 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--model", "chladni", "--ckpt", "VOICES"], 2, "give one of them"),
         (["--device", "cuda"], 1, "it can use cpu"),
         (["--replay", "VOICES"], 1, "is no picture"),
+        (["--mix", "VOICES"], 2, "two files of latents at least"),
+        (["--mix", "VOICES", "VOICES", "--weights", 1], 2, "2 numbers, one for each file"),
+        (["--mix", "VOICES", "VOICES", "--weights", 0, 0], 2, "one of them above 0"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", "0-2"], 2, "or 2, one for each"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", "0,7"], 1, "holds latents 0 to 1"),
+        (["--walk", "VOICES", "VOICES", "--frames", 1], 2, "from 2 to 10000"),
+        (["--walk", "VOICES", "VOICES", "--weights", 1, 1], 2, "--weights is for the voices of --mix"),
+        (["--init_latents", "VOICES", "--mix", "VOICES", "VOICES"], 2, "not allowed with argument"),
+        (["--init_latents", "VOICES", "--layout_strength", 0.5, "--x_T", "raw"], 2, "leave out --x_T raw"),
     ],
 )
 def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, tmp_path):

@@ -1,0 +1,166 @@
+"""How near to the noise that a sampler expects are the latents in a file? python -m audio.whitening LATENTS.pt
+
+For each latent: its power at spatial frequencies, 1 at all for N(0, I); correlation with the right and the lower
+neighbour and of channels, 0; mean, 0; norm over that of N(0, I), 1; kurtosis, 3; the p-value of Jarque and Bera's test
+for a normal distribution; and what all this means for txt2img.py.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cli
+from audio.start_noise import MEAN_LIMIT, NEIGHBOUR_LIMIT, RADIUS_LIMIT, correlation, is_gaussian
+
+CHANNEL_LIMIT = 0.16  # five standard deviations of the correlation of 1,024 pairs
+P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 is called not normal
+STRONG = 8.0  # times the power of N(0, I): two in a million of the rings of four elements have more
+SHOWN = (0, 1, 2, 4, 8, 16)  # cycles over the latent
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What there is to say of one latent [C, H, W]."""
+
+    power: np.ndarray  # at 0, 1, 2, ... cycles over the latent
+    right: float  # correlations
+    lower: float
+    channels: float  # the largest of any two, absolute
+    mean: float
+    radius: float  # norm / sqrt(elements)
+    kurtosis: float
+    p_normal: float  # probability that N(0, s²) gives a skewness and kurtosis as far off or farther
+    gaussian: bool  # txt2img.py --x_T auto leaves it as it is
+
+
+def examine(latent: np.ndarray) -> Findings:
+    """Measure one latent [C, H, W], finite."""
+    x = np.asarray(latent, np.float64)
+    batch, channels = x[None], x.reshape(len(x), -1)
+    pairs = np.triu_indices(len(channels), 1)
+    related = [correlation(channels[i : i + 1], channels[j : j + 1])[0] for i, j in zip(*pairs, strict=True)]
+    skewness, kurtosis = _skewness_and_kurtosis(x)
+    return Findings(
+        power=spatial_power(batch),
+        right=float(correlation(batch[..., :-1], batch[..., 1:])[0]),
+        lower=float(correlation(batch[..., :-1, :], batch[..., 1:, :])[0]),
+        channels=float(np.abs(related).max(initial=0)),
+        mean=float(x.mean()),
+        radius=float(np.sqrt((x**2).mean())),
+        kurtosis=kurtosis,
+        p_normal=jarque_bera(x.size, skewness, kurtosis),
+        gaussian=bool(is_gaussian(batch)[0]),
+    )
+
+
+def spatial_power(latents: np.ndarray) -> np.ndarray:
+    """Mean power of [B, C, H, W] in rings of the two-dimensional spectrum, at 0 ... min(H, W) / 2 cycles."""
+    height, width = latents.shape[-2:]
+    spectrum = (np.abs(np.fft.fft2(latents)) ** 2).mean(axis=(0, 1)) / (height * width)
+    down, across = (np.fft.fftfreq(size, 1 / size) for size in (height, width))
+    ring = np.hypot(down[:, None], across).round().astype(int)
+    return np.array([spectrum[ring == frequency].mean() for frequency in range(min(height, width) // 2 + 1)])
+
+
+def jarque_bera(count: int, skewness: float, kurtosis: float) -> float:
+    """p-value of Jarque, Bera, "A test for normality of observations and regression residuals", 1987.
+
+    Their statistic follows chi-squared with two degrees of freedom, whose upper tail is exp(-x / 2).
+    """
+    return math.exp(-count / 12 * (skewness**2 + (kurtosis - 3) ** 2 / 4))
+
+
+def _skewness_and_kurtosis(x: np.ndarray) -> tuple[float, float]:
+    """Of all elements; 0 and 3, as if normal, where all are the same."""
+    centred = x - x.mean()
+    variance = (centred**2).mean()
+    if not variance:
+        return 0.0, 3.0
+    return float((centred**3).mean() / variance**1.5), float((centred**4).mean() / variance**2)
+
+
+def complaints(found: Findings) -> list[str]:
+    """What tells a latent from N(0, I), the worst for a picture first."""
+    strongest = int(found.power.argmax())
+    checks = {
+        f"{found.power[strongest]:.3g} times the power of noise at frequency {strongest}, so pictures are flat": (
+            found.power[strongest] > STRONG
+        ),
+        f"neighbours correlate by {max(found.right, found.lower, key=abs):.2f}": (
+            max(abs(found.right), abs(found.lower)) > NEIGHBOUR_LIMIT
+        ),
+        f"channels correlate by {found.channels:.2f}": found.channels > CHANNEL_LIMIT,
+        f"the mean is {found.mean:.2f}": abs(found.mean) > MEAN_LIMIT,
+        f"{found.radius:.2f} times the norm": abs(found.radius - 1) > RADIUS_LIMIT,
+        f"elements are not normal (p {found.p_normal:.0e})": found.p_normal < P_LIMIT,
+    }
+    return [what for what, wrong in checks.items() if wrong]
+
+
+def verdict(found: Findings) -> str:
+    wrong = complaints(found)
+    if not wrong:
+        return "like noise: it is sampled from as it is"
+    treatment = "near enough to noise to be sampled from as it is" if found.gaussian else "to be whitened"
+    return f"{treatment}: {'; '.join(wrong)}"
+
+
+def report(latents: np.ndarray) -> list[str]:
+    """Lines of a table for latents [N, C, H, W], and one that sums up."""
+    shown = [frequency for frequency in SHOWN if frequency <= min(latents.shape[-2:]) // 2]
+    titles = ("right", "lower", "channels", "mean", "norm", "kurtosis", "p normal")
+    powers = "".join(f"{f'power {frequency}':>9}" for frequency in shown)
+    lines = ["latent" + powers + "".join(f"{title:>9}" for title in titles) + "  verdict"]
+    noise = 0
+    for index, latent in enumerate(latents):
+        found = examine(latent)
+        noise += found.gaussian
+        numbers = [found.right, found.lower, found.channels, found.mean, found.radius, found.kurtosis]
+        line = f"{index:6}" + "".join(f"{found.power[frequency]:9.3g}" for frequency in shown)
+        line += "".join(f"{number:9.3f}" for number in numbers) + f"{found.p_normal:9.2g}"
+        lines.append(f"{line}  {verdict(found)}")
+    lines.append(f"{noise} of {len(latents)} are left as they are by txt2img.py --x_T auto, the others are whitened")
+    return lines
+
+
+def read(path: Path) -> np.ndarray:
+    """Latents [N, C, H, W] float32 from a .pt file; nothing in the file is executed.
+
+    Raises:
+        ValueError: something else, or not finite.
+        OSError: the file cannot be read.
+    """
+    import torch
+
+    try:
+        latents = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file
+        raise ValueError(f"{path} is no latents file: a tensor [N, C, H, W] is needed") from error
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point() or latents.ndim != 4:
+        what = f"a tensor {list(latents.shape)}" if isinstance(latents, torch.Tensor) else type(latents).__name__
+        raise ValueError(f"{path} holds {what}: a floating point tensor [N, C, H, W] is needed")
+    if latents.layout is not torch.strided or latents.is_meta or not latents.numel() or min(latents.shape[2:]) < 2:
+        raise ValueError(f"{path} holds a tensor {list(latents.shape)} without numbers to judge")
+    if not latents.isfinite().all():
+        raise ValueError(f"{path} holds NaN or infinite elements: make it again")
+    return latents.detach().float().numpy()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.CommandParser(__doc__)
+    parser.prog = "python -m audio.whitening"
+    parser.add_argument("latents", type=cli.existing_file, metavar="LATENTS.pt", help="latents [N, C, H, W]")
+    path: Path = parser.parse_args(argv).latents
+    from audio.origin import read_note
+
+    print("\n".join(report(read(path))))
+    if statistics := read_note(path):
+        print(f"made by the calibration whose mean and std have the sha256 {statistics[:10]}...")
+    else:
+        print("the file does not say which calibration made them", file=sys.stderr)
+    return 0

@@ -1,0 +1,84 @@
+"""Which calibration made latents: noted in their file, read from it, and found out by other means where it is not.
+
+A z-score can be turned back into dB, and so into noise, only by the mean and the std that it was made with. The note
+is one more record in the zip archive that torch.save writes: torch.load returns the tensor and leaves it unread, and it
+goes wherever the file is copied. A file that was saved again has lost it; then the statistics here are tried on it.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from audio.whitening import WHITENING_NAME, Whitening
+
+RECORD = "voicetoimg.json"
+LONGEST_RECORD = 4096  # bytes
+STATISTICS = "statistics_sha256"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the same latents, the same bytes
+
+
+def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
+    """The fingerprint of a calibration, as far as z-scores depend on it: of mean and std as little-endian float32."""
+    return hashlib.sha256(mean_db.astype("<f4").tobytes() + std_db.astype("<f4").tobytes()).hexdigest()
+
+
+def note(path: Path, statistics: str | None) -> None:
+    """Add to the .pt file `path`, as torch.save has just written it, what made its latents. None: nothing is known."""
+    if statistics is None:
+        return
+    with zipfile.ZipFile(path, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]  # all records of torch lie in one
+        archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}", EPOCH), json.dumps({STATISTICS: statistics}))
+
+
+def read_note(path: Path) -> str | None:
+    """What `note` added to the file `path`; None if there is no note, or none that can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (record,) = (entry for entry in archive.infolist() if entry.filename.endswith(f"/{RECORD}"))
+            if record.file_size > LONGEST_RECORD:
+                return None
+            return _statistics_in(archive.read(record))
+    except Exception:  # no zip archive, no such record, or damage, for which zipfile raises nearly anything
+        return None
+
+
+def read_sidecar(z_scores: Path, rows: int) -> str | None:
+    """What made the `rows` z-scores in a .npy file, by the .json file beside it; None if that does not tell of them."""
+    try:
+        content = z_scores.with_suffix(".json").read_bytes()
+        return _statistics_in(content) if json.loads(content)["rows"] == rows else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def find_whitening(
+    voices: np.ndarray, statistics: str | None, folders: Sequence[Path]
+) -> tuple[Path, Whitening] | tuple[None, None]:
+    """The whitening, of those in `folders`, of the calibration that made z-scores [B, C, H, W], and its file.
+
+    Where the note in their file does not say which that was, it is the one by whose statistics they look most like
+    spectrograms (`Whitening.fits`, `Whitening.misfit`). None, None: it is not here.
+
+    Raises:
+        ValueError: a whitening is broken.
+        OSError: a whitening cannot be read.
+    """
+    fitting = []
+    for path in (folder / WHITENING_NAME for folder in folders):
+        whitening = Whitening.load(path) if path.is_file() else None
+        if whitening is None or voices[0].size != whitening.mean_db.size or not whitening.fits(voices).all():
+            continue
+        if statistics in (None, statistics_sha256(whitening.mean_db, whitening.std_db)):
+            fitting.append((whitening.misfit(voices), path, whitening))
+    _, path, whitening = min(fitting, key=lambda candidate: candidate[0], default=(0, None, None))
+    return path, whitening
+
+
+def _statistics_in(content: bytes) -> str | None:
+    statistics = json.loads(content)[STATISTICS]
+    return statistics if isinstance(statistics, str) else None
