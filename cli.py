@@ -23,7 +23,7 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser whose description is the script's docstring, and that knows `--version`."""
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(program(), description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         self.add_argument("--version", action="version", version=f"voicetoimg {VERSION}")
 
     def error(self, message: str) -> NoReturn:
@@ -49,11 +49,27 @@ def bounded(kind: type[int] | type[float], low: float, high: float = float("inf"
     return parse
 
 
+def new_file(suffix: str) -> Callable[[str], Path]:
+    """An argparse type: the path of a file to write, whose name ends in `suffix`."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() != suffix:
+            raise argparse.ArgumentTypeError(f"{text} must end in {suffix}")
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is a folder, a file is needed")
+        return path
+
+    return parse
+
+
 def existing_file(text: str) -> Path:
     """An argparse type: the path of a file that is there."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder, a file is needed")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a device, a file is needed")
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return path
@@ -110,7 +126,13 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def program() -> str:
+    """What was started, as it was typed: txt2img.py, python -m audio.whitening."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+
+
 def fail(message: str) -> NoReturn:
     """Say why in one line on stderr, and leave with status 1."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    print(f"{program()}: {message}", file=sys.stderr)
     sys.exit(1)

@@ -23,7 +23,7 @@ def build_parser() -> cli.CommandParser:
     )
     parser.add_argument(
         "--output_file",
-        type=Path,
+        type=cli.new_file(".npy"),
         default=config.SIMILARITY_VECTOR_NPY,
         metavar="F",
         help="the matrix, a .npy file (default: %(default)s)",
@@ -47,13 +47,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     output: Path = options.output_file
-    if output.suffix != ".npy":
-        parser.error(f"argument --output_file: {output} must end in .npy")
-    if not options.input_dir.is_dir():
-        raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")
-
+    if options.input_dir.is_file():
+        parser.error(f"argument --input_dir: {options.input_dir} is a file, a folder is needed")
     if options.workers and options.dask_scheduler:
         parser.error("argument --workers: the cluster has its own; leave it out with --dask_scheduler")
+
+    if not options.input_dir.is_dir():
+        raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")
 
     from joblib import cpu_count
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{report.rows} recordings, {report.seconds / 3600:.2f} hours of sound, {report.new} of them done now: {output}"
     )
     print(f"{report.skipped} files skipped: {output.with_name(output.stem + '_skipped.csv')}")
-    if options.verbose:
+    if options.verbose and report.new:
         took, path = report.slowest
         print(
             f"{report.wall:.1f} s: {report.new / report.wall:.1f} files/s, "

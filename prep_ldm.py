@@ -21,7 +21,7 @@ def build_parser() -> cli.CommandParser:
     )
     parser.add_argument(
         "--output_file",
-        type=Path,
+        type=cli.new_file(".pt"),
         default=config.LATENT_TENSOR_PT,
         metavar="F",
         help="the latents, a .pt file (default: %(default)s)",

@@ -31,7 +31,7 @@ def build_parser() -> cli.CommandParser:
     )
     parser.add_argument(
         "--output_file",
-        type=Path,
+        type=cli.new_file(".pt"),
         default=config.LIVE_LATENT_PT,
         metavar="F",
         help="the latent, a .pt file (default: %(default)s)",
@@ -39,18 +39,11 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
     parser.add_argument(
         "--save_picture",
-        type=picture_file,
+        type=cli.new_file(".png"),
         metavar="F.png",
         help="also draw the recording as it was heard: waveform and spectrogram",
     )
     return parser
-
-
-def picture_file(text: str) -> Path:
-    """An argparse type: where a picture goes."""
-    if Path(text).suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"{text} must end in .png")
-    return Path(text)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

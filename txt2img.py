@@ -255,6 +255,7 @@ def paint(args: argparse.Namespace) -> list[Path]:
     if journal.finished:
         print(f"going on: {len(journal.finished)} of {len(specs)} pictures are there already")
     painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
+    painter.check_size(specs[0].height, specs[0].width)
     pictures = dict(journal.finished)
     missing = (index for index in range(len(specs)) if index not in journal.finished)
     text_of = None if args.no_metadata else inputs.text_of
@@ -349,7 +350,7 @@ def check_subjects(specs: "Sequence[PictureSpec]", files: "Sequence[tuple[Path, 
             raise ValueError(f"this picture was made from latents: give the same with {option}")
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):
-                held = "latents 0 only" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
+                held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
                 raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}")
 
 
@@ -412,7 +413,7 @@ class Inputs:
         elif found not in self._whitened_by:
             self._whitened_by.add(found)
             whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
-            print(f"x_T: the voice's latents, whitened by {whose} calibration (--x_T raw leaves them as they are)")
+            print(f"x_T: the latents of voices, whitened by {whose} calibration (--x_T raw leaves them as they are)")
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
     def start_noise(self, specs: "Sequence[PictureSpec]") -> "Tensor":

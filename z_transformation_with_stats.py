@@ -24,7 +24,7 @@ def build_parser() -> cli.CommandParser:
     )
     parser.add_argument(
         "--output_file",
-        type=Path,
+        type=cli.new_file(".npy"),
         default=config.ZSCORE_VECTOR_NPY,
         metavar="F",
         help="the z-scores, a .npy file (default: %(default)s)",
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     output: Path = options.output_file
-    if output.suffix != ".npy":
-        parser.error(f"argument --output_file: {output} must end in .npy")
+    if output.resolve() == options.input_file.resolve():
+        parser.error(f"argument --output_file: {output} is the input; name another")
     if not options.input_file.is_file():
         raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
 

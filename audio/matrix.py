@@ -92,7 +92,9 @@ def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     array = map_array(path, shape)
     for start in range(0, len(array), BLOCK):
         if not np.isfinite(array[start : start + BLOCK]).all():
-            raise ValueError(f"{path} holds NaN or infinity in rows {start} to {start + BLOCK - 1}: make it again")
+            raise ValueError(
+                f"{path} holds NaN or infinity in rows {start} to {min(start + BLOCK, len(array)) - 1}: make it again"
+            )
     return array
 
 
@@ -103,11 +105,12 @@ def map_array(path: Path, shape: tuple[int | None, ...]) -> np.memmap:
     except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
         raise
     except Exception as error:  # a damaged header makes NumPy raise nearly anything, even tokenize's own errors
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is not a .npy file that can be read ({reason}); make it again") from error
+        raise ValueError(f"{path} is not a .npy file of numbers, or is damaged; make it again") from error
     allowed = "(" + ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
-    found = getattr(array, "shape", None)  # None: an .npz archive
-    if found is None or len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found, strict=True)):
+    found = getattr(array, "shape", None)
+    if found is None:
+        raise ValueError(f"{path} is a zip archive, as .npz and .pt files are, not a .npy file; make it again")
+    if len(found) != len(shape) or any(n not in (None, m) for n, m in zip(shape, found, strict=True)):
         raise ValueError(f"{path} is of shape {found}; {allowed} is needed: make it again")
     if array.dtype.kind != "f":
         raise ValueError(f"{path} holds {array.dtype}; floating point numbers are needed: make it again")

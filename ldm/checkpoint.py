@@ -99,7 +99,7 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
         ValueError: no such folder, no weights in it, or several that cannot be told apart.
     """
     if not folder.is_dir():
-        others = sorted(path.name for path in folder.parent.glob("*/")) if folder.parent.is_dir() else []
+        others = sorted(path.name for path in folder.parent.glob("*/") if _is_model(path))
         raise ValueError(f"there is no model folder {folder}; in {folder.parent} there are: {some(others)}")
     if is_diffusers_folder(folder):
         return folder, None
@@ -117,6 +117,10 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
         return weights[0], weights[0].with_suffix(".yaml")
     yamls = list(folder.glob("*.yaml"))
     return weights[0], yamls[0] if len(yamls) == 1 else None
+
+
+def _is_model(folder: Path) -> bool:
+    return is_diffusers_folder(folder) or any(folder.glob("*.ckpt")) or any(folder.glob("*.safetensors"))
 
 
 def read_model(weights: Path, config: Path | None = None) -> tuple[dict[str, Tensor], Mapping[str, Any], str]:

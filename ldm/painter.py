@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm.checkpoint import DTYPES, load_model
 from ldm.models.diffusion.ddim import DDIMSampler
@@ -78,17 +79,27 @@ class Painter:
         self._name_unknown_words([prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
         pictures = self._paint(specs, x_T, callback)
         if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):
-            print(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
+            tqdm.write(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
             self.precision = "fp32"
             self._load()
             pictures = self._paint(specs, x_T, callback)
         return to_uint8(pictures.nan_to_num(nan=-1.0))
 
+    def check_size(self, height: int, width: int) -> None:
+        """Raises ValueError if the model cannot paint pictures of `height`×`width` pixels."""
+        multiple = 8 * self.model.model.diffusion_model.multiple
+        for name, side in (("--H", height), ("--W", width)):
+            if side % multiple:
+                below = side - side % multiple
+                nearest = f"{below} or {below + multiple}" if below else str(multiple)
+                raise ValueError(f"{name} {side}: this model needs multiples of {multiple}, for instance {nearest}")
+
     def _name_unknown_words(self, prompts: Sequence[str]) -> None:
         """Say of each word that has no effect that it has none, once."""
         unknown = {word for prompt in prompts for word in self.model.cond_stage_model.unknown_words(prompt)}
         if new := sorted(unknown - self._named):
-            print(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
+            # above the progress bar, if there is one
+            tqdm.write(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
             self._named |= unknown
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:

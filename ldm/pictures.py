@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,9 @@ def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
     else:
         wanted += "; those of voices are [N, 4, 32, 32], for --H 256 --W 256"
     try:
-        latents = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's, of a pickle that it refuses
+            warnings.simplefilter("ignore")
+            latents = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file

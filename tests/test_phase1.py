@@ -202,3 +202,18 @@ def test_output_elsewhere_is_handed_on_in_the_next_line(tmp_path):
     third = run(SCRIPTS[2], "--input_file", out / "z.npy", "--output_file", out / "l.pt", data=tmp_path)
     assert f"--init_latents {out / 'l.pt'}" in third.stdout
     assert torch.load(out / "l.pt", weights_only=True).shape == (2, 4, 32, 32)
+
+
+def test_no_script_writes_over_what_it_reads(tmp_path):
+    for script in ("prep_ldm.py", "z_transformation_with_stats.py"):
+        vectors = tmp_path / "v.npy"
+        np.save(vectors, np.zeros((3, 4096), np.float32))
+        before = vectors.read_bytes()
+        result = run(script, "--input_file", str(vectors), "--output_file", str(vectors), data=tmp_path)
+        assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
+        assert vectors.read_bytes() == before
+    voice = tmp_path / "voice.wav"
+    voice.write_bytes(EXAMPLES[0].read_bytes())
+    result = run("process_live_audio.py", "--input_file", str(voice), "--output_file", str(voice), data=tmp_path)
+    assert result.returncode == 2 and "must end in .pt" in result.stderr
+    assert voice.read_bytes() == EXAMPLES[0].read_bytes()

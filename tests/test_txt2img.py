@@ -324,6 +324,7 @@ def test_one_bar_for_the_job_and_a_last_line_that_names_every_file(tmp_path):
 def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     from ldm.models.diffusion.ddpm import LatentDiffusion
 
+    txt2img.painter_of.cache_clear()  # it would know the prompts of the tests before
     encode, encoded = LatentDiffusion.get_learned_conditioning, []
     monkeypatch.setattr(
         LatentDiffusion, "get_learned_conditioning", lambda self, p: (encoded.extend(p), encode(self, p))[1]

@@ -16,6 +16,7 @@ import process_live_audio
 from audio import origin
 from audio.whitening import Whitening
 
+ABOUT = {"recipe": config.RECIPE, origin.STATISTICS: "f" * 64}
 RECORDING = config.EXAMPLES_DIR / "voice_it.wav"
 
 
@@ -82,9 +83,9 @@ def test_a_batch_says_what_made_it(builtin, tmp_path):
     command = ["--input_file", str(tmp_path / "z.npy"), "--output_file", str(tmp_path / "batch.pt")]
     prep_ldm.main(command)
     assert origin.read_note(tmp_path / "batch.pt") is None  # z-scores from elsewhere
-    (tmp_path / "z.json").write_text(json.dumps({origin.STATISTICS: "f" * 64, "rows": 3}))
+    (tmp_path / "z.json").write_text(json.dumps({**ABOUT, "rows": 3}))
     prep_ldm.main(command)
     assert origin.read_note(tmp_path / "batch.pt") == "f" * 64
     np.testing.assert_array_equal(torch.load(tmp_path / "batch.pt", weights_only=True).numpy().reshape(3, -1), z_scores)
-    (tmp_path / "z.json").write_text(json.dumps({origin.STATISTICS: "f" * 64, "rows": 4}))  # of other z-scores
+    (tmp_path / "z.json").write_text(json.dumps({**ABOUT, "rows": 4}))  # of other z-scores
     assert origin.read_sidecar(tmp_path / "z.npy", 3) is None
