@@ -9,6 +9,8 @@ import contextlib
 import faulthandler
 import functools
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -177,11 +179,22 @@ def _time_limit(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    _leave_signals_to_the_parent()
     faulthandler.dump_traceback_later(LEAST_SECONDS + path.stat().st_size / BYTES_A_SECOND, exit=True, file=_nowhere())
     try:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@functools.cache
+def _leave_signals_to_the_parent() -> None:
+    """Ctrl-C reaches all processes of a terminal. A worker that it ended in the middle of an answer would keep the
+    parent, which waits for the rest of it, for ever."""
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if number := getattr(signal, name, None):
+                signal.signal(number, signal.SIG_IGN)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe
     for index, (title, values) in enumerate((("mean, dB", mean_db), ("standard deviation, dB", std_db))):
         picture = values.reshape(recipe.picture_size, recipe.picture_size)
         left, top = index * width + MARGIN, 2 * LINE
-        _heat_map(image, picture, (left, top, HEIGHT, HEIGHT), float(picture.min()), float(picture.max()))
+        draw_heat_map(image, picture, (left, top, HEIGHT, HEIGHT), float(picture.min()), float(picture.max()))
         _frequency_axis(image, left, top, recipe)
         _axis(image, left, top, HEIGHT, ["0 %", "25 %", "50 %", "75 %", "100 %"], "part of the recording")
         _scale(image, left + HEIGHT + GAP // 2, top, float(picture.min()), float(picture.max()))
@@ -50,11 +50,10 @@ def save_recording(
         y = middle - level * wave_height // 2
         draw.line((MARGIN, y, MARGIN + columns, y), fill=(210, 210, 210))
         _text(image, (MARGIN - 6, y), label, "rm")
-    for x, (low, high) in enumerate(np.clip(waveform, -1, 1).T * (wave_height // 2)):
-        draw.line((MARGIN + x, middle - float(high), MARGIN + x, middle - float(low)), fill=WAVE)
+    draw_waveform(image, waveform, (MARGIN, top, wave_height), WAVE)
     _text(image, (MARGIN, LINE), "waveform, 1 is full scale", "lm")
     lower = top + wave_height + 2 * LINE
-    _heat_map(image, decibels, (MARGIN, lower, columns, HEIGHT), -recipe.top_db, 0.0)
+    draw_heat_map(image, decibels, (MARGIN, lower, columns, HEIGHT), -recipe.top_db, 0.0)
     _frequency_axis(image, MARGIN, lower, recipe)
     marks = [f"{part * seconds / 4:.3g} s" for part in range(5)]
     _axis(image, MARGIN, lower, columns, marks, "")
@@ -63,7 +62,19 @@ def save_recording(
     _save(image, path)
 
 
-def _heat_map(image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float) -> None:
+def draw_waveform(
+    image: Image.Image, waveform: np.ndarray, box: tuple[int, int, int], colour: tuple[int, int, int]
+) -> None:
+    """Draw lowest and highest samples [2, columns], 1 is full scale, one pixel a column, at (left, top, height)."""
+    left, top, height = box
+    draw = ImageDraw.Draw(image)
+    for x, (low, high) in enumerate(top + height // 2 - np.clip(waveform, -1, 1).T * (height // 2), start=left):
+        draw.line((x, float(high), x, float(low)), fill=colour)
+
+
+def draw_heat_map(
+    image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float
+) -> None:
     """Colour values [rows, columns], the lowest row at the bottom, into a box (left, top, width, height)."""
     left, top, width, height = box
     grey = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
@@ -91,7 +102,7 @@ def _axis(image: Image.Image, left: int, top: int, width: int, marks: list[str],
 
 
 def _scale(image: Image.Image, left: int, top: int, low: float, high: float) -> None:
-    _heat_map(image, np.linspace(low, high, 256)[:, None], (left, top, LINE // 2, HEIGHT), low, high)
+    draw_heat_map(image, np.linspace(low, high, 256)[:, None], (left, top, LINE // 2, HEIGHT), low, high)
     for part in (0.0, 0.5, 1.0):
         label = f"{low + part * (high - low):.3g}"
         _text(image, (left + LINE // 2 + 4, top + HEIGHT - round(part * HEIGHT)), label, "lm")

@@ -6,12 +6,10 @@
 import textwrap
 from pathlib import Path
 
-import cv2
 import numpy as np
-from einops import rearrange, reduce
 from PIL import Image, ImageDraw, ImageFont
 
-from audio import features
+from audio import features, pictures
 from audio.features import Recipe
 from files import atomic_path
 
@@ -33,41 +31,22 @@ def save_card(recording: Path, picture: Path, prompt: str, path: Path, recipe: R
         ValueError: the recording or the picture cannot be read.
         OSError: a file cannot be read or written.
     """
-    sound = features.load_audio(recording, recipe)
+    seconds = features.listen(recording, recipe).seconds
+    waveform, decibels = features.overview(recording, LEFT, recipe)
+    waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills its place, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     with Image.open(picture) as painted:
         square = painted.convert("RGB").resize((PICTURE, PICTURE), Image.Resampling.LANCZOS)
     card.paste(square, (WIDTH - MARGIN - PICTURE, MARGIN))
-    card.paste(Image.fromarray(waveform(sound.samples)), (MARGIN, MARGIN))
-    card.paste(Image.fromarray(spectrogram(sound.samples, recipe)), (MARGIN, MARGIN + WAVE_HEIGHT + 40))
+    pictures.draw_waveform(card, waveform, (MARGIN, MARGIN, WAVE_HEIGHT), FOREGROUND)
+    box = (MARGIN, MARGIN + WAVE_HEIGHT + 40, LEFT, SPECTRUM_HEIGHT)
+    pictures.draw_heat_map(card, decibels, box, -recipe.top_db, 0.0)
     draw = ImageDraw.Draw(card)
     font, lines = fitting(prompt)
     draw.multiline_text((MARGIN, MARGIN + WAVE_HEIGHT + SPECTRUM_HEIGHT + 80), lines, FOREGROUND, font, spacing=12)
-    draw.text((MARGIN, HEIGHT - MARGIN), f"{sound.seconds:.1f} s of voice", FAINT, font_of(24), anchor="ls")
+    draw.text((MARGIN, HEIGHT - MARGIN), f"{seconds:.1f} s of voice", FAINT, font_of(24), anchor="ls")
     with atomic_path(path) as temporary:
         card.save(temporary, dpi=(DPI, DPI))
-
-
-def waveform(samples: np.ndarray) -> np.ndarray:
-    """Sound [T] as an image [WAVE_HEIGHT, LEFT, 3] uint8: from the lowest to the highest sample of each column."""
-    padded = np.pad(samples, (0, -len(samples) % LEFT))
-    columns = rearrange(padded / max(float(np.abs(samples).max(initial=0.0)), 1e-9), "(x t) -> x t", x=LEFT)
-    low, high = reduce(columns, "x t -> x", "min"), reduce(columns, "x t -> x", "max")
-    image = np.full((WAVE_HEIGHT, LEFT, 3), BACKGROUND, np.uint8)
-    height = np.linspace(1, -1, WAVE_HEIGHT)[:, None]  # of each row
-    line = 2 / WAVE_HEIGHT  # silence is a line, not nothing
-    image[(height >= low - line) & (height <= high + line)] = FOREGROUND
-    return image
-
-
-def spectrogram(samples: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Sound [T] as an image [SPECTRUM_HEIGHT, LEFT, 3] uint8: mel bands from below to above, louder is brighter."""
-    power = features.mel_power(samples, recipe)  # [mel band, frame]
-    decibels = 10 * np.log10(np.maximum(power, features.AMIN))
-    shades = np.clip((decibels - decibels.max()) / recipe.top_db + 1, 0, 1)
-    small = np.ascontiguousarray((shades * 255).astype(np.uint8)[::-1])
-    coloured = cv2.applyColorMap(cv2.resize(small, (LEFT, SPECTRUM_HEIGHT)), cv2.COLORMAP_INFERNO)
-    return np.ascontiguousarray(coloured[:, :, ::-1])  # OpenCV has blue first
 
 
 def fitting(prompt: str) -> "tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, str]":

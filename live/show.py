@@ -7,8 +7,8 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,7 @@ class Show:
         self.failed = 0  # takes of which there is no picture
         self._session = Session(config.SESSIONS_DIR) if options.keep else None
         self._speed: Speed | None = None
+        self._measured: Future[None] | None = None  # done when the speed is known
         self._told: set[str] = set()
         self._began = self._speaking = self._closing = False
         self._waiting: list[Take] = []  # the first of them is being worked on
@@ -90,16 +91,21 @@ class Show:
         self.painter.start()
         self.listener.start()
         if self.options.budget:
-            self._thread.submit(self._measure).add_done_callback(self._see_bug)
+            self._measured = self._thread.submit(self._measure)
+            self._measured.add_done_callback(self._see_bug)
 
     def await_calibration(self) -> None:
-        """Wait for what is soon known to work; the model is still loading then.
+        """Wait for what is soon known to work, while the model is still loading; and for the speed that a budget needs.
 
         Raises:
             WorkerDied: it does not.
         """
         if not self.options.no_standby:
             self.listener.await_ready()
+        if self._measured:
+            self.screen.say("measuring how fast this machine paints...")
+            wait([self._measured])
+            self.check()
 
     def check(self) -> None:
         """Raises WorkerDied if the model turned out to be unusable before the first recording."""
@@ -197,8 +203,9 @@ class Show:
         path = take.path
         if take.own and self.options.loop:
             path = self.folder.set_aside(path)
-            with suppress(OSError):  # there may be none
-                self.folder.set_aside(self.folder.latent)
+            if self.folder.latent.exists():
+                with suppress(OSError):
+                    self.folder.set_aside(self.folder.latent)
         self.screen.warn(f"{Path(sys.argv[0]).name}: {cli.describe(error)}; {KEPT}: {path}")
 
     # --- how long it may take ----------------------------------------------------------------------------------------
@@ -221,8 +228,8 @@ class Show:
         left = self.options.budget - (time.monotonic() - take.stopped)
         steps = self._speed.steps_within(left)
         needed = self._speed.seconds_for(steps)
-        many = f"{steps} step{'s' if steps > 1 else ''} of DPM-Solver++"
-        self.screen.say(f"{many} take {needed:.1f} s; {left:.1f} s of the budget are left")
+        many = f"{steps} steps of DPM-Solver++ take" if steps > 1 else "1 step of DPM-Solver++ takes"
+        self.screen.say(f"{many} {needed:.1f} s; {max(left, 0.0):.1f} s of the budget are left")
         if needed > left:
             self.screen.warn(f"warning: the picture comes later than after {self.options.budget:g} s")
         return steps
@@ -230,19 +237,26 @@ class Show:
     # --- showing -----------------------------------------------------------------------------------------------------
     def _present(self, take: Take, picture: Path) -> None:
         """What may be done with a picture beside making it. Whatever fails here does not stop the show."""
+        card: list[Path] = []
+        if self.options.card:
+            self._try(lambda: card.append(self._card(take, picture)))
+        if self._session:
+            self._try(lambda: self._keep(take, picture, card))
+        if self.options.open:
+            self._try(lambda: open_in_viewer(card[0] if card else picture))
+        if self.options.discard_audio:
+            self._try(lambda: take.path.unlink(missing_ok=True))
+
+    def _try(self, work: Callable[[], object]) -> None:
         try:
-            card = self._card(take, picture) if self.options.card else None
-            if self._session:
-                recording = None if self.options.discard_audio else take.path
-                self._session.add(self.options.prompt, picture, self.folder.latent, recording, card)
-                self._tell([f"session: {self._session.page}"], [])
-            if self.options.open:
-                open_in_viewer(card or picture)
-        except (OSError, ValueError) as error:
+            work()
+        except Exception as error:  # a bug in what only decorates must not end the show, either
             self.screen.warn(f"warning: {cli.describe(error)}")
-        finally:
-            if self.options.discard_audio:
-                take.path.unlink(missing_ok=True)
+
+    def _keep(self, take: Take, picture: Path, card: list[Path]) -> None:
+        recording = None if self.options.discard_audio else take.path
+        self._session.add(self.options.prompt, picture, self.folder.latent, recording, card[0] if card else None)
+        self._tell([f"session: {self._session.page}"], [])
 
     def _card(self, take: Take, picture: Path) -> Path:
         from audio.features import Recipe

@@ -333,6 +333,7 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     paint(tmp_path / "a", *small)
     assert encoded == ["a golden spiral on purple", ""]
     encoded.clear()
+    txt2img.painter_of.cache_clear()
     paint(tmp_path / "b", *small, "--scale", 1)
     assert encoded == ["a golden spiral on purple"]
 
