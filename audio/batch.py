@@ -264,4 +264,22 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
             yield _Pool(folder, 1)
     else:
         with parallel_config(backend="loky", inner_max_num_threads=1):
+            _start_workers(workers)
             yield _Pool(folder, workers, (BrokenProcessPool,))
+
+
+def _start_workers(count: int) -> None:
+    """Start them with signals held back, for good in the workers: Ctrl-C would end one that starts with a traceback.
+
+    One that comes meanwhile reaches this process once they have been started.
+    """
+    from joblib import Parallel, delayed
+
+    ending = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
+    masked = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending) if masked else set()
+    try:
+        Parallel(n_jobs=count)(delayed(abs)(0) for _ in range(count))
+    finally:
+        if masked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
