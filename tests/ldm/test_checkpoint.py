@@ -550,7 +550,9 @@ def test_folders_that_say_too_little_are_refused(tmp_path, names, words):
 
 def test_a_missing_folder_names_those_that_are_there(tmp_path):
     (tmp_path / "chladni").mkdir()
-    with pytest.raises(ValueError, match="no model folder .*large; in .* there are: chladni"):
+    (tmp_path / "chladni" / "a.safetensors").touch()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no model folder .*large; in .* there are: chladni$"):
         find_model(tmp_path / "large")
 
 
