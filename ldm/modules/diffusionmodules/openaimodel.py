@@ -5,7 +5,7 @@
 published weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,41 @@ class Stage(nn.Sequential):
         return x
 
 
+MakeStage = Callable[[int, int, int], Stage]  # from channels in, channels out and level
+
+
+def _embedder(channels: int, emb_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels))
+
+
+def _way_down(
+    first: Stage, ch: int, widths: Sequence[int], num_res_blocks: int, stage: MakeStage
+) -> tuple[nn.ModuleList, list[int]]:
+    """The blocks from `first`, which gives `ch` channels, to the lowest level, and how many channels each gives."""
+    blocks, skips = [first], [ch]
+    for level, width in enumerate(widths):
+        for _ in range(num_res_blocks):
+            blocks.append(stage(ch, width, level))
+            ch = width
+            skips.append(ch)
+        if level < len(widths) - 1:
+            blocks.append(Stage(Downsample(ch)))
+            skips.append(ch)
+    return nn.ModuleList(blocks), skips
+
+
+def _way_up(skips: Sequence[int], widths: Sequence[int], num_res_blocks: int, stage: MakeStage) -> nn.ModuleList:
+    """The blocks back to the first level, each of which is also given what a block on the way down gave."""
+    blocks, skips, ch = [], [*skips], widths[-1]
+    for level, width in reversed(list(enumerate(widths))):
+        for i in range(num_res_blocks + 1):
+            blocks.append(stage(ch + skips.pop(), width, level))
+            ch = width
+            if level > 0 and i == num_res_blocks:
+                blocks[-1].append(Upsample(ch))
+    return nn.ModuleList(blocks)
+
+
 class UNetModel(nn.Module):
     """U-Net over latents [B, C, H, W] with attention to a prompt [B, M, context_dim].
 
@@ -111,49 +146,26 @@ class UNetModel(nn.Module):
         self.patch_size = patch_size
         self.multiple = patch_size * 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
         emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
-        )
+        self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
-            self.context_embed = nn.Sequential(
-                nn.Linear(context_dim, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
-            )
+            self.context_embed = _embedder(context_dim, emb_channels)
 
         def attention(ch: int) -> SpatialTransformer:
             heads = num_heads if num_head_channels == -1 else ch // num_head_channels
             return SpatialTransformer(ch, heads, ch // heads, transformer_depth, context_dim)
 
-        def stage(ch_in: int, ch_out: int, factor: int) -> Stage:
-            attend = [attention(ch_out)] if factor in attention_resolutions else []
+        def stage(ch_in: int, ch_out: int, level: int) -> Stage:
+            attend = [attention(ch_out)] if 2**level in attention_resolutions else []
             return Stage(ResBlock(ch_in, emb_channels, ch_out), *attend)
 
         widths = [model_channels * mult for mult in channel_mult]
-        ch = model_channels
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels * patch_size**2, ch, 3, padding=1))])
-        skips = [ch]
-        for level, width in enumerate(widths):
-            for _ in range(num_res_blocks):
-                self.input_blocks.append(stage(ch, width, 2**level))
-                ch = width
-                skips.append(ch)
-            if level < len(widths) - 1:
-                self.input_blocks.append(Stage(Downsample(ch)))
-                skips.append(ch)
-
+        first = Stage(nn.Conv2d(in_channels * patch_size**2, model_channels, 3, padding=1))
+        self.input_blocks, skips = _way_down(first, model_channels, widths, num_res_blocks, stage)
+        ch = widths[-1]
         self.middle_block = Stage(ResBlock(ch, emb_channels, ch), attention(ch), ResBlock(ch, emb_channels, ch))
-
-        self.output_blocks = nn.ModuleList()
-        for level, width in reversed(list(enumerate(widths))):
-            for i in range(num_res_blocks + 1):
-                block = stage(ch + skips.pop(), width, 2**level)
-                ch = width
-                if level > 0 and i == num_res_blocks:
-                    block.append(Upsample(ch))
-                self.output_blocks.append(block)
-
-        self.out = nn.Sequential(
-            GroupNorm(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels * patch_size**2, 3, padding=1))
-        )
+        self.output_blocks = _way_up(skips, widths, num_res_blocks, stage)
+        last = nn.Conv2d(widths[0], out_channels * patch_size**2, 3, padding=1)
+        self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zero_module(last))
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
         """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
