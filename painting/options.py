@@ -1,0 +1,198 @@
+"""The command line of txt2img.py: its options, and which of them forbid or ignore each other."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cli
+import config
+from live import standby
+
+# what a replayed picture says of itself, so that no option may say otherwise
+DECIDED_BY_PICTURE = (
+    "negative_prompt", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
+    "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
+)  # fmt: skip
+UNSET = object()
+
+
+def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a command line asks for; `description` heads the help.
+
+    Raises:
+        SystemExit: it is wrong, also where one option forbids another, or would have no effect beside it.
+    """
+    parser = build_parser(description)
+    args = parser.parse_args(argv)
+    if args.ddim_eta and args.sampler != "ddim":
+        parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
+    if args.model and args.ckpt:
+        parser.error("--model names a folder in models/, --ckpt a file: give one of them")
+    if args.standby and (args.replay or args.from_file):
+        parser.error("--standby waits for requests, and takes --replay or --from_file in them: leave it out here")
+    if args.guidance_interval[0] > args.guidance_interval[1]:
+        parser.error("--guidance_interval: LO must not be above HI")
+    # parsed again into a namespace that is not empty, no default takes the place of what was not given
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
+    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
+    if problem := problem_of_voices(args) or without_effect(args, given):
+        parser.error(problem)
+    return args
+
+
+def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
+    """What is wrong if an option that was `given` would be ignored beside the others."""
+    for name in DECIDED_BY_PICTURE if args.replay else ():
+        if name in given:
+            return f"--{name} is decided by the picture that --replay makes again: leave it out"
+    about_latents = ("subject_idx", "x_T", "voice_strength", "layout_strength")
+    for name in about_latents if not (latent_files(args) or args.standby) else ():
+        if name in given:
+            return f"--{name} is about latents: name a file with --init_latents, or leave it out"
+    if "frames" in given and not args.walk:
+        return "--frames is for --walk: leave it out"
+    for name in ("negative_prompt", "guidance_interval") if args.scale == 1 else ():
+        if name in given:
+            return f"--{name} is about guidance, and --scale 1 is none: leave one of them out"
+    if "voice_strength" in given and args.x_T == "raw":
+        return "--voice_strength is for whitened latents, and --x_T raw leaves them as they are: leave one of them out"
+    if args.config and not (args.ckpt or args.model):
+        return "--config is the yaml of another model: name its weights with --ckpt or --model"
+    if not args.replay and (args.preview_every or 0) > args.ddim_steps:
+        return f"--preview_every {args.preview_every} is never reached in {args.ddim_steps} steps"
+    return None
+
+
+def problem_of_voices(args: argparse.Namespace) -> str:
+    """What is wrong with the options of --mix, --walk and layout, or ""."""
+    option, files = ("--mix", args.mix) if args.mix else ("--walk", args.walk)
+    if files and len(files) < 2:
+        return f"{option} needs two files of latents at least, one came"
+    if args.weights and not args.mix:
+        return "--weights is for the voices of --mix"
+    if args.weights and (len(args.weights) != len(args.mix) or not sum(args.weights)):
+        return f"--weights needs {len(args.mix)} numbers, one for each file of --mix, and one of them above 0"
+    if files and (args.subject_idx is None or len(args.subject_idx) not in (1, len(files))):
+        return f"--subject_idx: one number for all files of {option}, or {len(files)}, one for each, are needed"
+    if args.layout_strength and args.x_T == "raw":
+        return "--layout_strength is a share of whitened latents: leave out --x_T raw"
+    return ""
+
+
+def latent_files(args: argparse.Namespace) -> list[Path]:
+    return args.mix or args.walk or ([args.init_latents] if args.init_latents else [])
+
+
+# --- the options ------------------------------------------------------------------------------------------------------
+
+
+def build_parser(description: str | None) -> cli.CommandParser:
+    parser = cli.CommandParser(description)
+    for add_options in (_add_what, _add_start_noise, _add_sampling, _add_model, _add_output):
+        add_options(parser)
+    return parser
+
+
+def _add_what(parser: cli.CommandParser) -> None:
+    add = parser.add_argument_group("what").add_argument
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--prompt", default="a psychedelic visualization of a voice", help="what to paint (default: %(default)s)"
+    )
+    prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line: one job, which "
+        "goes on where it stopped if it was interrupted")  # fmt: skip
+    prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "
+        "it says of itself; needs --init_latents if it was made from them")  # fmt: skip
+    add("--negative_prompt", default="", metavar="TEXT", help="what to keep away from")
+    add("--H", type=multiple_of_8, default=256, help="height in pixels (default: %(default)s)")
+    add("--W", type=multiple_of_8, default=256, help="width in pixels (default: %(default)s)")
+
+
+def _add_start_noise(parser: cli.CommandParser) -> None:
+    starts = parser.add_mutually_exclusive_group()
+    starts.add_argument("--init_latents", type=cli.existing_file, metavar="F", help="latents [N, 4, H/8, W/8], a .pt "
+        "file (default: Gaussian noise)")  # fmt: skip
+    starts.add_argument("--mix", type=cli.existing_file, nargs="+", metavar="F", help="one picture of several voices, "
+        "each a file of latents")  # fmt: skip
+    starts.add_argument("--walk", type=cli.existing_file, nargs="+", metavar="F", help="pictures from one voice to the "
+        "next, each a file of latents, and an animation of them")  # fmt: skip
+    add = parser.add_argument_group("start noise").add_argument
+    add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="of the voices of --mix (default: all "
+        "the same)")  # fmt: skip
+    add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="pictures of --walk (default: "
+        "%(default)s)")  # fmt: skip
+    add("--subject_idx", type=subjects, default="0", metavar="I", help="which of the N latents: 7, or 0,3,5-9, or all; "
+        "for --mix and --walk one for all files, or one for each (default: 0)")  # fmt: skip
+    add("--x_T", choices=["auto", "whitened", "raw"], default="auto", help="whitened: latents become noise that the "
+        "voice decides; raw: they are sampled from as they are; auto: whitened, unless they are like noise already "
+        "(default: auto)")  # fmt: skip
+    add("--voice_strength", type=cli.bounded(float, 0, 1), default=0.9, metavar="V", help="share of the voice in "
+        "whitened latents, the rest is the seed's noise (default: %(default)s)")  # fmt: skip
+    add("--layout_strength", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="share of the sound's "
+        "shape, time across and pitch upwards, in the lowest frequencies of whitened latents (default: 0)")  # fmt: skip
+    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of all noise (default: %(default)s)")
+    add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
+        "count up from K (default: 1)")  # fmt: skip
+    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="times N variations, with seeds "
+        "that count on (default: 1)")  # fmt: skip
+
+
+def _add_sampling(parser: cli.CommandParser) -> None:
+    sampling = parser.add_argument_group("sampling")
+    add, either = sampling.add_argument, sampling.add_mutually_exclusive_group().add_argument
+    add("--ddim_steps", type=cli.bounded(int, 1, 1000), default=20, metavar="N", help="sampling steps, whatever the "
+        "sampler (default: %(default)s)")  # fmt: skip
+    either("--sampler", choices=["ddim", "plms", "dpmpp"], default="dpmpp", help="DDIM, PLMS or DPM-Solver++(2M) "
+        "(default: %(default)s)")  # fmt: skip
+    either("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
+    add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
+        "(default: 0)")  # fmt: skip
+    add("--scale", type=cli.bounded(float, 0, 100), default=4.0, metavar="S", help="guidance to the prompt; 1 is none, "
+        "and twice as fast (default: %(default)s)")  # fmt: skip
+    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
+        help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
+    add("--batch_size", type=cli.bounded(int, 1, 256), default=4, metavar="N", help="pictures sampled together; more "
+        "need more memory (default: %(default)s)")  # fmt: skip
+
+
+def _add_model(parser: cli.CommandParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
+    add("--ckpt", type=cli.existing_path, metavar="F", help="weights, or a folder as diffusers saves it, in place of "
+        "--model")  # fmt: skip
+    add("--config", type=cli.existing_file, metavar="F", help="yaml of the model (default: the one beside the weights)")
+    add("--precision", choices=["auto", "full", "bf16", "fp16"], default="auto", help="auto: bf16 where the processor "
+        "has it, else full, which is float32 (default: auto)")  # fmt: skip
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto)")
+
+
+def _add_output(parser: cli.CommandParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("--outdir", type=Path, default=config.OUTPUT_DIR, metavar="D", help="where pictures go (default: %(default)s)")
+    add("--preview_every", type=cli.bounded(int, 1, 1000), metavar="K", help="every K steps write what the pictures "
+        "become, small and in rough colours, to D/preview.png")  # fmt: skip
+    add("--skip_grid", action="store_true", help="no overview of several pictures")
+    add("--no_metadata", action="store_true", help="leave out of the pictures how they were made")
+    add("--standby", action="store_true", help=standby.HELP)
+
+
+def multiple_of_8(text: str) -> int:
+    """An argparse type: a side that the first stage, which shrinks by 8, can make."""
+    value = int(cli.bounded(int, 64, 2048)(text))
+    if value % 8:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 8")
+    return value
+
+
+def subjects(text: str) -> list[int] | None:
+    """An argparse type: rows of latents from "7", "0,3,5-9" or "all" (None)."""
+    if text == "all":
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 7, a list such as 0,3,5-9, or all")
+        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return chosen

@@ -1,0 +1,64 @@
+"""From a command line to the pictures that it asks for."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from audio.start_noise import shares, walk
+from ldm.painter import choose_precision
+from ldm.spec import PictureSpec
+
+
+def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[PictureSpec]:
+    """The pictures that a command line asks for: for each prompt each subject in each variation; of a walk one by one.
+
+    `held` says how many latents each file holds.
+
+    Raises:
+        ValueError: a file of prompts without any.
+    """
+    prompts = [args.prompt]
+    if args.from_file:
+        prompts = [line.strip() for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise ValueError(f"{args.from_file} holds no prompts: write one a line")
+    variations, starts = range(args.n_iter * args.n_samples), starts_of(args, held)
+    if args.walk:
+        jobs = [(prompt, start, variation) for prompt in prompts for variation in variations for start in starts]
+    else:
+        jobs = [(prompt, start, variation) for prompt in prompts for start in starts for variation in variations]
+    precision = choose_precision({"full": "fp32"}.get(args.precision, args.precision), device)
+    return [
+        PictureSpec(
+            prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
+            args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
+            layout_strength=args.layout_strength, blend=blend,
+        )
+        for prompt, (row, blend), variation in jobs
+    ]  # fmt: skip
+
+
+def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | None, tuple[tuple[int, float], ...]]]:
+    """What pictures start from: `subject` and `blend` of a PictureSpec for each."""
+    if not held:
+        return [(None, ())]
+    if args.init_latents:
+        return [(row, ()) for row in (range(held[0]) if args.subject_idx is None else args.subject_idx)]
+    rows = args.subject_idx * len(held) if len(args.subject_idx) == 1 else args.subject_idx
+    weights = walk(len(held), args.frames) if args.walk else [shares(args.weights or [1.0] * len(held))]
+    return [(None, tuple(zip(rows, each, strict=True))) for each in weights]
+
+
+def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
+    """Raises ValueError if a spec starts from latents that are not there."""
+    for parts in {spec.parts for spec in specs}:
+        if parts and len(parts) != len(files):
+            option = "--init_latents" if len(parts) == 1 else f"--mix, {len(parts)} files"
+            raise ValueError(f"this picture was made from latents: give the same with {option}")
+        for (row, _), (path, latents) in zip(parts, files, strict=False):
+            if row >= len(latents):
+                held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
+                raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}")
