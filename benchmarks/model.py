@@ -3,10 +3,12 @@
 Prints the table of the model card: how well the first stage gives back unseen renders, how often pictures show the
 colours and the pattern that the prompt names, what words do that no caption used, how near pictures are to renders as a
 whole (Fréchet distance in the features of the judge, benchmarks/judge.py), whether they are copies of training
-pictures, and how long loading and painting take. With --voices also from voices; SOURCE as for benchmarks/voice.py.
+pictures, and how long loading and painting take. With --voices also from voices, and how much pictures of one prompt
+differ; SOURCE as for benchmarks/voice.py.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -44,6 +46,7 @@ DOMINANT = 0.05  # share of the picture
 BATCH = 8
 SYNONYM_SEEDS = 4
 THUMBNAIL = 16
+VARIED = 16  # pictures of one prompt
 
 
 class Way(NamedTuple):
@@ -232,6 +235,21 @@ def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
     print(f"{ours.min():.3f}, {np.median(ours):.3f}; unseen renders {others.min():.3f}, {np.median(others):.3f}")
 
 
+def variety(pictures: np.ndarray) -> float:
+    """Median distance (RMS of 16×16 thumbnails) between two of the pictures [N, H, W, 3]."""
+    rows = thumbnails(pictures)
+    pairs = itertools.combinations(range(len(rows)), 2)
+    return statistics.median(float(np.sqrt(((rows[i] - rows[j]) ** 2).mean())) for i, j in pairs)
+
+
+def varieties(studio: Studio, x_T: torch.Tensor) -> None:
+    """Print how much pictures of one prompt differ, from Gaussian noise and from voices `x_T`."""
+    prompts = ["psychedelic mandala, orange and teal"] * len(x_T)
+    noise, voices = (variety(pictures) for pictures in (studio.from_noise(prompts), studio.paint(prompts, x_T)))
+    print(f"distance between two of {len(x_T)} pictures of one prompt (RMS of 16×16 thumbnails), median:", end=" ")
+    print(f"from noise {noise:.3f}, from voices {voices:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=200, metavar="N", help="prompts that are painted")
@@ -258,6 +276,7 @@ def main() -> None:
     if args.voices:
         x_T = x_T_of_recordings(args.voices.resolve(), len(scenes))
         print(f"| from voices | {followed(scenes, studio.paint(prompts, x_T), judge)} |")
+        varieties(studio, x_T[:VARIED])
     print()
     synonyms_that_steer(studio)
     copies(painted, drawn)
