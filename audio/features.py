@@ -203,10 +203,15 @@ def _hann(n_fft: int) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
 
 
+def _inner_bins(recipe: Recipe) -> int:
+    """How many there are between 0 Hz and half the sample rate, the two at which all triangles are 0."""
+    return (recipe.n_fft - 1) // 2
+
+
 @functools.cache
 def _filters(recipe: Recipe) -> list[tuple[slice, slice, np.ndarray]]:
     """The filterbank in groups of neighbouring bands, each with the bins where they are not 0: a fifth of the work."""
-    bank, groups = mel_filterbank(recipe), []
+    bank, groups = mel_filterbank(recipe)[:, 1 : _inner_bins(recipe) + 1], []
     for first in range(0, recipe.n_mels, 16):
         bands = slice(first, min(first + 16, recipe.n_mels))
         used = np.flatnonzero(bank[bands].any(axis=0))
@@ -294,11 +299,9 @@ class _Spectrogram:
         self.loudest = np.float32(0.0)
         self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
         self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (float32 [frames, n_mels], closed by __exit__)
-        bins = recipe.n_fft // 2 + 1
         self._windowed = np.empty((FRAME_BLOCK, recipe.n_fft))
-        self._spectrum = np.empty((FRAME_BLOCK, bins), np.complex128)
-        self._squares = np.empty((FRAME_BLOCK, bins, 2))  # of real and imaginary parts
-        self._bins = np.empty((FRAME_BLOCK, bins), np.float32)
+        self._spectrum = np.empty((FRAME_BLOCK, recipe.n_fft))
+        self._bins = np.empty((FRAME_BLOCK, _inner_bins(recipe)), np.float32)
 
     def __enter__(self) -> "_Spectrogram":
         return self
@@ -325,12 +328,11 @@ class _Spectrogram:
 
     def _transform(self, frames: np.ndarray, power: np.ndarray) -> None:
         """Windows [n, n_fft] -> power [n, n_mels], in buffers that are used again and again."""
-        n = len(frames)
+        n, inner = len(frames), _inner_bins(self.recipe)
         windowed = np.multiply(frames, _hann(self.recipe.n_fft), out=self._windowed[:n])
-        spectrum = np.fft.rfft(windowed, axis=-1, out=self._spectrum[:n])
-        parts = spectrum.view(np.float64).reshape(n, -1, 2)
-        squares = np.multiply(parts, parts, out=self._squares[:n])
-        bins = np.add(squares[..., 0], squares[..., 1], out=self._bins[:n], casting="same_kind")
+        spectrum = cv2.dft(windowed, self._spectrum[:n], cv2.DFT_ROWS)  # bin 0, then real and imaginary part of each
+        squares = np.multiply(spectrum, spectrum, out=spectrum)[:, 1 : 2 * inner + 1]
+        bins = np.add(squares[:, ::2], squares[:, 1::2], out=self._bins[:n], casting="same_kind")
         for bands, covered, triangles in _filters(self.recipe):
             power[:, bands] = bins[:, covered] @ triangles
 
