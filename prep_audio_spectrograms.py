@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{report.rows} recordings, {report.seconds / 3600:.2f} hours of sound, {report.new} of them done now: {output}"
     )
     print(f"{report.skipped} files skipped: {output.with_name(output.stem + '_skipped.csv')}")
+    if report.damaged:
+        print(f"{report.damaged} recordings are damaged, what could be read counts: {output.with_suffix('.csv')}")
     if options.verbose and report.new:
         took, path = report.slowest
         print(

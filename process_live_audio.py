@@ -136,6 +136,8 @@ def warn(recording: "Facts") -> None:
         print(
             f"warning: {recording.seconds:.2f} s of sound; speak for {config.SHORT_SECONDS} s at least", file=sys.stderr
         )
+    if recording.damage:
+        print(f"warning: the recording is {recording.damage}; record again", file=sys.stderr)
     if recording.clipped > config.CLIPPED_SHARE:
         print(f"warning: {recording.clipped:.1%} of the samples are clipped; speak softer", file=sys.stderr)
     if recording.peak < config.QUIET_PEAK:

@@ -35,6 +35,7 @@ class BatchReport:
 
     rows: int = 0
     skipped: int = 0
+    damaged: int = 0  # rows of files that could be read in part
     seconds: float = 0.0  # of sound in all rows
     new: int = 0  # files measured this time; the others were done before
     new_seconds: float = 0.0  # of sound in those
@@ -82,7 +83,8 @@ def prepare_batch(
         if not totals.rows:
             raise ValueError(f"none of the {files} files in {folder} is a recording")
         ledger.finish(made_with, recipe.vector_size, totals)
-    report.rows, report.skipped, report.seconds = totals.rows, totals.skipped, totals.seconds
+    report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
+    report.seconds = totals.seconds
     report.wall = time.perf_counter() - started
     return report
 
@@ -155,7 +157,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> Measured:
     except (OSError, MemoryError) as error:
         return Measured(path, reason=_why(error), took=time.perf_counter() - started)
     took = time.perf_counter() - started
-    return Measured(path, heard.vector, heard.seconds, heard.source_rate, heard.decoder, digest, "", took)
+    return Measured(path, heard.vector, heard.seconds, heard.source_rate, heard.decoder, digest, "", took, heard.damage)
 
 
 def identify(folder: str, path: str, limited: bool) -> Measured:

@@ -7,6 +7,7 @@ and has a limit of time. No block holds more than READ_BLOCK samples, whatever a
 import contextlib
 import functools
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -24,8 +25,12 @@ MAX_CHANNELS = 1024  # as libsndfile
 READ_BLOCK = 1 << 18  # samples of all channels decoded at a time: 1 MB
 FFMPEG_SECONDS = 600  # of processor time for one file: some hundred hours of sound
 LIBSNDFILE = "libsndfile"
+UNNOTICED = 0.1  # seconds that may be missing: the length that an mp3 promises is an estimate
+UNKNOWN_LENGTH = 0x7FFF_F000  # bytes; programs that write to a pipe put this or more into the header of a wav
 AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the sound, bytes of it, encoding, Hz, channels
 
+_CUT_CHUNK = re.compile(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)  # in libsndfile's log
+_CUT_PAGE = ("Ogg: Last page lacks an end-of-stream bit", "Ogg: Junk after the last page")  # the first alone is common
 _SUFFIXES = (
     ".3gp .aac .ac3 .aif .aifc .aiff .alac .amr .ape .asf .au .avi .caf .dts .flac .flv .gsm .m4a .m4b .m4v .mka .mkv "
     ".mov .mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .ra .raw .rf64 .rm .snd .sph .spx .tta .voc .w64 .wav .wave "
@@ -61,6 +66,7 @@ class Sound:
     sample_rate: int  # Hz
     decoder: str  # LIBSNDFILE, or ffmpeg and its version
     blocks: Iterator[np.ndarray]  # each [T] float32, the mean of all channels
+    damage: Callable[[int], str] = lambda samples: ""  # what is missing if there were so many samples, "" if nothing
 
 
 @contextlib.contextmanager
@@ -88,7 +94,8 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
         else:
             with file:
                 _check(file.samplerate, file.channels)
-                yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file, quiet))
+                damage = functools.partial(_damage, file)
+                yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file, quiet), damage)
             return
     if not named_as_sound(path) and not _begins_as_sound(head):
         raise NotAudio(_unreadable(reason))
@@ -171,6 +178,22 @@ def _libsndfile_blocks(
         raise AudioError(_unreadable(getattr(error, "error_string", str(error)).strip(" ."))) from error
 
 
+def _damage(file: soundfile.SoundFile, samples: int) -> str:
+    """What a file promises beyond the samples (of one channel) that were read from it.
+
+    Flac, mp3 and ogg tell how long they are. Of a wav or aiff that was cut, libsndfile notes in its log that the chunk
+    of samples is shorter than its header says. An ogg that was cut ends within a page.
+    """
+    log = file.extra_info
+    promised = file.frames
+    if (cut := _CUT_CHUNK.search(log)) and 0 < int(cut[2]) < int(cut[1]) < UNKNOWN_LENGTH:
+        promised = max(promised, round(samples * int(cut[1]) / int(cut[2])))
+    seconds = samples / file.samplerate
+    if promised - samples > UNNOTICED * file.samplerate:
+        return f"damaged: {seconds:.2f} of {promised / file.samplerate:.2f} s could be read"
+    return f"damaged: cut off after {seconds:.2f} s" if all(sign in log for sign in _CUT_PAGE) else ""
+
+
 def _mono(block: np.ndarray) -> np.ndarray:
     """[T, channels] -> [T], their mean. Summed by columns: np.mean along a short axis takes ten times as long."""
     mono = block[:, 0].copy()
@@ -199,7 +222,8 @@ def _ffmpeg(path: Path | str) -> Iterator[Sound]:
             _, offset, _, _, rate, channels = AU_HEADER.unpack(header)
             _check(rate, channels)
             process.stdout.read(offset - AU_HEADER.size)
-            yield Sound(rate, ffmpeg_version(), _ffmpeg_blocks(process, channels, errors))
+            damage = functools.partial(_complaint, errors, rate)
+            yield Sound(rate, ffmpeg_version(), _ffmpeg_blocks(process, channels, errors), damage)
         finally:
             process.kill()
 
@@ -215,6 +239,13 @@ def _ffmpeg_blocks(process: "subprocess.Popen[bytes]", channels: int, errors: Bi
         raise AudioError(_unreadable(_last_words(errors)))
 
 
+def _complaint(errors: BinaryIO, rate: int, samples: int) -> str:
+    """That there was something to complain of, though ffmpeg went on and did not fail."""
+    if not errors.seek(0, os.SEEK_END):
+        return ""
+    return f"damaged: {samples / rate:.2f} s could be read ({_last_words(errors)})"
+
+
 def _last_words(errors: BinaryIO) -> str:
     """What ffmpeg said at last, without file names and addresses, which change from run to run."""
     size = errors.seek(0, os.SEEK_END)
@@ -222,4 +253,5 @@ def _last_words(errors: BinaryIO) -> str:
     lines = errors.read().decode("utf-8", "replace").splitlines()
     if any("matches no streams" in line for line in lines):
         return "there is no sound in it"
-    return (lines[-1].rpartition(": ")[2].strip(" .") if lines else "") or "ffmpeg gave up"
+    last = re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", lines[-1]) if lines else ""
+    return last.rpartition(": ")[2].strip(" .") or "ffmpeg gave up"

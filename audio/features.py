@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from audio.decoding import AudioError, open_sound
+from audio.decoding import AudioError, Sound, open_sound
 
 AMIN = 1e-10  # power below which librosa.power_to_db sees nothing
 FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB stays in a processor's cache
@@ -82,6 +82,7 @@ class Facts:
     peak: float  # 1.0 is full scale
     clipped: float  # share of the samples that are at full scale
     decoder: str
+    damage: str  # what of the file could not be read, "" if all could
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def listen(path: Path | str, recipe: Recipe = RECIPE) -> Heard:
         for block in _resample(meter.watch(sound.blocks), sound.sample_rate, recipe.sample_rate):
             spectrogram.add(block)
         meter.check(recipe)
-        return Heard(**meter.facts(), decoder=sound.decoder, vector=spectrogram.vector())
+        return Heard(**meter.facts(sound), vector=spectrogram.vector())
 
 
 def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
@@ -142,7 +143,7 @@ def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
             samples = np.concatenate(blocks)
         except MemoryError as error:
             raise AudioError("the recording is too long for the memory of this machine; cut it") from error
-        return Recording(**meter.facts(), decoder=sound.decoder, samples=samples)
+        return Recording(**meter.facts(sound), samples=samples)
 
 
 def samples_to_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
@@ -250,8 +251,10 @@ class _Meter:
                 "record longer"
             )
 
-    def facts(self) -> dict:
+    def facts(self, sound: Sound) -> dict:
         return {
+            "decoder": sound.decoder,
+            "damage": sound.damage(self.samples),
             "seconds": self.samples / self.source_rate,
             "source_rate": self.source_rate,
             "peak": self.peak,

@@ -24,14 +24,17 @@ from audio.matrix import Matrix, MatrixWriter
 from files import sha256_of
 
 COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
-FORMAT = 1  # of the tables below and of the csv files; another number starts afresh
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
+FORMAT = 2  # of the tables below and of the csv files; another number starts afresh
+DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- what became of some content, under a name that promises sound, or not
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
-    vector BLOB, base_row INTEGER,  -- the row of the result that there is already, in place of a vector
+    damage TEXT, vector BLOB, base_row INTEGER,  -- the row of the result that there is already, in place of a vector
     PRIMARY KEY (sha256, named)
-);
+)
+"""
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
+{DONE};
 DROP TABLE IF EXISTS found;
 CREATE TABLE found (  -- the files of this run, reason: why a file gave nothing this time, '' if it holds no sound
     path BLOB PRIMARY KEY, named INTEGER, sha256 TEXT, reason TEXT
@@ -42,11 +45,11 @@ OPEN_FILES = """
     WHERE f.path > ? AND f.reason IS NULL AND d.sha256 IS NULL ORDER BY f.path LIMIT ?
 """
 ALL_FILES = """
-    SELECT f.path, f.sha256, d.seconds, d.sample_rate, d.decoder, coalesce(f.reason, d.reason) {}
+    SELECT f.path, f.sha256, d.seconds, d.sample_rate, d.decoder, d.damage, coalesce(f.reason, d.reason) {}
     FROM found f LEFT JOIN done d ON d.sha256 = f.sha256 AND d.named = f.named AND f.reason IS NULL
     WHERE f.reason IS NOT '' ORDER BY f.path
 """
-ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder")
+ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage")
 SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 
 
@@ -62,6 +65,7 @@ class Measured:
     sha256: str = ""  # "": the reason is not one of content, and the next run tries again
     reason: str = ""  # "" without a vector: no sound is in it, nor promised
     took: float = 0.0  # seconds
+    damage: str = ""  # what of the file is missing from the vector
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Totals:
 
     rows: int
     skipped: int
+    damaged: int  # rows of files that could be read in part
     seconds: float  # of sound in all rows
     first_reason: str  # why the first file that was skipped was
 
@@ -140,7 +145,8 @@ class Ledger:
             changed = ""
             if (earlier := self._get("made_with")) and earlier != wanted:
                 changed = _difference(json.loads(earlier), made_with)
-                self._database.execute("DELETE FROM done")
+                self._database.execute("DROP TABLE done")
+                self._database.execute(DONE)
             self._set("made_with", wanted)
             self._database.execute("DELETE FROM done WHERE base_row IS NOT NULL")
             if about and _difference(about, made_with):
@@ -167,16 +173,17 @@ class Ledger:
 
     def _learn(self) -> None:
         """Take over what an older result says of its files."""
-        insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, NULL, ?)"
+        insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)"
         _, table, skipped, _ = self.targets
         rows = (
-            (r["sha256"], named_as_sound(r["path"]), float(r["seconds"]), int(r["sample_rate"]), r["decoder"], "", i)
-            for i, r in enumerate(_read_table(table))
+            (r["sha256"], named_as_sound(r["path"]), float(r["seconds"]), int(r["sample_rate"]), r["decoder"], "")
+            + (r["damage"], row)
+            for row, r in enumerate(_read_table(table))
         )
         self._database.executemany(insert, rows)
         with suppress(OSError, KeyError):
             reasons = (
-                (r["sha256"], named_as_sound(r["path"]), 0.0, 0, r["decoder"], r["reason"], None)
+                (r["sha256"], named_as_sound(r["path"]), 0.0, 0, r["decoder"], r["reason"], "", None)
                 for r in _read_table(skipped)
                 if r["sha256"]
             )
@@ -230,17 +237,19 @@ class Ledger:
         self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
         vector = None if one.vector is None else one.vector.tobytes()
         values = (one.sha256, named_as_sound(one.path), one.seconds, one.source_rate, one.decoder, one.reason)
-        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", (*values, vector))
+        values += (one.damage, vector)
+        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
 
     # --- the result --------------------------------------------------------------------------------------------------
     def totals(self) -> Totals:
-        rows, skipped, seconds, first = 0, 0, 0.0, ""
-        for path, _, length, _, _, reason in self._database.execute(ALL_FILES.format("")):
+        rows, skipped, damaged, seconds, first = 0, 0, 0, 0.0, ""
+        for path, _, length, _, _, damage, reason in self._database.execute(ALL_FILES.format("")):
             if reason:
                 skipped, first = skipped + 1, first or f"{os.fsdecode(path)}: {reason}"
             else:
                 rows, seconds = rows + 1, seconds + round(length, 6)  # as a later run reads it
-        return Totals(rows, skipped, seconds, first)
+                damaged += damage != ""
+        return Totals(rows, skipped, damaged, seconds, first)
 
     def finish(self, made_with: dict[str, Any], width: int, totals: Totals) -> None:
         """Write the result beside the older one, then put it in its place.
@@ -271,12 +280,12 @@ class Ledger:
     def _write_tables(self, table_path: Path, skipped_path: Path) -> None:
         row = 0
         with _table(table_path, ROW_HEADING) as table, _table(skipped_path, SKIPPED_HEADING) as skipped:
-            for path, digest, seconds, rate, decoder, reason in self._database.execute(ALL_FILES.format("")):
+            for path, digest, seconds, rate, decoder, damage, reason in self._database.execute(ALL_FILES.format("")):
                 name = os.fsdecode(path)
                 if reason:
                     skipped.writerow((name, reason, digest or "", decoder or ""))
                 else:
-                    table.writerow((row, name, f"{seconds:.6f}", rate, digest, decoder))
+                    table.writerow((row, name, f"{seconds:.6f}", rate, digest, decoder, damage))
                     row += 1
 
     def _write_matrix(self, path: Path, width: int) -> None:

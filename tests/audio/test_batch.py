@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import prep_audio_spectrograms
 from audio import batch, decoding, ledger
 from audio.batch import find_recordings, prepare_batch
 from audio.features import Recipe, audio_to_vector
@@ -437,6 +438,52 @@ def test_fuzz(tmp_path):
     assert min(len(rows), len(skipped)) > count // 10  # it is not all the same
 
 
+# --- damaged, and usable all the same --------------------------------------------------------------------------------
+CUT = {"wav": "PCM_16", "aiff": "PCM_16", "mp3": None, "ogg": "VORBIS"}
+
+
+def damaged(folder: Path) -> list[str]:
+    """Files of 3 s cut at half their bytes, an ogg with noise in its middle, and whole ones; return the names of the
+    damaged ones."""
+    folder.mkdir()
+    for kind, subtype in CUT.items():
+        path = folder / f"whole.{kind}"
+        soundfile.write(path, speech(3, 16_000), 16_000, subtype=subtype)
+        content = path.read_bytes()
+        (folder / f"cut.{kind}").write_bytes(content[: len(content) // 2])
+    middle = len(content) // 2
+    noise = np.random.default_rng(0).bytes(64)
+    (folder / "hole.ogg").write_bytes(content[:middle] + noise + content[middle + 64 :])
+    header = bytearray((folder / "whole.wav").read_bytes())
+    header[40:44] = b"\xff" * 4  # as programs write that do not know how long it will become
+    (folder / "piped.wav").write_bytes(header)
+    return ["hole.ogg", *(f"cut.{kind}" for kind in CUT)]
+
+
+def test_what_was_read_in_part_is_a_row_with_a_note(tmp_path, capsys):
+    names = damaged(tmp_path / "in")
+    arguments = ["--input_dir", str(tmp_path / "in"), "--output_file", str(tmp_path / "v.npy"), "--workers", "1"]
+    for _ in range(2):  # the second learns it from the result of the first
+        assert prep_audio_spectrograms.main(arguments) == 0
+        said = capsys.readouterr().out
+        assert f"{len(names)} recordings are damaged" in said and "0 files skipped" in said, said
+        rows = {row["path"]: row for row in read_table(tmp_path / "v.csv")}
+        assert sorted(name for name, row in rows.items() if row["damage"]) == sorted(names)
+        soundfile.write(tmp_path / "in" / "new.wav", speech(1, 8000), 8000)
+    assert rows["cut.wav"]["damage"] == "damaged: 1.50 of 3.00 s could be read"
+    assert rows["cut.ogg"]["damage"] == f"damaged: cut off after {float(rows['cut.ogg']['seconds']):.2f} s"
+
+
+def test_a_cut_flac_is_skipped_with_its_reason(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("whole.flac", "cut.flac"):
+        soundfile.write(tmp_path / "in" / name, speech(3, 16_000), 16_000)
+    content = (tmp_path / "in" / "cut.flac").read_bytes()
+    (tmp_path / "in" / "cut.flac").write_bytes(content[: len(content) // 2])
+    assert prepare_batch(tmp_path / "in", tmp_path / "v.npy").rows == 1
+    assert "lost sync" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
+
+
 # --- ffmpeg ----------------------------------------------------------------------------------------------------------
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 
@@ -462,13 +509,17 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     convert(tmp_path / "b.m4a").rename(folder / "aac in truth.wav")
     convert(tmp_path / "c.m4a").rename(folder / "no suffix")
     convert(folder / "no sound.mp4", "-f", "lavfi", "-i", "color=size=32x32:rate=5:duration=1", "-map", "1:v")
+    whole = convert(tmp_path / "d.mka").read_bytes()
+    (folder / "cut.mka").write_bytes(whole[: len(whole) * 9 // 10])
     (folder / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{VOICE}\n")
     (folder / "list.wav").write_text(f"ffconcat version 1.0\nfile {VOICE}\n")
     report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
     skipped = {row["path"]: row["reason"] for row in read_table(tmp_path / "v_skipped.csv")}
-    assert report.rows == 8 and set(skipped) == {"no sound.mp4", "list.wav"}
+    assert report.rows == 9 and set(skipped) == {"no sound.mp4", "list.wav"} and report.damaged == 1
     assert "there is no sound in it" in skipped["no sound.mp4"]
     assert all(row["decoder"].startswith("ffmpeg ") for row in read_table(tmp_path / "v.csv"))
+    damage = {row["path"]: row["damage"] for row in read_table(tmp_path / "v.csv")}
+    assert damage.pop("cut.mka").endswith("(File ended prematurely)") and not any(damage.values())
     wanted, vectors = audio_to_vector(VOICE), np.load(tmp_path / "v.npy")
     # lossy, and AAC begins 0.1 s late
     assert all(np.corrcoef(vector, wanted)[0, 1] > 0.8 for vector in vectors)
