@@ -2,9 +2,9 @@
 
 Both are JSON objects. The first line, {"ready": true}, comes once everything is loaded. A request holds options of the
 command line by their names, {"prompt": "calm blue waves", "seed": 7}; those that were given at the start hold where a
-request does not say otherwise. An answer holds what the script makes, or {"error": why not}, and in "said" the lines
-that it would have printed. Progress and warnings go to standard error. The end of standard input ends the script, once
-all requests are answered; the end of whoever started it ends it at once.
+request does not say otherwise. An answer holds what the script makes, or {"error": why not}, in "said" the lines that
+it would have printed, and in "warned" those for standard error; only progress goes there, as it is made. The end of
+standard input ends the script, once all requests are answered; the end of whoever started it ends it at once.
 """
 
 import argparse
@@ -13,16 +13,18 @@ import io
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
 
 import cli
 
 HELP = "load everything, then answer one request a line on standard input, all in JSON: see live/standby.py"
+PROGRESS = re.compile(r"\d+%\|")  # tqdm's bar
 LAST_WORDS = 5.0  # seconds for cleaning up where nobody is left to answer to, before the process just ends
 
 Request = dict[str, Any]
@@ -79,13 +81,47 @@ def _answer_to(
     line: bytes, parse: Parse, argv: Sequence[str], answer: Callable[[argparse.Namespace], Request]
 ) -> Request:
     said = io.StringIO()
+    with _warnings() as warned:
+        try:
+            options = _options(json.loads(line), parse, argv)
+            with contextlib.redirect_stdout(said):
+                content = answer(options)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            content = {"error": cli.describe(error)}
+    return {**content, "said": said.getvalue().splitlines(), "warned": warned.lines()}
+
+
+class _Warnings(io.StringIO):
+    """Standard error without progress, which goes on to where it went before."""
+
+    def __init__(self, shown: TextIO) -> None:
+        super().__init__()
+        self._shown = shown
+
+    @property
+    def encoding(self) -> str:
+        return self._shown.encoding  # tqdm draws its bar accordingly
+
+    def write(self, text: str) -> int:
+        return self._shown.write(text) if text.startswith("\r") or PROGRESS.search(text) else super().write(text)
+
+    def flush(self) -> None:
+        self._shown.flush()
+
+    def lines(self) -> list[str]:
+        return [line for line in self.getvalue().splitlines() if line.strip()]
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[_Warnings]:
+    """What is written to standard error; where the block ends by an exception, it is written there after all."""
+    warned = _Warnings(sys.stderr)
     try:
-        options = _options(json.loads(line), parse, argv)
-        with contextlib.redirect_stdout(said):
-            content = answer(options)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        content = {"error": cli.describe(error)}
-    return {**content, "said": said.getvalue().splitlines()}
+        with contextlib.redirect_stderr(warned):
+            yield warned
+    except BaseException:
+        sys.stderr.write(warned.getvalue())
+        raise
 
 
 def _options(request: object, parse: Parse, argv: Sequence[str]) -> argparse.Namespace:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from live.standby import PROGRESS
+
 ENDS = 0.5  # seconds that a script has to clean up, before it is killed
-PROGRESS = re.compile(r"\d+%\|")  # tqdm's bar
+LAST_WORDS = 2.0  # seconds that a busy machine may take to read them, where a process of the script's lives on
 
 
 class WorkerError(RuntimeError):
@@ -34,7 +36,7 @@ class WorkerDied(WorkerError):
 class Answer:
     content: dict[str, Any]
     said: list[str]  # what the script would have printed
-    warned: list[str]  # what it wrote to standard error, without progress
+    warned: list[str]  # what it would have written to standard error
 
 
 @dataclass
@@ -43,7 +45,7 @@ class _Process:
 
     popen: "subprocess.Popen[bytes]"
     lines: "queue.SimpleQueue[bytes | None]" = field(default_factory=queue.SimpleQueue)  # None: there is no more
-    warned: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)  # on standard error since the last answer, without progress
     heard_of: float = field(default_factory=time.monotonic)  # when it last showed a sign of life
     ready: bool = False
     errors_read: threading.Event = field(default_factory=threading.Event)  # all of them: it has ended
@@ -68,6 +70,7 @@ class Worker:
         self._patience = patience
         self._process: _Process | None = None
         self._asked = False
+        self._showing = threading.Lock()  # of progress, so that none comes after the "" at its end
 
     def start(self) -> _Process:
         """Start the script, if it does not run; return at once."""
@@ -120,9 +123,11 @@ class Worker:
         try:
             content = self._wait(process)
         finally:
-            self._asked = False
-            self._progress("")
-        said, warned, process.warned = content.pop("said", []), process.warned, []
+            with self._showing:
+                self._asked = False
+                self._progress("")
+        process.words = []
+        said, warned = content.pop("said", []), content.pop("warned", [])
         if error := content.get("error"):
             raise WorkerError(f"{self.name}: {error.removeprefix(self.name + ': ')}")
         return Answer(content, said, warned)
@@ -144,18 +149,18 @@ class Worker:
                 content = json.loads(line)
                 if isinstance(content, dict):
                     return content
-            process.warned.append(line.decode(errors="replace"))
+            process.words.append(line.decode(errors="replace"))
 
     def _obituary(self, process: _Process) -> WorkerDied:
         with suppress(subprocess.TimeoutExpired):
             process.popen.wait(ENDS)
         end([self])
-        process.errors_read.wait(ENDS)
+        process.errors_read.wait(LAST_WORDS)
         status = process.popen.returncode
         how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
         if status == 0:
             how = "ended before its work was done"
-        *earlier, last = process.warned or [""]
+        *earlier, last = process.words or [""]
         if os.environ.get("VOICETOIMG_TRACEBACK"):
             print(*earlier, sep="\n", file=sys.stderr)
         last = last.removeprefix(f"{self.name}: ")
@@ -171,10 +176,11 @@ class Worker:
         for text in _pieces(process.popen.stderr):
             process.heard_of = time.monotonic()
             if PROGRESS.search(text):
-                if self._asked:
-                    self._progress(text)
+                with self._showing:
+                    if self._asked:
+                        self._progress(text)
             elif text.strip():
-                process.warned.append(text)
+                process.words.append(text)
         process.errors_read.set()
 
 

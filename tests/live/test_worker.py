@@ -1,5 +1,6 @@
 """A script that stands by and the program that asks it: two real processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from live import standby
 
 def parse(argv):
     parser = cli.CommandParser("a script")
-    parser.add_argument("--do", choices=["add", "raise", "die", "sleep", "litter"], default="add")
+    parser.add_argument("--do", choices=["add", "raise", "die", "break", "sleep", "wait", "litter"], default="add")
     parser.add_argument("--numbers", type=float, nargs="+", default=[])
     parser.add_argument("--flag", action="store_true")
     parser.add_argument("--standby", action="store_true")
@@ -29,11 +30,15 @@ def answer(options):
     print("said")
     print("warned", file=sys.stderr)
     print("\\rsampling: 50%|##  |", end="", file=sys.stderr, flush=True)
+    while options.do == "wait" and not os.path.exists("seen"):
+        time.sleep(0.01)
     if options.do == "raise":
         raise ValueError("of\\n no use")
     if options.do == "die":
-        sys.stderr.write("Traceback\\nlast words\\n")
+        os.write(2, b"lost\\nlast words\\n")
         os._exit(3)
+    if options.do == "break":
+        raise KeyError("unexpected")
     if options.do == "sleep":
         time.sleep(30)
     if options.do == "litter":
@@ -54,8 +59,9 @@ def script(tmp_path):
 @pytest.fixture
 def worker(script, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(config.REPO_DIR))
-    worker = Worker(script, ["--numbers", "1", "2"], bars.append, PATIENCE)
+    monkeypatch.chdir(script.parent)
     bars.clear()
+    worker = Worker(script, ["--numbers", "1", "2"], show, PATIENCE)
     yield worker
     end([worker])
 
@@ -63,15 +69,26 @@ def worker(script, monkeypatch):
 bars: list[str] = []
 
 
+def show(bar: str) -> None:
+    bars.append(bar)
+    if bar:
+        Path("seen").touch()
+
+
 def test_requests_are_options(worker):
     worker.await_ready()
     answer = worker.ask(numbers=[3, 4.5], flag=True)
     assert (answer.content["sum"], answer.content["flag"]) == (7.5, True)
     assert (answer.said, answer.warned) == (["said"], ["warned"])
-    assert bars == ["sampling: 50%|##  |", ""]
     again = worker.ask(flag=False)
     assert (again.content["sum"], again.content["flag"]) == (3, False)
     assert again.content["process"] == answer.content["process"]
+    assert again.warned == ["warned"]
+
+
+def test_progress_is_shown_as_it_comes_and_taken_away(worker):
+    worker.ask(do="wait")
+    assert bars == ["sampling: 50%|##  |", ""]
 
 
 def test_what_is_wrong_with_a_request_is_said_and_the_script_goes_on(worker):
@@ -89,6 +106,8 @@ def test_a_script_that_died_says_its_last_words_and_can_be_started_again(worker)
         worker.ask(do="die")
     assert death.value.had_worked
     assert worker.ask().content["sum"] == 3
+    with pytest.raises(WorkerDied, match=r"^script.py failed with status 1: KeyError: 'unexpected'$"):
+        worker.ask(do="break")
 
 
 def test_a_script_that_hangs_is_ended(worker):
@@ -125,7 +144,9 @@ def test_requests_in_a_pipe_are_all_answered(script):
     )
     ready, good, *bad = finished.stdout.splitlines()
     assert finished.returncode == 0 and ready == '{"ready": true}'
-    assert '"sum": 5.0' in good and all('"error": ' in line for line in bad) and len(bad) == 3
+    answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["warned"]}
+    assert json.loads(good).items() >= answer.items()
+    assert all('"error": ' in line for line in bad) and len(bad) == 3
 
 
 def test_a_script_at_work_ends_with_the_program_that_asked(script, tmp_path):
