@@ -13,7 +13,7 @@ VERSION = "0.1.0"
 REMEDIES = {
     errno.EACCES: "choose a place that you may write to, or change its permissions",
     errno.EROFS: "choose a place that can be written to",
-    errno.ENOSPC: "free some space and run this again",
+    errno.ENOSPC: "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
 }

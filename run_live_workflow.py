@@ -1,7 +1,8 @@
 """Speak, and a picture comes of it: microphone -> recording -> latent -> picture.
 
 Asks for ENTER, records until the next ENTER, then has process_live_audio.py and txt2img.py make the picture, which
-were loaded while you were reading. The recording stays in temp_live_audio.wav, whatever happens after it.
+were loaded while you were reading. The recording is in temp_live_audio.wav until a picture is made of the next one;
+one of which no picture came is never replaced. With --discard_audio it is deleted once its picture is made.
 
 examples:
   python run_live_workflow.py --mic_test
@@ -29,9 +30,10 @@ MICROPHONE_ONLY = ("mic", "seconds", "auto_stop", "loop", "discard_audio")
 
 def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
-    add = parser.add_argument_group("picture").add_argument
+    picture = parser.add_argument_group("picture")
+    add = picture.add_argument
     add("--prompt", metavar="TEXT", help="what the picture shows")
-    duration = parser.add_mutually_exclusive_group()
+    duration = picture.add_mutually_exclusive_group()
     duration.add_argument(
         "--steps",
         type=cli.bounded(int, 1, 1000),
@@ -96,7 +98,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
 
-    from live.terminal import Screen
+    from live.terminal import Screen, heed_ctrl_c_once
 
     if options.list_mics:
         from audio.recorder import list_microphones
@@ -107,13 +109,26 @@ def main(argv: list[str] | None = None) -> int:
     from live.folder import take_folder
 
     screen = Screen()
-    if not options.mic_test:
-        check_all(viewer=options.open)
+    heed_ctrl_c_once()
+    if options.mic_test:
+        return 0 if booth_of(options, screen).test() else 1
+    check_all()
+    if options.open:
+        options.open = has_viewer(screen)
     with take_folder() as folder:
-        if options.mic_test:
-            screen.say(booth_of(options, screen, folder).test())
-            return 0
         return run_show(options, screen, folder)
+
+
+def has_viewer(screen: "Screen") -> bool:
+    """Whether pictures can be shown; if not, that is no reason to make none."""
+    from live.viewer import find_viewer
+
+    try:
+        find_viewer()
+    except OSError as error:
+        screen.warn(f"warning: {error}; pictures are not shown")
+        return False
+    return True
 
 
 def run_show(options: argparse.Namespace, screen: "Screen", folder: "ShowFolder") -> int:
@@ -145,6 +160,7 @@ def play_files(options: argparse.Namespace, show: "Show") -> None:
     """Make pictures of recordings that are there."""
     from live.show import Take
 
+    show.await_speed()
     for path in options.input_file:
         show.take(Take(path, own=False, stopped=time.monotonic()))
         show.finish()
@@ -158,12 +174,13 @@ def record_voices(options: argparse.Namespace, show: "Show") -> None:
     if sys.stdin is None and not options.seconds:
         raise NobodyThere
     try:
-        booth = booth_of(options, show.screen, show.folder)
+        booth = booth_of(options, show.screen)
         booth.prepare()
         show.await_calibration()
+        show.await_speed()
         if options.loop:
             show.screen.say("One recording after another, the next while a picture is made: q ENTER ends.")
-        while take := booth.record(show.check, show.speaking):
+        while take := booth.record(show):
             show.take(take)
             if not options.loop:
                 break
@@ -171,12 +188,12 @@ def record_voices(options: argparse.Namespace, show: "Show") -> None:
         raise RuntimeError(f"{error}; or give a recording: --input_file F") from error
 
 
-def booth_of(options: argparse.Namespace, screen: "Screen", folder: "ShowFolder") -> "Booth":
+def booth_of(options: argparse.Namespace, screen: "Screen") -> "Booth":
     from live.booth import Booth
     from live.terminal import Keyboard
 
     screen.hush_libraries()
-    return Booth(options, screen, folder, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
+    return Booth(options, screen, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
 
 
 if __name__ == "__main__":

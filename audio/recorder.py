@@ -232,8 +232,8 @@ def _capture(microphone: Microphone, tape: "_Tape", stop: Callable[[], bool], st
             try:
                 _await_sound(tape, stream)
                 failure = tape.write_waiting()
-                if failure:
-                    raise OSError(failure)
+                if tape.refusal:
+                    raise tape.refusal
                 started()
                 while not failure and not stop():
                     time.sleep(POLL)
@@ -266,6 +266,7 @@ class _Tape:
         self.overflows = 0
         self.received = time.monotonic()  # when the last block came
         self.stopped = 0.0  # time.monotonic() at which nothing more was wanted
+        self.refusal: OSError | None = None  # of the disk, to write any more
         self._heard = heard
         self._path = path
         self._file = path.open("xb")
@@ -307,7 +308,8 @@ class _Tape:
                 self._wav.writeframes(samples.tobytes())  # which also brings the header up to date
                 self._file.flush()
             except OSError as error:
-                return f"the recording cannot be written, is the disk full? ({error})"
+                self.refusal = OSError(error.errno, error.strerror, str(self._path.parent))
+                return f"the recording cannot be written ({(error.strerror or '').lower()})"
             self.frames += block.size
             self._heard(block, clipped)
         return ""

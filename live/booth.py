@@ -1,6 +1,7 @@
 """Where people speak: ENTER, a meter while they do, and another try where there was nothing."""
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,8 @@ import numpy as np
 import cli
 from audio import recorder
 from audio.recorder import Microphone, MicrophoneError, Recording
-from live.folder import ShowFolder
 from live.meter import REFRESH, Meter, SpeechEnd
-from live.show import KEPT, Take
+from live.show import Show, Take
 from live.terminal import Keyboard, Screen
 
 TEST_SECONDS = 5.0
@@ -37,7 +37,6 @@ class Booth:
 
     options: argparse.Namespace
     screen: Screen
-    folder: ShowFolder
     keyboard: Keyboard
     _microphone: Microphone | None = None  # None: it is to be looked for
     _stopped: float = 0.0  # time.monotonic() at which the last recording ended
@@ -51,26 +50,25 @@ class Booth:
         if not self._microphone:
             self._microphone = recorder.find_microphone(self.options.mic)
 
-    def record(self, meanwhile: Callable[[], None], speaking: Callable[[bool], None]) -> Take | None:
+    def record(self, show: Show) -> Take | None:
         """Record until there is something to make a picture of; None if the person ends the show instead.
 
-        Args:
-            meanwhile: called while ENTER is waited for.
-            speaking: told when somebody speaks, and when no more.
+        Whatever ends the recording early, what there is of it, if it is worth that, is among `show.folder.unused()`.
 
         Raises:
             NobodyThere: ENTER is needed, and standard input has ended.
             MicrophoneError: no sound comes.
             OSError: the recording cannot be written.
+            WorkerDied: the show cannot go on, `Show.check`.
         """
         while True:
             self.screen.say("Press ENTER to start recording...")
-            typed = self.keyboard.wait(meanwhile, self._stopped + DOUBLE)
+            typed = self.keyboard.wait(show.check, self._stopped + DOUBLE)
             if self.options.loop and (typed is None or typed.casefold() == QUIT):
                 return None
             if typed is None and not self.options.seconds:
                 raise NobodyThere
-            take, fault = self._try(speaking)
+            take, fault = self._try(show)
             if take:
                 self._stopped = take.stopped
                 return take
@@ -78,32 +76,30 @@ class Booth:
                 raise RuntimeError(f"{fault}: there is nothing to make a picture of")
             self.screen.warn(f"{fault}: once more, please.")
 
-    def _try(self, speaking: Callable[[bool], None]) -> tuple[Take | None, str]:
+    def _try(self, show: Show) -> tuple[Take | None, str]:
         """One recording, or what was wrong with it; in a loop also with the microphone or the disk, which may mend."""
         try:
             self.prepare()
-            speaking(True)
-            return self._record_once(self.folder.new_recording())
+            show.speaking(True)
+            return self._record_once(show.folder.new_recording())
         except (MicrophoneError, OSError) as error:
             if not self.options.loop:
                 raise
             recorder.forget_devices()
             return None, cli.describe(error)
         finally:
-            speaking(False)
+            show.speaking(False)
 
-    def test(self) -> str:
-        """Five seconds of meter; return the verdict."""
+    def test(self) -> bool:
+        """Five seconds of meter, and the verdict; return whether anything was to be heard."""
         self.prepare()
         seconds = self.options.seconds or TEST_SECONDS
         self.screen.say(f"microphone: {self._microphone.name}; speak for {seconds:g} s")
-        path = self.folder.new_recording()
-        try:
-            meter = Meter(self._microphone.sample_rate)
-            self._listen(path, meter, None, lambda: meter.seconds >= seconds, "")
-        finally:
-            path.unlink(missing_ok=True)
-        return meter.verdict()
+        meter = Meter(self._microphone.sample_rate)
+        with tempfile.TemporaryDirectory() as folder:
+            self._listen(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
+        self.screen.say(meter.verdict())
+        return not meter.silent
 
     def _record_once(self, path: Path) -> tuple[Take | None, str]:
         """From one ENTER to the next: a recording, or why it is none. What cannot be used is deleted."""
@@ -122,7 +118,8 @@ class Booth:
         try:
             recording = self._listen(path, meter, speech, stop, "Recording... Press ENTER to stop.")
         except (KeyboardInterrupt, SystemExit):
-            self._keep(path, meter)
+            if meter.fault:
+                path.unlink(missing_ok=True)
             raise
         if recording.ended_by:
             self.screen.warn(f"warning: {recording.ended_by}; what was recorded is used")
@@ -132,23 +129,10 @@ class Booth:
         if meter.fault:
             path.unlink(missing_ok=True)
             return None, meter.fault
-        self.screen.say(
-            f"recorded {recording.seconds:.1f} s at {recording.sample_rate} Hz, level {meter.rms_dbfs:.0f} dBFS: "
-            f"{self.folder.wav}"
-        )
         if meter.warning:
             self.screen.warn(f"warning: {meter.warning}")
-        return Take(path, own=True, stopped=recording.stopped), ""
-
-    def _keep(self, path: Path, meter: Meter) -> None:
-        """Of a recording that was interrupted: what is worth it, never in the place of another picture's."""
-        if not path.exists():
-            return
-        if meter.fault:
-            path.unlink()
-        else:
-            kept = self.folder.set_aside(path, self.folder.wav.stem) if self.options.loop else self.folder.publish(path)
-            self.screen.warn(f"{KEPT}: {kept}")
+        facts = f"recorded {recording.seconds:.1f} s at {recording.sample_rate} Hz, level {meter.rms_dbfs:.0f} dBFS"
+        return Take(path, own=True, stopped=recording.stopped, facts=facts), ""
 
     def _listen(
         self, path: Path, meter: Meter, speech: SpeechEnd | None, stop: Callable[[], bool], announcement: str

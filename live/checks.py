@@ -7,13 +7,12 @@ import tempfile
 from pathlib import Path
 
 import config
-from live.viewer import find_viewer
 
 ROOM = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred pictures
 
 
-def check_all(viewer: bool) -> None:
-    """Find out whether calibration, model and, if it is wanted, a viewer are there, and files can be written.
+def check_all() -> None:
+    """Find out whether calibration and model are there, and files can be written.
 
     Whether they also work is told by the scripts, which load them.
 
@@ -25,8 +24,6 @@ def check_all(viewer: bool) -> None:
     check_weights(config.BUILTIN_MODEL_WEIGHTS)
     for folder in (config.ROOT_DIR, config.OUTPUT_DIR):
         check_writable(folder)
-    if viewer:
-        find_viewer()
 
 
 def check_weights(path: Path) -> None:
@@ -63,4 +60,7 @@ def check_writable(folder: Path) -> None:
         ) from error
     free = shutil.disk_usage(nearest).free
     if free < ROOM:
-        raise OSError(f"{folder}: {free / 1e6:.0f} MB are free on its disk, {ROOM / 1e6:.0f} MB at least are needed")
+        raise OSError(
+            f"{folder}: {free / 1e6:.0f} MB are free on its disk, {ROOM / 1e6:.0f} MB at least are needed; "
+            "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk"
+        )

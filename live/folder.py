@@ -2,8 +2,9 @@
 
 The first show in a folder has `temp_live_audio.wav` and `live_latent.pt`, as config names them, a second one at the
 same time `temp_live_audio_2.wav` and `live_latent_2.pt`. Until it is used, a recording lies under a hidden name, which
-begins with that of the show's wav; then it takes the place of the one before. Whatever ends the program, the next show
-that has the name finds it there.
+begins with that of the show's wav; then it takes the place of the one before. That one is set aside first, unless a
+picture was made of it: until then a hidden empty file says so. Whatever ends the program, the next show that has the
+names finds both.
 """
 
 import itertools
@@ -36,21 +37,41 @@ class ShowFolder:
             path if number == 1 else path.with_stem(f"{path.stem}_{number}")
             for path in (config.TEMP_AUDIO_WAV, config.LIVE_LATENT_PT)
         )
+        self._unpainted = self.wav.with_name(f".{self.wav.stem}.unpainted")  # is there while `wav` has no picture
 
     def new_recording(self) -> Path:
         """A name for the next recording."""
         return self.wav.with_name(f".{self.wav.stem}.{secrets.token_hex(4)}{self.wav.suffix}")
 
-    def publish(self, recording: Path) -> Path:
-        """Put a recording in the place of the one before; return its new path."""
+    def publish(self, recording: Path) -> Path | None:
+        """Make a recording `wav`; return where the one before is now, if no picture was made of it."""
+        earlier = None
+        if self._unpainted.exists() and self.wav.exists():
+            earlier = self.set_aside(self.wav)
+        self._unpainted.touch()
         os.replace(recording, self.wav)
-        return self.wav
+        return earlier
 
-    def set_aside(self, path: Path, stem: str = "") -> Path:
-        """Give a file a name that no other will take, of `stem` (its own) and the time; return its new path."""
-        target = reserve(path.with_stem(f"{stem or path.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
-        os.replace(path, target)
+    def painted(self) -> None:
+        """A picture was made of `wav`: the next recording may replace it."""
+        self._unpainted.unlink(missing_ok=True)
+
+    def set_aside(self, path: Path) -> Path:
+        """Give a recording, or the latent, a name that no other will take, of the time; return its new path."""
+        named = self.latent if path == self.latent else self.wav
+        target = reserve(named.with_stem(f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
+        try:
+            os.replace(path, target)
+        except OSError:
+            target.unlink()
+            raise
+        if path == self.wav:
+            self.painted()
         return target
+
+    def unused(self) -> list[Path]:
+        """Recordings of this show that nothing was done with yet, the oldest first."""
+        return sorted(self._hidden(), key=lambda path: path.stat().st_mtime)
 
     def rescue(self) -> list[tuple[Path, float]]:
         """Set aside what shows that were killed have recorded; return where it is, and how many seconds."""
@@ -63,17 +84,16 @@ class ShowFolder:
 
     def _rescue(self) -> list[tuple[Path, float]]:
         rescued = []
-        for path in self._hidden():
+        for path in self.unused():
             seconds = seconds_of(path)
             if seconds < WORTH:
                 path.unlink(missing_ok=True)
             else:
-                rescued.append((self.set_aside(path, self.wav.stem), seconds))
+                rescued.append((self.set_aside(path), seconds))
         return rescued
 
     def _hidden(self, more: str = "") -> list[Path]:
-        """Recordings that have not been used."""
-        return sorted(self.wav.parent.glob(f".{self.wav.stem}{more}.*{self.wav.suffix}"))
+        return list(self.wav.parent.glob(f".{self.wav.stem}{more}.*{self.wav.suffix}"))
 
 
 def seconds_of(wav: Path) -> float:

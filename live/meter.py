@@ -96,11 +96,15 @@ class Meter:
 
     # --- judging -----------------------------------------------------------------------------------------------------
     @property
+    def silent(self) -> bool:
+        return self.peak < config.QUIET_PEAK
+
+    @property
     def fault(self) -> str:
         """Why no picture can be made of what was heard, or ""."""
         if self.seconds < config.SHORT_SECONDS:
             return f"That was {self.seconds:.2f} s, at least {config.SHORT_SECONDS} s are needed"
-        if self.peak < config.QUIET_PEAK:
+        if self.silent:
             return "Nothing was to be heard, is the microphone on"
         return ""
 
@@ -113,7 +117,7 @@ class Meter:
 
     def verdict(self) -> str:
         """Silent, low, good or clipping, and what to do."""
-        if self.peak < config.QUIET_PEAK:
+        if self.silent:
             return "silent: is the microphone on, and is it the right one (--list_mics)?"
         if self.warning:
             return f"clipping: {self.warning}"

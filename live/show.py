@@ -4,14 +4,16 @@ Recording goes on in the main thread, pictures are made in one other, by two scr
 """
 
 import argparse
-import sys
+import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cli
 import config
@@ -29,6 +31,8 @@ MOST_STEPS = 50  # of DPM-Solver++(2M), which more hardly change
 MEASURED_STEPS = (1, 5)  # of the two pictures that tell how long a step takes
 SPARE = 0.05  # share of a budget that is not planned for
 
+Result = TypeVar("Result")
+
 
 @dataclass(eq=False)
 class Take:
@@ -37,6 +41,8 @@ class Take:
     path: Path  # where it lies now
     own: bool  # recorded by this show, and not a file of the user's
     stopped: float  # time.monotonic() at which its sound was complete
+    facts: str = ""  # that are still to be told, with where it is
+    heard: bool = False  # its latent is in the show's
 
 
 @dataclass
@@ -71,7 +77,6 @@ class Show:
         self._told: set[str] = set()
         self._began = self._speaking = self._closing = False
         self._waiting: list[Take] = []  # the first of them is being worked on
-        self._bugs: list[BaseException] = []
         self._thread = ThreadPoolExecutor(1)
         chosen = ["--sampler=dpmpp"]
         chosen += [f"--{name}={getattr(options, name)}" for name in ("prompt", "scale", "seed")]
@@ -92,27 +97,32 @@ class Show:
         self.listener.start()
         if self.options.budget:
             self._measured = self._thread.submit(self._measure)
-            self._measured.add_done_callback(self._see_bug)
 
     def await_calibration(self) -> None:
-        """Wait for what is soon known to work, while the model is still loading; and for the speed that a budget needs.
+        """Wait for what is soon known to work, while the model is still loading.
 
         Raises:
             WorkerDied: it does not.
         """
         if not self.options.no_standby:
             self.listener.await_ready()
+
+    def await_speed(self) -> None:
+        """Wait for what a budget needs to know.
+
+        Raises:
+            WorkerError: the model cannot be used.
+        """
         if self._measured:
             self.screen.say("measuring how fast this machine paints...")
-            wait([self._measured])
-            self.check()
+            while not self._measured.done():
+                time.sleep(0.02)  # not result() at once: on Windows Ctrl-C would not end it
+            self._measured.result()
 
     def check(self) -> None:
         """Raises WorkerDied if the model turned out to be unusable before the first recording."""
         if not self._began:
             self.painter.check()
-        if self._bugs:
-            raise self._bugs[0]
 
     def speaking(self, now: bool) -> None:
         """Whether somebody speaks, so that the terminal's status belongs to the meter."""
@@ -122,48 +132,67 @@ class Show:
     def take(self, take: Take) -> None:
         """Make the picture of a recording, after those before it; return at once."""
         self._began = True
+        if self._waiting and take.facts:
+            self.screen.say(f"{take.facts}; {_pictures(len(self._waiting))} before it still to be made")
+            take.facts = ""
         self._waiting.append(take)
-        self._thread.submit(self._make, take).add_done_callback(self._see_bug)
+        self._thread.submit(self._make, take)
 
     def finish(self) -> None:
         """Wait until all pictures are made."""
+        if self.options.loop and (left := len(self._waiting)):
+            self.screen.say(f"{_pictures(left)} still to be made")
         while self._waiting:
             self.check()
             time.sleep(0.02)  # not a join: on Windows Ctrl-C would not end it
 
     def abandon(self) -> list[Path]:
-        """End everything; return where the recordings are that no picture has been made of."""
+        """End everything; return where the recordings of this show are that no picture has been made of."""
         self._closing = True
         worker.end([self.listener, self.painter])
         self._thread.shutdown(cancel_futures=True)
         self.screen.status("")
-        left, self._waiting = self._waiting, []
-        return [
-            self.folder.set_aside(take.path, self.folder.wav.stem) if self._is_hidden(take) else take.path
-            for take in left
-        ]
+        used = [take.path for take in self._waiting if take.own and take.path == self.folder.wav]
+        self._waiting = []
+        return [self._kept(path) for path in (*used, *self.folder.unused())]
 
     # --- one picture, in the other thread ----------------------------------------------------------------------------
     def _make(self, take: Take) -> None:
         try:
-            if self._is_hidden(take):
-                take.path = self.folder.publish(take.path)
+            if take.own:
+                take.path = self._publish(take.path)
+            if take.facts:
+                self.screen.say(f"{take.facts}: {take.path}")
             picture = self._picture_of(take)
             seconds = time.monotonic() - take.stopped
             self.screen.say(f"{PICTURE}{picture} ({seconds:.1f} s from sound to picture)")
+            if take.own:
+                self.folder.painted()
             self._present(take, picture)
-        except (WorkerError, OSError) as error:
+        except Exception as error:  # a bug must not end the show, either
             if self._closing:
-                return
+                return  # who ends it tells of the recording
             self.failed += 1
             self._lament(take, error)
         self._waiting.remove(take)
 
-    def _is_hidden(self, take: Take) -> bool:
-        return take.own and take.path != self.folder.wav
+    def _publish(self, recording: Path) -> Path:
+        if earlier := self.folder.publish(recording):
+            self.screen.say(f"an earlier recording, of which no picture was made, is kept: {earlier}")
+        return self.folder.wav
+
+    def _kept(self, path: Path) -> Path:
+        """Where a recording of which there is no picture is from now on: in a loop no later one replaces it."""
+        with suppress(OSError):  # then it stays where it is, and the next show finds it
+            if self.options.loop:
+                return self.folder.set_aside(path)
+            if path != self.folder.wav:
+                return self._publish(path)
+        return path
 
     def _picture_of(self, take: Take) -> Path:
         heard = self._ask(self.listener, input_file=str(take.path), output_file=str(self.folder.latent))
+        take.heard = True
         self._tell(heard.said, heard.warned if not take.own else [])  # of its own the recorder has said the same
         steps = self._steps(take)
         started = time.monotonic()
@@ -177,19 +206,24 @@ class Show:
         return Path(painted.content["pictures"][0])
 
     def _ask(self, script: Worker, **request: object) -> Answer:
-        """Ask a script; one that worked, and died, is started again once."""
+        """Ask a script."""
         if self._closing:
             raise WorkerDied("the show has ended", had_worked=False)
         try:
-            return script.ask(**request)
+            return self._twice(lambda: script.ask(**request))
+        finally:
+            if self.options.no_standby:
+                worker.end([script])
+
+    def _twice(self, work: Callable[[], Result]) -> Result:
+        """Do what a script is needed for; if one dies of it that had worked, once more, which starts it again."""
+        try:
+            return work()
         except WorkerDied as error:
             if self._closing or not error.had_worked:
                 raise
             self.screen.warn(f"{error}; it is started again")
-            return script.ask(**request)
-        finally:
-            if self.options.no_standby:
-                worker.end([script])
+            return work()
 
     def _tell(self, said: Iterable[str], warned: Iterable[str]) -> None:
         """Show lines of a script: what it says of every picture alike once, and not what its user should do next."""
@@ -199,18 +233,27 @@ class Show:
             self._told.add(line)
 
     def _lament(self, take: Take, error: Exception) -> None:
-        """Say why there is no picture, and where the recording is, which no later one replaces."""
-        path = take.path
-        if take.own and self.options.loop:
-            path = self.folder.set_aside(path)
-            if self.folder.latent.exists():
-                with suppress(OSError):
-                    self.folder.set_aside(self.folder.latent)
-        self.screen.warn(f"{Path(sys.argv[0]).name}: {cli.describe(error)}; {KEPT}: {path}")
+        """Say why there is no picture, and of what recording; where one of the show's own is, which none replaces."""
+        _show_traceback(error, self.screen)
+        reason = _reason(error).replace(f"{take.path}: ", "")
+        if not take.own:
+            self.screen.warn(f"{cli.program()}: {take.path}: {reason}")
+            return
+        if take.heard and self.options.loop:
+            with suppress(OSError):
+                self.folder.set_aside(self.folder.latent)
+        self.screen.warn(f"{cli.program()}: {reason}; {KEPT}: {self._kept(take.path)}")
 
     # --- how long it may take ----------------------------------------------------------------------------------------
     def _measure(self) -> None:
-        """Paint two pictures of noise, to nowhere, and note how long that takes."""
+        """Note how long two pictures take."""
+        fast, slow = self._twice(self._seconds_painted)
+        few, many = MEASURED_STEPS
+        a_step = max((slow - fast) / (many - few), slow / 1000)
+        self._speed = Speed(max(0.0, fast - few * a_step), a_step)
+
+    def _seconds_painted(self) -> list[float]:
+        """Paint pictures of noise, to nowhere, of MEASURED_STEPS."""
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
             self.painter.await_ready()
@@ -218,9 +261,7 @@ class Show:
                 started = time.monotonic()
                 self.painter.ask(ddim_steps=steps, outdir=folder)
                 seconds.append(time.monotonic() - started)
-        (few, many), (fast, slow) = MEASURED_STEPS, seconds
-        a_step = max((slow - fast) / (many - few), slow / 1000)
-        self._speed = Speed(max(0.0, fast - few * a_step), a_step)
+        return seconds
 
     def _steps(self, take: Take) -> int:
         if not self._speed:
@@ -250,8 +291,9 @@ class Show:
     def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except Exception as error:  # a bug in what only decorates must not end the show, either
-            self.screen.warn(f"warning: {cli.describe(error)}")
+        except Exception as error:  # a bug in what only decorates costs no picture
+            _show_traceback(error, self.screen)
+            self.screen.warn(f"warning: {_reason(error)}")
 
     def _keep(self, take: Take, picture: Path, card: list[Path]) -> None:
         recording = None if self.options.discard_audio else take.path
@@ -275,6 +317,20 @@ class Show:
         if self._waiting and not self._speaking:  # not while the speed is measured
             self.screen.status(bar)
 
-    def _see_bug(self, work: "Future[None]") -> None:
-        if not work.cancelled() and (error := work.exception()) and not isinstance(error, WorkerError):
-            self._bugs.append(error)
+
+def _pictures(number: int) -> str:
+    return f"{number} pictures are" if number > 1 else "1 picture is"
+
+
+def _reason(error: Exception) -> str:
+    """One line; of an error that nobody has foreseen also what kind it is, since its text may be one word."""
+    if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
+        return cli.describe(error)
+    return (
+        f"an error in this program, {type(error).__name__}: {cli.describe(error)} (VOICETOIMG_TRACEBACK=1 shows where)"
+    )
+
+
+def _show_traceback(error: Exception, screen: Screen) -> None:
+    if os.environ.get("VOICETOIMG_TRACEBACK"):
+        screen.warn("".join(traceback.format_exception(error)).rstrip())

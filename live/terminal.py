@@ -3,11 +3,38 @@
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import TextIO
+
+SAME_CTRL_C = 3.0  # seconds in which a program has ended that was told to
+
+
+def heed_ctrl_c_once() -> None:
+    """Take Ctrl-C, or a signal that ends the program, for the same if it comes again while the program ends.
+
+    So a person who presses it twice is still told where the recording is, and nothing is left half done.
+    """
+    before = {
+        getattr(signal, name): signal.getsignal(getattr(signal, name))
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if hasattr(signal, name)
+    }
+    heeded = float("-inf")  # time.monotonic()
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        nonlocal heeded
+        if time.monotonic() - heeded >= SAME_CTRL_C:
+            heeded = time.monotonic()
+            before[number](number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, heed)
 
 
 class Screen:

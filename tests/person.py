@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE = 120.0  # seconds, for a busy machine
@@ -40,6 +41,12 @@ class Person:
             assert time.monotonic() < deadline and self.look(), f"no {text!r} in {self.seen!r}"
         before, self._read_up_to = self._read_up_to, found + len(text)
         return self.seen[before : self._read_up_to]
+
+    def waits_until(self, true: Callable[[], bool]) -> None:
+        """Read what comes until something is so."""
+        deadline = time.monotonic() + PATIENCE
+        while not true():
+            assert time.monotonic() < deadline and self.look(), f"not so after {self.seen!r}"
 
     def look(self) -> bool:
         """Read what is there; False if the program has closed its terminal."""

@@ -28,7 +28,11 @@ def python(code: str, **options: object) -> subprocess.Popen:
         ("return None", 0, ""),
         ("raise ValueError('a\\n b')", 1, "-c: a b\n"),
         ("open('/')", 1, "-c: /: is a directory\n"),
-        ("raise OSError(28, 'No space left', 'f')", 1, "-c: f: no space left: free some space and run this again\n"),
+        (
+            "raise OSError(28, 'No space left', 'f')",
+            1,
+            "-c: f: no space left: free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk\n",
+        ),
         ("import nowhere", 1, None),
         ("raise KeyboardInterrupt", 130, "\ninterrupted\n"),
     ],

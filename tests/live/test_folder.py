@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import config
-from live.folder import take_folder
+from live.folder import ShowFolder, seconds_of, take_folder
 
 TAKE = """
 import time
@@ -69,11 +69,36 @@ def test_what_was_left_behind_is_rescued(tmp_path):
     assert seconds == 1.0 and len(list(tmp_path.iterdir())) == 2
 
 
+def test_only_a_recording_with_a_picture_is_replaced(tmp_path):
+    def record(folder: ShowFolder, seconds: float) -> Path | None:
+        write_wav(recording := folder.new_recording(), seconds)
+        return folder.publish(recording)
+
+    with take_folder() as folder:
+        write_wav(folder.wav, 1.0)  # of nobody knows whom
+        assert record(folder, 2.0) is None
+        folder.painted()
+        assert record(folder, 3.0) is None
+    with take_folder() as folder:  # the first show was killed before it had a picture
+        earlier = record(folder, 4.0)
+        assert seconds_of(earlier) == 3.0
+        folder.set_aside(folder.wav)
+        assert record(folder, 5.0) is None
+        folder.painted()
+    lengths = sorted(seconds_of(path) for path in tmp_path.iterdir())
+    assert lengths == [3.0, 4.0, 5.0]
+
+
 def test_what_is_set_aside_replaces_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda _: "now")
     with take_folder() as folder:
         for content in "abc":
             folder.wav.write_text(content)
             folder.set_aside(folder.wav)
-    kept = [tmp_path / f"temp_live_audio_now{end}.wav" for end in ("", "_2", "_3")]
-    assert [path.read_text() for path in kept] == ["a", "b", "c"]
+        folder.latent.write_text("d")
+        folder.set_aside(folder.latent)
+        with pytest.raises(FileNotFoundError):
+            folder.set_aside(folder.wav)
+    kept = [*(f"temp_live_audio_now{end}.wav" for end in ("", "_2", "_3")), "live_latent_now.pt"]
+    assert [(tmp_path / name).read_text() for name in kept] == list("abcd")
+    assert len(list(tmp_path.iterdir())) == 4
