@@ -160,7 +160,7 @@ def play_files(options: argparse.Namespace, show: "Show") -> None:
     """Make pictures of recordings that are there."""
     from live.show import Take
 
-    show.await_speed()
+    show.await_calibration()
     for path in options.input_file:
         show.take(Take(path, own=False, stopped=time.monotonic()))
         show.finish()
@@ -177,7 +177,6 @@ def record_voices(options: argparse.Namespace, show: "Show") -> None:
         booth = booth_of(options, show.screen)
         booth.prepare()
         show.await_calibration()
-        show.await_speed()
         if options.loop:
             show.screen.say("One recording after another, the next while a picture is made: q ENTER ends.")
         while take := booth.record(show):

@@ -41,7 +41,7 @@ class Take:
     path: Path  # where it lies now
     own: bool  # recorded by this show, and not a file of the user's
     stopped: float  # time.monotonic() at which its sound was complete
-    facts: str = ""  # that are still to be told, with where it is
+    facts: str = ""  # to be told of it
     heard: bool = False  # its latent is in the show's
 
 
@@ -99,20 +99,13 @@ class Show:
             self._measured = self._thread.submit(self._measure)
 
     def await_calibration(self) -> None:
-        """Wait for what is soon known to work, while the model is still loading.
+        """Wait for what is soon known to work, while the model is still loading; and for the speed that a budget needs.
 
         Raises:
-            WorkerDied: it does not.
+            WorkerError: it does not work.
         """
         if not self.options.no_standby:
             self.listener.await_ready()
-
-    def await_speed(self) -> None:
-        """Wait for what a budget needs to know.
-
-        Raises:
-            WorkerError: the model cannot be used.
-        """
         if self._measured:
             self.screen.say("measuring how fast this machine paints...")
             while not self._measured.done():
@@ -132,16 +125,17 @@ class Show:
     def take(self, take: Take) -> None:
         """Make the picture of a recording, after those before it; return at once."""
         self._began = True
-        if self._waiting and take.facts:
-            self.screen.say(f"{take.facts}; {_pictures(len(self._waiting))} before it still to be made")
-            take.facts = ""
+        if take.facts:
+            before = len(self._waiting)
+            turn = f"; its picture comes after {before} other{'s' * (before > 1)}"
+            self.screen.say(f"{take.facts}{turn if before else f': {self.folder.wav}'}")
         self._waiting.append(take)
         self._thread.submit(self._make, take)
 
     def finish(self) -> None:
         """Wait until all pictures are made."""
         if self.options.loop and (left := len(self._waiting)):
-            self.screen.say(f"{_pictures(left)} still to be made")
+            self.screen.say(f"{left} {'pictures are' if left > 1 else 'picture is'} still to be made")
         while self._waiting:
             self.check()
             time.sleep(0.02)  # not a join: on Windows Ctrl-C would not end it
@@ -161,8 +155,6 @@ class Show:
         try:
             if take.own:
                 take.path = self._publish(take.path)
-            if take.facts:
-                self.screen.say(f"{take.facts}: {take.path}")
             picture = self._picture_of(take)
             seconds = time.monotonic() - take.stopped
             self.screen.say(f"{PICTURE}{picture} ({seconds:.1f} s from sound to picture)")
@@ -316,10 +308,6 @@ class Show:
     def _progress(self, bar: str) -> None:
         if self._waiting and not self._speaking:  # not while the speed is measured
             self.screen.status(bar)
-
-
-def _pictures(number: int) -> str:
-    return f"{number} pictures are" if number > 1 else "1 picture is"
 
 
 def _reason(error: Exception) -> str:
