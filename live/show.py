@@ -152,6 +152,8 @@ class Show:
 
     # --- one picture, in the other thread ----------------------------------------------------------------------------
     def _make(self, take: Take) -> None:
+        if self._closing:
+            return
         try:
             if take.own:
                 take.path = self._publish(take.path)
