@@ -1,8 +1,8 @@
 """Speak, and a picture comes of it: microphone -> recording -> latent -> picture.
 
 Asks for ENTER, records until the next ENTER, then has process_live_audio.py and txt2img.py make the picture, which
-were loaded while you were reading. The recording is in temp_live_audio.wav until a picture is made of the next one;
-one of which no picture came is never replaced. With --discard_audio it is deleted once its picture is made.
+were loaded while you were reading. The recording is kept in temp_live_audio.wav until the next one; if no picture came
+of it, it is not replaced then but set aside. --discard_audio deletes each once its picture is made.
 
 examples:
   python run_live_workflow.py --mic_test
