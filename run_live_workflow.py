@@ -133,14 +133,14 @@ def has_viewer(screen: "Screen") -> bool:
 
 def run_show(options: argparse.Namespace, screen: "Screen", folder: "ShowFolder") -> int:
     """Make pictures until there are no more voices."""
-    from live.show import KEPT, Show
+    from live.show import EARLIER_KEPT, KEPT, Show
 
     if folder.number > 1:
         screen.say(
             f"another show is at work in this folder: the files of this one are {folder.wav} and {folder.latent}"
         )
-    for path, seconds in folder.rescue():
-        screen.say(f"an earlier recording was cut short; its {seconds:.1f} s are kept: {path}")
+    for path in folder.rescue():
+        screen.say(f"{EARLIER_KEPT}: {path}")
     with Show(options, screen, folder) as show:
         try:
             show.start()

@@ -73,8 +73,8 @@ class ShowFolder:
         """Recordings of this show that nothing was done with yet, the oldest first."""
         return sorted(self._hidden(), key=lambda path: path.stat().st_mtime)
 
-    def rescue(self) -> list[tuple[Path, float]]:
-        """Set aside what shows that were killed have recorded; return where it is, and how many seconds."""
+    def rescue(self) -> list[Path]:
+        """Set aside what shows that were killed have recorded; return where it is."""
         rescued = self._rescue()
         others = (re.match(rf"\.{config.TEMP_AUDIO_WAV.stem}_(\d+)\.", path.name) for path in self._hidden("_*"))
         for number in {int(match[1]) for match in others if match} - {self.number}:
@@ -82,14 +82,13 @@ class ShowFolder:
                 rescued += other._rescue() if other else []  # None: its show is at work
         return rescued
 
-    def _rescue(self) -> list[tuple[Path, float]]:
+    def _rescue(self) -> list[Path]:
         rescued = []
         for path in self.unused():
-            seconds = seconds_of(path)
-            if seconds < WORTH:
+            if seconds_of(path) < WORTH:
                 path.unlink(missing_ok=True)
             else:
-                rescued.append((self.set_aside(path), seconds))
+                rescued.append(self.set_aside(path))
         return rescued
 
     def _hidden(self, more: str = "") -> list[Path]:

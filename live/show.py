@@ -26,6 +26,7 @@ from live.viewer import open_in_viewer
 from live.worker import Answer, Worker, WorkerDied, WorkerError
 
 KEPT = "the recording is kept"
+EARLIER_KEPT = "an earlier recording, of which no picture was made, is kept"
 PICTURE = "picture: "  # how txt2img.py names a file it wrote
 MOST_STEPS = 50  # of DPM-Solver++(2M), which more hardly change
 MEASURED_STEPS = (1, 5)  # of the two pictures that tell how long a step takes
@@ -172,7 +173,7 @@ class Show:
 
     def _publish(self, recording: Path) -> Path:
         if earlier := self.folder.publish(recording):
-            self.screen.say(f"an earlier recording, of which no picture was made, is kept: {earlier}")
+            self.screen.say(f"{EARLIER_KEPT}: {earlier}")
         return self.folder.wav
 
     def _kept(self, path: Path) -> Path:

@@ -61,12 +61,12 @@ def test_what_was_left_behind_is_rescued(tmp_path):
         folder.new_recording().write_text("no recording")
         at_work = second.new_recording()
         write_wav(at_work, 1.0)
-        ((kept, seconds),) = folder.rescue()
-        assert seconds == 2.0 and kept.name.startswith("temp_live_audio_20")
+        (kept,) = folder.rescue()
+        assert seconds_of(kept) == 2.0 and kept.name.startswith("temp_live_audio_20")
         assert set(tmp_path.glob("*.wav")) == {kept, at_work}
     with take_folder() as folder:
-        ((_, seconds),) = folder.rescue()  # of the second show, which has ended
-    assert seconds == 1.0 and len(list(tmp_path.iterdir())) == 2
+        (kept,) = folder.rescue()  # of the second show, which has ended
+    assert seconds_of(kept) == 1.0 and len(list(tmp_path.iterdir())) == 2
 
 
 def test_only_a_recording_with_a_picture_is_replaced(tmp_path):
