@@ -29,6 +29,7 @@ test: $(VENV)/.ready-dev
 lint: $(VENV)/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 
 # hours on a CPU; every step resumes where it was stopped
 train: $(VENV)/.ready-dev
@@ -38,7 +39,7 @@ train: $(VENV)/.ready-dev
 	@$(PY) -m ldm.train export --out models/chladni
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): install Python 3.10 or newer" >&2; exit 1; }

@@ -6,9 +6,10 @@ folder that the program is started in. What is shipped (`models/`, `configs/`) l
 
 import os
 from pathlib import Path
+from typing import Any
 
 # --- the recipe: from a recording to 4,096 numbers -------------------------------------------------------------------
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "sample_rate": 22_050,  # Hz, after resampling
     "n_mels": 64,  # mel bands
     "n_fft": 2048,  # samples per window
@@ -16,7 +17,7 @@ RECIPE = {
     "top_db": 80.0,  # dB, depth of the spectrogram below its loudest cell
     "picture_size": 64,  # pixels; rows are mel bands, columns are time
 }
-VECTOR_SIZE = RECIPE["picture_size"] ** 2  # 4096 elements
+VECTOR_SIZE: int = RECIPE["picture_size"] ** 2  # 4096 elements
 LATENT_CHANNELS = 4
 LATENT_SIZE = int((VECTOR_SIZE / LATENT_CHANNELS) ** 0.5)  # 32 latent pixels
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]

@@ -70,12 +70,14 @@ def find_whitening(
     """
     fitting = []
     for path in (folder / WHITENING_NAME for folder in folders):
-        whitening = Whitening.load(path) if path.is_file() else None
-        if whitening is None or voices[0].size != whitening.mean_db.size or not whitening.fits(voices).all():
+        candidate = Whitening.load(path) if path.is_file() else None
+        if candidate is None or voices[0].size != candidate.mean_db.size or not candidate.fits(voices).all():
             continue
-        if statistics in (None, statistics_sha256(whitening.mean_db, whitening.std_db)):
-            fitting.append((whitening.misfit(voices), path, whitening))
-    _, path, whitening = min(fitting, key=lambda candidate: candidate[0], default=(0, None, None))
+        if statistics in (None, statistics_sha256(candidate.mean_db, candidate.std_db)):
+            fitting.append((candidate.misfit(voices), path, candidate))
+    if not fitting:
+        return None, None
+    _, path, whitening = min(fitting, key=lambda one: one[0])
     return path, whitening
 
 

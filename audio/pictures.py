@@ -78,8 +78,8 @@ def draw_heat_map(
     """Colour values [rows, columns], the lowest row at the bottom, into a box (left, top, width, height)."""
     left, top, width, height = box
     grey = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
-    grey = cv2.resize(grey[::-1], (width, height), interpolation=cv2.INTER_NEAREST)
-    colours = cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS)
+    large = cv2.resize(grey[::-1], (width, height), interpolation=cv2.INTER_NEAREST)
+    colours = cv2.applyColorMap(large, cv2.COLORMAP_VIRIDIS)
     image.paste(Image.fromarray(cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)), (left, top))
 
 

@@ -42,11 +42,11 @@ class Voices:
     def noise(self, row: int) -> np.ndarray:
         """What a row decides of x_T, [C, H, W] float32."""
         rows = self.latents[row : row + 1]
-        return self.whitening.voice_noise(rows)[0] if self.whitened(row) else rows[0]
+        return self.whitening.voice_noise(rows)[0] if self.whitening and self.whitened(row) else rows[0]
 
     def layout(self, row: int) -> np.ndarray:
         """The shape of a row's sound, [LAYOUT_ORDER, LAYOUT_ORDER]; zeros where the row is left as it is."""
-        if not self.whitened(row):
+        if not self.whitening or not self.whitened(row):
             return np.zeros((LAYOUT_ORDER, LAYOUT_ORDER))
         return layout_of(self.whitening, self.latents[row : row + 1])
 

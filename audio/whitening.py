@@ -26,9 +26,11 @@ import functools
 import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from audio.matrix import Matrix
 from files import atomic_path
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
@@ -57,7 +59,12 @@ class Whitening:
     def __post_init__(self) -> None:
         """Raises ValueError where arrays do not belong together, as when a file was made by something else."""
         pixels, axes = self.mean_db.size, len(self.scales)
-        shapes = {"mean_db": (pixels,), "std_db": (pixels,), "centre_db": (pixels,), "scales": (axes,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "mean_db": (pixels,),
+            "std_db": (pixels,),
+            "centre_db": (pixels,),
+            "scales": (axes,),
+        }
         shapes["components"] = (axes, pixels)
         for name, shape in shapes.items():
             array = getattr(self, name)
@@ -80,7 +87,7 @@ class Whitening:
     @classmethod
     def fit(
         cls,
-        vectors: np.ndarray,  # [N, P] dB, not z-scores; may be a memory map
+        vectors: np.ndarray | Matrix,  # [N, P] dB, not z-scores; may be a memory map
         mean_db: np.ndarray,  # [P], what z-scores are made with
         std_db: np.ndarray,  # [P]
         axes: int = AXES,
@@ -120,7 +127,7 @@ class Whitening:
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 where all recordings are the same
         )
 
-    def _moments(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self, vectors: np.ndarray | Matrix) -> tuple[np.ndarray, np.ndarray]:
         """Mean [P] and covariance [P, P] of floored and aligned pictures, float64, block by block.
 
         The first block's mean is taken off all of them, so that nothing is lost in the difference of large numbers.
@@ -143,6 +150,7 @@ class Whitening:
         products /= len(vectors)
         for column in range(size):  # the other triangle
             products[column + 1 :, column] = products[column, column + 1 :]
+        assert origin is not None  # there is one block at least
         return origin + shift, products
 
     def save(self, path: Path) -> None:
@@ -161,7 +169,8 @@ class Whitening:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {field.name: archive[field.name] for field in fields(cls)}
-            return cls(**{name: float(array) if array.ndim == 0 else array for name, array in arrays.items()})
+            values: dict[str, Any] = {name: float(x) if x.ndim == 0 else x for name, x in arrays.items()}
+            return cls(**values)
         except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
             raise
         except Exception as error:  # a damaged file makes zipfile and NumPy raise nearly anything, even tokenize's own

@@ -6,6 +6,7 @@ training/judge.pt; delete that file to train it anew.
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -94,7 +95,7 @@ class Judge(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.head(self.features(pictures))
 
-    def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, 160] float64 and the recognised patterns [N] of pictures [N, H, W, 3] uint8."""
         self.eval()
         small = np.stack([picture if len(picture) == SIZE else shrunk(picture) for picture in pictures])
@@ -122,7 +123,7 @@ def train(judge: Judge) -> None:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator = torch.Generator().manual_seed(0)
-    judge.to(memory_format=torch.channels_last).train()
+    judge.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types leave it out
     with tqdm(total=steps, desc="judge") as bar:
         for _ in range(EPOCHS):
             order = torch.randperm(len(pictures), generator=generator)

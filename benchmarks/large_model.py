@@ -47,10 +47,11 @@ HEAD = "cond_stage_model.transformer.to_logits"  # published, of no use here
 
 def node_of(small: bool) -> dict[str, Any]:
     """The published yaml's model node, or one of the same structure and few parameters."""
-    node = OmegaConf.create(dict(read_config(YAML)))
+    node: Any = OmegaConf.create(dict(read_config(YAML)))
     for part, changes in SMALL.items() if small else ():
         node.params[part].params.update(changes)
-    return OmegaConf.to_container(node)
+    plain: Any = OmegaConf.to_container(node)
+    return plain
 
 
 def random_weights(node: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -133,7 +134,7 @@ def diffusers_unet(params: dict[str, Any]) -> torch.nn.Module:
     set_verbosity_error()
     widths = [params["model_channels"] * mult for mult in params["channel_mult"]]
     attends = [2**level in params["attention_resolutions"] for level in range(len(widths))]
-    unet = UNet2DConditionModel(
+    unet: Any = UNet2DConditionModel(
         in_channels=params["in_channels"],
         out_channels=params["out_channels"],
         block_out_channels=widths,
@@ -165,7 +166,16 @@ def guided_step(weights: Path, params: dict[str, Any], precision: str, repeat: i
 
 def picture(weights: Path, folder: Path) -> tuple[float, float]:
     """Seconds of txt2img.py from its start to its end, and the peak of its anonymous memory in bytes."""
-    command = [sys.executable, ROOT / "txt2img.py", "--ckpt", weights, "--ddim_steps", str(STEPS), "--scale", "5"]
+    command: list[str | Path] = [
+        sys.executable,
+        ROOT / "txt2img.py",
+        "--ckpt",
+        weights,
+        "--ddim_steps",
+        str(STEPS),
+        "--scale",
+        "5",
+    ]
     command += ["--prompt", "word1 word2", "--outdir", folder]
     start, peak = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -205,8 +215,8 @@ def main() -> None:
         params = node_of(args.small)["params"]["unet_config"]["params"]
         for precision, weights in (("fp32", ckpt), ("bf16", converted)):
             (ours, theirs), _ = in_fresh_process(guided_step, weights, params, precision, args.repeat)
-            bar = f"{theirs:.2f} s" + (" and 1.00 s" if precision == "bf16" else "")
-            print(f"| one guided step, {precision} | {ours:.3f} s | {theirs:.3f} s | {bar} |", flush=True)
+            bars = f"{theirs:.2f} s" + (" and 1.00 s" if precision == "bf16" else "")
+            print(f"| one guided step, {precision} | {ours:.3f} s | {theirs:.3f} s | {bars} |", flush=True)
         for label, weights in ((".ckpt", ckpt), ("converted file", converted)):
             runs = [picture(weights, folder / "out") for _ in range(args.repeat)]
             seconds, peak = (statistics.median(column) for column in zip(*runs, strict=True))

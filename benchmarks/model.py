@@ -12,6 +12,7 @@ import itertools
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,7 +142,8 @@ def dominant_colours(picture: np.ndarray) -> set[str]:
     pixels = srgb_to_oklab(small.reshape(-1, 3) / 255).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 1e-3)
     cv2.setRNGSeed(0)
-    _, labels, centres = cv2.kmeans(pixels, CLUSTERS, None, criteria, 3, cv2.KMEANS_PP_CENTERS)
+    start = np.zeros((len(pixels), 1), np.int32)  # not looked at, but OpenCV's types ask for it
+    _, labels, centres = cv2.kmeans(pixels, CLUSTERS, start, criteria, 3, cv2.KMEANS_PP_CENTERS)
     shares = np.bincount(labels.ravel(), minlength=CLUSTERS) / len(pixels)
     nearest = np.linalg.norm(centres[:, None] - NAMED_LAB, axis=2).argmin(axis=1)
     return {NAMES[name] for name, share in zip(nearest, shares, strict=True) if share >= DOMINANT}
@@ -216,7 +218,7 @@ def realism(studio: Studio, judge: Judge, count: int) -> None:
     print(f"{of_renders:.2f}, ratio {to_renders / of_renders:.1f}")
 
 
-def thumbnails(pictures: np.ndarray) -> np.ndarray:
+def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """[N, 768] float64 in 0…1."""
     small = [cv2.resize(p, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for p in pictures]
     return np.stack(small).reshape(len(small), -1) / 255

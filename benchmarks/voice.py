@@ -165,7 +165,9 @@ def print_words(codes: Codes, source: Path) -> None:
     entries = [(language, letter, path) for (language, letter), paths in words(source).items() for path in paths]
     raw = codes.raw(sounds.read([path for *_, path in entries]))
     for kind, x in (("raw", raw), ("x_T", codes.voices(raw))):
-        cosines, same, other = cosines_of(x, x), [], []
+        cosines = cosines_of(x, x)
+        same: list[float] = []
+        other: list[float] = []
         for (i, a), (j, b) in itertools.combinations(enumerate(entries), 2):
             if a[0] == b[0] and a[2].parent != b[2].parent:
                 (same if a[1] == b[1] else other).append(cosines[i, j])

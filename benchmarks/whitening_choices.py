@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sounds
@@ -90,7 +91,7 @@ def first(whitening: Whitening, axes: int) -> Whitening:
     return replace(whitening, components=whitening.components[:axes], scales=whitening.scales[:axes])
 
 
-def with_choices(recordings: np.ndarray, **choices: float) -> Whitening:
+def with_choices(recordings: np.ndarray, **choices: Any) -> Whitening:
     """A whitening of AXES axes whose floor or edges are others than the default."""
     one_axis = np.ones((1, MEAN.size), np.float16), np.ones(1, np.float32)
     blank = Whitening(MEAN, STD, MEAN, *one_axis, **choices)

@@ -91,7 +91,8 @@ def main() -> None:
         ]
         x_T = [*raw, rows[0], painted(noisy, PROMPTS[0], folder / "noise")]
         shapes = painted(latents, PROMPTS[0], folder / "layout", "--layout_strength", "0.5")
-        way = walked(*(folder / "quiet" / f"{Path(voice).stem}.pt" for voice in VOICES[:2]), folder / "walk")
+        start, end = (folder / "quiet" / f"{Path(voice).stem}.pt" for voice in VOICES[:2])
+        way = walked(start, end, folder / "walk")
     pictures = {"voices.png": rows[:STRIP], "sheet.jpg": rows, "x_T.png": x_T, "walk.png": [way, shapes]}
     for file, chosen in pictures.items():
         sheet = Image.fromarray(grid([picture for row in chosen for picture in row], len(VOICES)))

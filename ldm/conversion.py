@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -50,6 +51,7 @@ def describe(weights: Path, config: Path | None = None) -> list[str]:
         OSError: it cannot be read.
     """
     foreign: tuple[str, ...] = ()
+    node: Mapping[str, Any] | None
     if is_diffusers_folder(weights):
         kind, (tensors, node) = "diffusers folder", read_diffusers_folder(weights)
     else:

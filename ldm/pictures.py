@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,13 @@ def save_animation(paths: Sequence[Path], folder: Path, stem: str) -> Path:
     WebP has all colours and every browser shows it; a GIF would have 256.
     """
     frames = [Image.open(path).convert("RGB") for path in paths]
-    how = {"save_all": True, "append_images": frames[1:], "duration": FRAME_MS, "loop": 0, "quality": WEBP_QUALITY}
+    how: dict[str, Any] = {
+        "save_all": True,
+        "append_images": frames[1:],
+        "duration": FRAME_MS,
+        "loop": 0,
+        "quality": WEBP_QUALITY,
+    }
 
     def write(path: Path) -> None:
         with atomic_path(path) as temporary:
@@ -106,6 +113,7 @@ def _write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path]
             path.unlink(missing_ok=True)
             raise
         return path
+    raise AssertionError
 
 
 def save_grid(paths: Sequence[Path], folder: Path) -> Path:
@@ -114,7 +122,7 @@ def save_grid(paths: Sequence[Path], folder: Path) -> Path:
     return save_numbered(grid(pictures, math.ceil(math.sqrt(len(pictures)))), folder, "grid")
 
 
-def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def grid(pictures: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
     """Lay pictures of one size [H, W, 3] out in rows of `columns`; missing ones at the end are black."""
     blanks = [np.zeros_like(pictures[0])] * (-len(pictures) % columns)
     return rearrange(np.stack([*pictures, *blanks]), "(r c) h w d -> (r h) (c w) d", c=columns)

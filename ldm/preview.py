@@ -43,7 +43,7 @@ def fit_linear_decoder(model: LatentDiffusion) -> Tensor:
     # one at a time, as the decoder does it: the encoder needs the more memory the larger the batch
     latents = torch.cat([model.encode_first_stage(x.to(first.device, first.dtype)) for x in pictures.split(1)])
     latents = latents.float().cpu()
-    colours = F.adaptive_avg_pool2d(pictures, latents.shape[-2:])
+    colours = F.adaptive_avg_pool2d(pictures, (latents.shape[2], latents.shape[3]))
     return torch.linalg.lstsq(_with_one(latents), rearrange(colours, "b c h w -> (b h w) c")).solution
 
 

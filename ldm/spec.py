@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
 MAX_BATCH_SIZE = 256
+KINDS: dict[Any, type | tuple[type, ...]] = {str: str, int: int, float: (int, float)}  # what JSON may give for each
 WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
 
 
@@ -61,7 +62,7 @@ class PictureSpec:
         spec = cls(**{**values, "guidance_interval": tuple(interval), "blend": blend})
         for name, kind in kinds.items():
             value = getattr(spec, name)
-            allowed = {str: str, int: int, float: (int, float)}.get(kind)
+            allowed = KINDS.get(kind)
             if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
                 raise ValueError(f"{name} is {value!r}")
         if spec.subject is not None and (isinstance(spec.subject, bool) or not isinstance(spec.subject, int)):

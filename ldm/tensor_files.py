@@ -172,7 +172,7 @@ def _restricted_pickle(foreign: list[str]) -> ModuleType:
         return Unpickler(file, **kwargs).load()
 
     module = ModuleType("restricted_pickle")
-    module.Unpickler, module.load = Unpickler, load
+    vars(module).update(Unpickler=Unpickler, load=load)
     return module
 
 
@@ -233,4 +233,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             data = tensors[name].detach().to("cpu", dtypes[name]).contiguous()
-            file.write(memoryview(data.reshape(-1).view(torch.uint8).numpy()))
+            file.write(data.reshape(-1).view(torch.uint8).numpy().data)

@@ -36,6 +36,7 @@ from ldm.data.scenes import sample_scene
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.modules.encoders.modules import WordEmbedder
 from ldm.pictures import grid, save_png, to_uint8
 from ldm.util import instantiate_from_config
 
@@ -193,7 +194,7 @@ def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
 
 def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, folder: Path, seed: int) -> None:
     """Train the autoencoder with L1, multi-scale gradient L1 and KL losses; ends with standardised latents."""
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
     run = Run(folder, {"first_stage": model}, optimizer)
     start = run.resume()
@@ -261,7 +262,7 @@ def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folde
     path = folder / f"latents-{first_stage}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
     if not path.is_file():
         rows = []
-        model.first_stage_model.to(memory_format=torch.channels_last)
+        model.first_stage_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
         chunks = tqdm(rendered(first_seed, stage.pictures, stage.size), "encoding", -(-stage.pictures // RENDER_CHUNK))
         for chunk in chunks:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -321,8 +322,8 @@ class PowerEMA:
     gamma = 6.94
 
     def __init__(self, module: nn.Module, average: nn.Module) -> None:
-        self.live = [p for p in module.parameters() if p.requires_grad]
-        self.average = [p for p in average.parameters() if p.requires_grad]
+        self.live: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
+        self.average: list[Tensor] = [p for p in average.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -417,7 +418,7 @@ def export(average: LatentDiffusion, node: dict[str, Any], words: Path, out: Pat
 
 def model_node(config: Any, words: Path) -> dict[str, Any]:
     """The yaml's model node with the size of the vocabulary in `words` filled in."""
-    node = OmegaConf.to_container(config.model)
+    node: Any = OmegaConf.to_container(config.model)
     vectors = np.load(words / "word_vectors.npy", mmap_mode="r")
     node["params"]["cond_stage_config"]["params"].update(vocab_size=vectors.shape[0], vector_dim=vectors.shape[1])
     return node
@@ -425,9 +426,12 @@ def model_node(config: Any, words: Path) -> dict[str, Any]:
 
 def build(node: dict[str, Any], folder: Path, with_first_stage: bool) -> LatentDiffusion:
     """A fresh model with the word vectors in place, and the trained first stage if asked for."""
-    model = instantiate_from_config(node)
-    model.cond_stage_model.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
-    model.cond_stage_model.load_vocabulary(folder / "words")
+    model: LatentDiffusion = instantiate_from_config(node)
+    text = model.cond_stage_model
+    if not isinstance(text, WordEmbedder):
+        raise ValueError(f"the text encoder is a {type(text).__name__}; only a WordEmbedder is trained here")
+    text.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
+    text.load_vocabulary(folder / "words")
     if with_first_stage:
         state = torch.load(folder / "first_stage" / "checkpoint.pt", map_location="cpu", weights_only=True)
         model.first_stage_model.load_state_dict(state["first_stage"])
@@ -450,8 +454,13 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.command == "first_stage":
         model = build(node, args.dir, with_first_stage=False)
-        options = FirstStageOptions(**config.training.first_stage)
-        train_first_stage(model.first_stage_model, options, args.dir / "first_stage", seed)
+        autoencoder = model.first_stage_model
+        if not isinstance(autoencoder, ShuffleAutoencoder):
+            raise ValueError(
+                f"the first stage is a {type(autoencoder).__name__}; only a ShuffleAutoencoder is trained here"
+            )
+        first_stage = FirstStageOptions(**config.training.first_stage)
+        train_first_stage(autoencoder, first_stage, args.dir / "first_stage", seed)
         return 0
     model, average = (build(node, args.dir, with_first_stage=True) for _ in range(2))
     if args.command == "diffusion":

@@ -11,8 +11,8 @@ from torch import nn
 ALLOWED_PREFIXES = ("ldm.", "torch.nn.")
 
 
-def instantiate_from_config(config: Mapping[str, Any]) -> nn.Module:
-    """Build the module that `config["target"]` names with the keyword arguments in `config["params"]`.
+def instantiate_from_config(config: Mapping[str, Any]) -> Any:
+    """Build the torch module that `config["target"]` names with the keyword arguments in `config["params"]`.
 
     Published yamls hold keys that matter only to the training they came from; a class lists those it accepts and
     leaves unused in `training_only`. Any other key that its constructor does not know is taken for a typo.

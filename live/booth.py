@@ -41,14 +41,15 @@ class Booth:
     _microphone: Microphone | None = None  # None: it is to be looked for
     _stopped: float = 0.0  # time.monotonic() at which the last recording ended
 
-    def prepare(self) -> None:
-        """Find the microphone, before anyone is asked to speak.
+    def prepare(self) -> Microphone:
+        """The microphone, which is looked for once, before anyone is asked to speak.
 
         Raises:
             MicrophoneError: it is not there, or busy.
         """
         if not self._microphone:
             self._microphone = recorder.find_microphone(self.options.mic)
+        return self._microphone
 
     def record(self, show: Show) -> Take | None:
         """Record until there is something to make a picture of; None if the person ends the show instead.
@@ -92,10 +93,10 @@ class Booth:
 
     def test(self) -> bool:
         """Five seconds of meter, and the verdict; return whether anything was to be heard."""
-        self.prepare()
+        microphone = self.prepare()
         seconds = self.options.seconds or TEST_SECONDS
-        self.screen.say(f"microphone: {self._microphone.name}; speak for {seconds:g} s")
-        meter = Meter(self._microphone.sample_rate)
+        self.screen.say(f"microphone: {microphone.name}; speak for {seconds:g} s")
+        meter = Meter(microphone.sample_rate)
         with tempfile.TemporaryDirectory() as folder:
             self._listen(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
         self.screen.say(meter.verdict())
@@ -104,8 +105,9 @@ class Booth:
     def _record_once(self, path: Path) -> tuple[Take | None, str]:
         """From one ENTER to the next: a recording, or why it is none. What cannot be used is deleted."""
         options, keyboard = self.options, self.keyboard
-        meter = Meter(self._microphone.sample_rate)
-        speech = SpeechEnd(self._microphone.sample_rate, options.auto_stop) if options.auto_stop else None
+        sample_rate = self.prepare().sample_rate
+        meter = Meter(sample_rate)
+        speech = SpeechEnd(sample_rate, options.auto_stop) if options.auto_stop else None
 
         def stop() -> bool:
             return (
@@ -161,7 +163,7 @@ class Booth:
                 screen.say(announcement)
 
         try:
-            return recorder.record(path, self._microphone, poll, started, heard)
+            return recorder.record(path, self.prepare(), poll, started, heard)
         except MicrophoneError:
             self._microphone = None
             raise

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import secrets
+import sys
 import time
 import wave
 from collections.abc import Iterator
@@ -20,10 +21,10 @@ from pathlib import Path
 import config
 from files import reserve
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     import msvcrt
+else:
+    import fcntl
 
 WORTH = config.SHORT_SECONDS  # seconds; a shorter recording is not missed
 
@@ -140,7 +141,7 @@ def _locked(path: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if os.name == "nt":
+            if sys.platform == "win32":
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

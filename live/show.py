@@ -276,8 +276,8 @@ class Show:
         card: list[Path] = []
         if self.options.card:
             self._try(lambda: card.append(self._card(take, picture)))
-        if self._session:
-            self._try(lambda: self._keep(take, picture, card))
+        if session := self._session:
+            self._try(lambda: self._keep(session, take, picture, card))
         if self.options.open:
             self._try(lambda: open_in_viewer(card[0] if card else picture))
         if self.options.discard_audio:
@@ -290,10 +290,10 @@ class Show:
             _show_traceback(error, self.screen)
             self.screen.warn(f"warning: {_reason(error)}")
 
-    def _keep(self, take: Take, picture: Path, card: list[Path]) -> None:
+    def _keep(self, session: Session, take: Take, picture: Path, card: list[Path]) -> None:
         recording = None if self.options.discard_audio else take.path
-        self._session.add(self.options.prompt, picture, self.folder.latent, recording, card[0] if card else None)
-        self._tell([f"session: {self._session.page}"], [])
+        session.add(self.options.prompt, picture, self.folder.latent, recording, card[0] if card else None)
+        self._tell([f"session: {session.page}"], [])
 
     def _card(self, take: Take, picture: Path) -> Path:
         from audio.features import Recipe

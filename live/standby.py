@@ -72,7 +72,7 @@ def _listen(requests: "queue.SimpleQueue[bytes | None]", starter: int) -> None:
     requests.put(None)
     while os.getppid() == starter:
         time.sleep(0.05)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)  # which wakes it: temporary files go
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # which wakes it: temporary files go
     time.sleep(LAST_WORDS)
     os._exit(1)
 
@@ -149,5 +149,5 @@ def _words(name: str, value: object) -> list[str]:
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
 
 
-def _send(stream: io.TextIOBase, content: Request) -> None:
+def _send(stream: TextIO, content: Request) -> None:
     print(json.dumps(content), file=stream, flush=True)

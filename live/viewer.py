@@ -30,5 +30,5 @@ def open_in_viewer(picture: Path) -> None:
     if program := find_viewer():
         quiet = subprocess.DEVNULL
         subprocess.Popen([program, picture], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
-    else:
+    elif sys.platform == "win32":
         os.startfile(picture)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from live.standby import PROGRESS
 
@@ -115,6 +116,7 @@ class Worker:
         """
         process = self.start()
         process.heard_of = time.monotonic()
+        assert process.popen.stdin
         with suppress(OSError):  # it has ended: which the wait for its answer will tell
             process.popen.stdin.write(json.dumps(request).encode() + b"\n")
             process.popen.stdin.flush()
@@ -173,6 +175,7 @@ class Worker:
         process.lines.put(None)
 
     def _read_errors(self, process: _Process) -> None:
+        assert isinstance(process.popen.stderr, BufferedReader)
         for text in _pieces(process.popen.stderr):
             process.heard_of = time.monotonic()
             if PROGRESS.search(text):
@@ -184,7 +187,7 @@ class Worker:
         process.errors_read.set()
 
 
-def _pieces(stream: BinaryIO) -> Iterable[str]:
+def _pieces(stream: BufferedReader) -> Iterable[str]:
     """What comes, cut at line ends and carriage returns; a progress bar, which ends in neither, as it comes."""
     left = b""
     while came := stream.read1(65536):
@@ -202,6 +205,7 @@ def end(workers: Iterable[Worker]) -> None:
     running = [worker._process for worker in workers if worker._process]
     for process in running:
         process.popen.terminate()
+        assert process.popen.stdin
         with suppress(OSError):
             process.popen.stdin.close()
     deadline = time.monotonic() + ENDS

@@ -28,7 +28,8 @@ def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
     Raises:
         ValueError: no such model.
     """
-    weights, yaml = (args.ckpt, None) if args.ckpt else (config.BUILTIN_MODEL_WEIGHTS, None)
+    weights: Path = args.ckpt or config.BUILTIN_MODEL_WEIGHTS
+    yaml: Path | None = None
     if args.model:
         if Path(args.model).name != args.model:
             raise ValueError(f"--model {args.model} is no folder of {config.MODELS_DIR}; a path goes to --ckpt")

@@ -69,7 +69,7 @@ def smoothstep(low: float, high: float, t: np.ndarray) -> np.ndarray:
     return s * s * (3 - 2 * s)
 
 
-def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray | float) -> np.ndarray:
+def mix(a: np.ndarray, b: np.ndarray | np.float32, t: np.ndarray | np.float32 | float) -> np.ndarray:
     """Linear interpolation from `a` (t = 0) to `b` (t = 1)."""
     return a + (b - a) * t
 
@@ -93,7 +93,7 @@ def steepness(field: np.ndarray) -> np.ndarray:
     return np.sqrt(dx * dx + dy * dy)
 
 
-def sharpened(field: np.ndarray, softness: float = 0.0, level: float = 0.5) -> np.ndarray:
+def sharpened(field: np.ndarray, softness: float = 0.0, level: float | np.float32 = 0.5) -> np.ndarray:
     """Two-tone version of a field, 0 below `level` and 1 above, with an edge about a pixel wide (or `softness`)."""
     width = np.maximum(steepness(field) * 1.3, np.float32(max(softness, 1e-4)))
     return np.clip(0.5 + (field - np.float32(level)) / width, 0, 1)

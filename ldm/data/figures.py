@@ -244,7 +244,7 @@ def _branch(c: Canvas, start: np.ndarray, angle: float, length: float, level: in
 @_figure
 def _tree(c: Canvas, rng: np.random.Generator) -> None:
     parts = _branch(c, np.array([0.0, -0.98]), rng.normal(0, 0.04), 0.62, 2, rng)
-    crown = np.full(c.x.shape, 9.0, np.float32)
+    crown: np.ndarray = np.full(c.x.shape, 9.0, np.float32)
     for _, end, _ in parts[1:]:
         crown = np.minimum(crown, _circle(c, end[0], end[1] + 0.05, rng.uniform(0.3, 0.4)))
     crown = crown + 0.03 * noise(c.x * 5, c.y * 5, rng)

@@ -64,6 +64,7 @@ def _orthogonal(ch_in: int, ch_out: int) -> nn.Conv2d:
     """A 1×1 convolution that starts as an orthogonal map: on space-to-depth it loses nothing but what it must."""
     conv = nn.Conv2d(ch_in, ch_out, 1)
     nn.init.orthogonal_(conv.weight)
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return conv
 
@@ -80,6 +81,9 @@ class ShuffleAutoencoder(nn.Module):
         decoder_blocks: residual blocks a level in the decoder.
         z_channels: channels of the latents.
     """
+
+    shift: Tensor  # [z_channels, 1, 1]
+    scale: Tensor
 
     def __init__(
         self, widths: Sequence[int], encoder_blocks: Sequence[int], decoder_blocks: Sequence[int], z_channels: int = 4
@@ -112,3 +116,6 @@ class ShuffleAutoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Picture of standardised latents `z`; may overshoot −1…1 slightly."""
         return self.decoder(z * self.scale + self.shift)
+
+
+FirstStage = AutoencoderKL | ShuffleAutoencoder

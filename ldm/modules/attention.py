@@ -51,7 +51,7 @@ class CrossAttention(nn.Module):
         self.to_q = nn.Linear(query_dim, inner_dim, bias=False)
         self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(inner_dim, query_dim))
+        self.to_out: nn.Module = nn.Sequential(nn.Linear(inner_dim, query_dim))
         self._kept: tuple[Tensor, Tensor, Tensor] | None = None  # context, its keys and values
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -32,17 +32,25 @@ class _Attention(CrossAttention):
         self.to_out = nn.Linear(heads * dim_head, dim)
 
 
+class _Layer(nn.ModuleList):
+    """[norm, block]: the block on a normalised input, added to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, block = self
+        return x + block(norm(x))
+
+
 class Encoder(nn.Module):
     """`depth` times attention and perceptron over tokens [B, N, dim], each on a normalised input and added to it."""
 
     def __init__(self, dim: int, depth: int, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
         blocks = [block for _ in range(depth) for block in (_Attention(dim, heads, dim_head), _Perceptron(dim))]
-        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(dim), block]) for block in blocks)
+        self.layers = nn.ModuleList(_Layer([nn.LayerNorm(dim), block]) for block in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        for norm, block in self.layers:
-            x = x + block(norm(x))
+        for layer in self.layers:
+            x = layer(x)
         return x
 
 

@@ -5,7 +5,7 @@ Latent Diffusion Models" (Rombach et al. 2022).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from ldm.modules.diffusionmodules.schedule import make_betas
 from ldm.util import instantiate_from_config
 
+if TYPE_CHECKING:
+    from ldm.models.autoencoder import FirstStage
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from ldm.modules.encoders.modules import TextEncoder
+
 
 class DiffusionWrapper(nn.Module):
     """Holds the U-Net under the name that published state dicts use."""
 
     def __init__(self, unet_config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.diffusion_model = instantiate_from_config(unet_config)
+        self.diffusion_model: UNetModel = instantiate_from_config(unet_config)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
         return self.diffusion_model(x, t, c)
 
 
@@ -70,8 +75,8 @@ class LatentDiffusion(nn.Module):
         if conditioning_key != "crossattn":
             raise ValueError(f"conditioning_key is {conditioning_key!r}, only crossattn can be built")
         self.model = DiffusionWrapper(unet_config)
-        self.first_stage_model = instantiate_from_config(first_stage_config)
-        self.cond_stage_model = instantiate_from_config(cond_stage_config)
+        self.first_stage_model: FirstStage = instantiate_from_config(first_stage_config)
+        self.cond_stage_model: TextEncoder = instantiate_from_config(cond_stage_config)
         self.parameterization = parameterization
         self.scale_factor = scale_factor
         self.latent_shape = (channels, image_size, image_size)
@@ -107,9 +112,9 @@ class LatentDiffusion(nn.Module):
         alpha, sigma = self._alpha_sigma(t)
         return alpha * noise - sigma * x_0
 
-    def apply_model(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
         """The U-Net's prediction [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c`."""
-        return self.model(x.to(self.dtype), t, c.to(self.dtype)).float()
+        return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype)).float()
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, M, context_dim] of `prompts`."""

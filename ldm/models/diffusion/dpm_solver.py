@@ -28,7 +28,7 @@ class DPMSolverSampler(Sampler):
     def _loop(
         self, x: torch.Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[torch.Tensor]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        before = h_before = None
+        before, h_before = None, math.nan
         levels = [*(self.alphas[t] for t in timesteps), 1.0]
         for t, a_s, a_t in zip(timesteps, levels[:-1], levels[1:], strict=True):
             _, pred_x0 = denoise(x, t)

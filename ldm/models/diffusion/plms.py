@@ -40,7 +40,8 @@ class PLMSSampler(Sampler):
                 eps_prev, _ = denoise(ddim_step(pred_x0, eps, a_prev), t_prev)
                 eps = (eps + eps_prev) / 2
             else:
-                eps = sum(weight * past for weight, past in zip(ADAMS_BASHFORTH[len(history)], history, strict=True))
+                weights = ADAMS_BASHFORTH[len(history)]
+                eps = sum((w * past for w, past in zip(weights, history, strict=True)), start=torch.zeros(()))
             pred_x0 = pred_x0_from_eps(x, eps, a)
             x = ddim_step(pred_x0, eps, a_prev)
             yield x, pred_x0

@@ -159,11 +159,10 @@ def guided_denoiser(
         c, uc: conditioning and unconditional conditioning, [B, L, D].
     """
     lo, hi = (bound * (len(alphas) - 1) for bound in options.guidance_interval)
-    guides = options.scale != 1 and uc is not None
-    both = torch.cat([uc, c]) if guides else None
+    both = torch.cat([uc, c]) if options.scale != 1 and uc is not None and c is not None else None
 
     def denoise(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if guides and lo <= t <= hi:
+        if both is not None and lo <= t <= hi:
             output = model.apply_model(torch.cat([x, x]), _filled(t, 2 * len(x), x), both).float()
             uncond, cond = output.chunk(2)
             output = uncond + options.scale * (cond - uncond)

@@ -75,6 +75,34 @@ class Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
+class _Down(nn.Module):
+    """The encoder at one resolution: residual blocks, then what halves height and width."""
+
+    def __init__(self, blocks: list[ResnetBlock], downsample: nn.Module) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.downsample(x)
+
+
+class _Up(nn.Module):
+    """The decoder at one resolution: residual blocks, then what doubles height and width."""
+
+    def __init__(self, blocks: list[ResnetBlock], upsample: nn.Module) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(blocks)
+        self.upsample = upsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.upsample(x)
+
+
 class Encoder(nn.Module):
     """Picture [B, in_channels, H, W] to mean and log-variance [B, 2 z_channels, H / f, W / f], f = 2^(levels − 1)."""
 
@@ -84,13 +112,11 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         width = ch
         for level, mult in enumerate(ch_mult):
-            stage = nn.Module()
-            stage.block = nn.ModuleList()
+            blocks = []
             for _ in range(num_res_blocks):
-                stage.block.append(ResnetBlock(width, mult * ch))
+                blocks.append(ResnetBlock(width, mult * ch))
                 width = mult * ch
-            stage.downsample = Downsample(width) if level < len(ch_mult) - 1 else nn.Identity()
-            self.down.append(stage)
+            self.down.append(_Down(blocks, Downsample(width) if level < len(ch_mult) - 1 else nn.Identity()))
         self.mid = Middle(width)
         self.norm_out = _norm(width)
         self.conv_out = nn.Conv2d(width, 2 * z_channels, 3, padding=1)
@@ -98,9 +124,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for stage in self.down:
-            for block in stage.block:
-                h = block(h)
-            h = stage.downsample(h)
+            h = stage(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
@@ -114,13 +138,11 @@ class Decoder(nn.Module):
         self.mid = Middle(width)
         stages = []
         for level, mult in reversed(list(enumerate(ch_mult))):
-            stage = nn.Module()
-            stage.block = nn.ModuleList()
+            blocks = []
             for _ in range(num_res_blocks + 1):
-                stage.block.append(ResnetBlock(width, mult * ch))
+                blocks.append(ResnetBlock(width, mult * ch))
                 width = mult * ch
-            stage.upsample = Upsample(width) if level > 0 else nn.Identity()
-            stages.append(stage)
+            stages.append(_Up(blocks, Upsample(width) if level > 0 else nn.Identity()))
         self.up = nn.ModuleList(reversed(stages))  # published weights count the levels from the finest
         self.norm_out = _norm(width)
         self.conv_out = nn.Conv2d(width, out_ch, 3, padding=1)
@@ -128,7 +150,5 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for stage in reversed(self.up):
-            for block in stage.block:
-                h = block(h)
-            h = stage.upsample(h)
+            h = stage(h)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -49,7 +49,8 @@ class Downsample(nn.Module):
 class Stage(nn.Sequential):
     """Layers in a row, each given what it takes: a ResBlock the time, a SpatialTransformer the prompt."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    # more than the one input of any other Sequential
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -180,7 +181,7 @@ class UNetModel(nn.Module):
                 f"{self.multiple}, of {8 * self.multiple} pixels"
             )
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
-        if hasattr(self, "context_embed"):
+        if context is not None and hasattr(self, "context_embed"):
             emb = emb + self.context_embed(context.mean(dim=1))
         skips = []
         h = F.pixel_unshuffle(x, self.patch_size)

@@ -4,11 +4,15 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ldm.modules.x_transformer import AbsolutePositionalEmbedding, Encoder, TransformerWrapper
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class BERTEmbedder(nn.Module):
@@ -23,7 +27,7 @@ class BERTEmbedder(nn.Module):
         super().__init__()
         self.max_seq_len = max_seq_len
         self.transformer = TransformerWrapper(vocab_size, max_seq_len, n_embed, n_layer)
-        self.tokenizer = None
+        self.tokenizer: Tokenizer | None = None
 
     def load_vocabulary(self, folder: Path) -> None:
         """Take `tokenizer.json` or `vocab.txt` from `folder`.
@@ -85,6 +89,8 @@ class WordEmbedder(nn.Module):
     the vectors makes neighbourhoods, not points, mean something. A word that has no vector is left out of the prompt.
     """
 
+    word_vectors: Tensor  # [vocab_size, vector_dim]
+
     def __init__(
         self, vocab_size: int, vector_dim: int, n_embed: int, n_layer: int, max_seq_len: int, vector_noise: float = 0.0
     ) -> None:
@@ -129,3 +135,6 @@ class WordEmbedder(nn.Module):
             rows.append(torch.cat([vectors, self.padding.expand(self.max_seq_len - len(vectors), -1)]))
         x = self.project(torch.stack(rows))
         return self.norm(self.encoder(x + self.pos_emb(x)))
+
+
+TextEncoder = BERTEmbedder | WordEmbedder

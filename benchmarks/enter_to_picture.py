@@ -1,4 +1,4 @@
-"""How long the audience waits: python benchmarks/live.py [--recordings 10] [--steps 20]
+"""How long the audience waits: python benchmarks/enter_to_picture.py [--recordings 10] [--steps 20]
 
 Needs PulseAudio as the tests do (tests/sound.py). Five seconds of real speech are spoken into a microphone, and
 run_live_workflow.py is driven through a terminal. Prints the time from the second ENTER to the picture on disk, the
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, metavar="N")
     args = parser.parse_args()
     if lacking := sound.missing():
-        sys.exit(f"benchmarks/live.py {lacking}")
+        sys.exit(f"benchmarks/enter_to_picture.py {lacking}")
     with sound.sound_server() as server:
         standby = workflow(server, args.steps, args.recordings)
         alone = workflow(server, args.steps, min(OTHER_RUNS, args.recordings), "--no_standby")
