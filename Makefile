@@ -1,4 +1,5 @@
 # make demo: a picture from a real voice    make live: from the microphone    make test: all tests
+# make lint: style and types    make bench: the README's figures    make train: the built-in model anew
 PYTHON ?= python3
 PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
@@ -9,9 +10,9 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
-export PROMPT VOICE STEPS
+export PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live test lint train clean
+.PHONY: demo live test lint bench train clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -30,6 +31,10 @@ lint: $(VENV)/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+# the figures of the README, into benchmarks/results.md: make bench VOICES=FOLDER (see benchmarks/report.py)
+bench: $(VENV)/.ready-dev
+	@$(PY) benchmarks/report.py $${VOICES:+--voices "$$VOICES"} $${BENCH_QUICK:+--quick}
 
 # hours on a CPU; every step resumes where it was stopped
 train: $(VENV)/.ready-dev
