@@ -4,6 +4,10 @@ Reads every recording below the input folder (what libsndfile reads: wav, flac, 
 installed also m4a, aac, wma, video) and writes float32 (N, 4096), one row for each in the order of the paths. Beside
 it: .csv (what each row is), _skipped.csv (files that gave no row, and why) and .json (the recipe). A bad file never
 stops the rest. An interrupted run goes on where it was; recordings that were done before are not done again.
+
+examples:
+  python prep_audio_spectrograms.py
+  python prep_audio_spectrograms.py --input_dir ~/recordings --workers 4 --verbose
 """
 
 from pathlib import Path

@@ -2,6 +2,10 @@
 
 Reshapes float32 (N, 4096), row by row, to (N, 4, 32, 32), the shape of the initial latents of the diffusion model, and
 saves them as one tensor for `txt2img.py --init_latents`. The values stay the plain z-scores.
+
+examples:
+  python prep_ldm.py
+  python prep_ldm.py --input_file z_scores.npy --output_file latents.pt
 """
 
 from pathlib import Path

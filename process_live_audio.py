@@ -2,6 +2,10 @@
 
 Uses your own statistics if phase 1 has been run, else the built-in calibration. Writes a tensor (1, 4, 32, 32), the
 plain z-score of the recording.
+
+examples:
+  python process_live_audio.py --input_file examples/voice_it.wav
+  python process_live_audio.py --input_file ann.m4a --output_file ann.pt --save_picture ann.png
 """
 
 import argparse
@@ -27,7 +31,7 @@ def build_parser() -> cli.CommandParser:
         "--input_file",
         type=cli.existing_file,
         metavar="F",
-        help="the recording: wav, flac, ogg, mp3, aiff, ...; with ffmpeg installed also m4a, video, ...",
+        help="the recording: wav, flac, ogg, mp3, aiff, ...; with ffmpeg installed also m4a and video",
     )
     parser.add_argument(
         "--output_file",

@@ -4,6 +4,10 @@ Each of the 4,096 elements gets its mean and standard deviation over the calibra
 that an element that is constant in them stays bounded in a new recording), and each recording its z-score. Beside the
 statistics: whitening.npz, with which txt2img.py turns a z-score into x_T, calibration.json, how all this was made, and
 calibration.png, mean and standard deviation as pictures.
+
+examples:
+  python z_transformation_with_stats.py
+  python z_transformation_with_stats.py --input_file vectors.npy --output_file z_scores.npy --stats_dir stats
 """
 
 import sys

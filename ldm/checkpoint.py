@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 def get_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     parser.add_argument("weights", metavar="FILE", type=Path, help="a .safetensors or .ckpt file, or a model's folder")
-    parser.add_argument("--config", type=cli.existing_file, help="its yaml (default: the one beside it)")
+    parser.add_argument("--config", type=cli.existing_file, metavar="F", help="its yaml (default: the one beside it)")
     parser.add_argument("--to", metavar="OUT.safetensors", type=Path, help="convert it; never overwrites a file")
     parser.add_argument("--dtype", choices=PRECISIONS, help="element type in OUT (default: as it is in FILE)")
     return parser

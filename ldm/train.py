@@ -43,6 +43,7 @@ from ldm.util import instantiate_from_config
 SAVE_EVERY = 180.0  # seconds
 SHEET_EVERY = 420.0  # seconds
 RENDER_CHUNK = 256  # pictures
+CONFIG = Path("configs/latent-diffusion/chladni.yaml")
 SHEET_PROMPTS = (
     "a golden spiral on purple",
     "calm blue and turquoise waves",
@@ -442,9 +443,15 @@ def build(node: dict[str, Any], folder: Path, with_first_stage: bool) -> LatentD
 def main(argv: list[str] | None = None) -> int:
     parser = cli.CommandParser(__doc__)
     parser.add_argument("command", choices=["first_stage", "diffusion", "export"])
-    parser.add_argument("--config", type=Path, default=Path("configs/latent-diffusion/chladni.yaml"))
-    parser.add_argument("--dir", type=Path, default=Path("training"), help="where everything is kept")
-    parser.add_argument("--out", type=Path, default=Path("models/chladni"), help="export: the model folder")
+    parser.add_argument(
+        "--config", type=cli.existing_file, default=CONFIG, metavar="F", help="yaml (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path("training"), metavar="DIR", help="all is kept there (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("models/chladni"), metavar="DIR", help="of export (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     config = OmegaConf.load(args.config)
     seed = config.training.seed

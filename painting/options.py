@@ -95,29 +95,28 @@ def build_parser(description: str | None) -> cli.CommandParser:
 
 
 def _add_what(parser: cli.CommandParser) -> None:
-    add = parser.add_argument_group("what").add_argument
-    prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument(
-        "--prompt", default="a psychedelic visualization of a voice", help="what to paint (default: %(default)s)"
-    )
+    what = parser.add_argument_group("what")
+    add, prompts = what.add_argument, what.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", default="a psychedelic visualization of a voice", metavar="TEXT", help="what the "
+        "picture shows (default: %(default)s)")  # fmt: skip
     prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line: one job, which "
         "goes on where it stopped if it was interrupted")  # fmt: skip
     prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "
         "it says of itself; needs --init_latents if it was made from them")  # fmt: skip
     add("--negative_prompt", default="", metavar="TEXT", help="what to keep away from")
-    add("--H", type=multiple_of_8, default=256, help="height in pixels (default: %(default)s)")
-    add("--W", type=multiple_of_8, default=256, help="width in pixels (default: %(default)s)")
+    add("--H", type=multiple_of_8, default=256, metavar="N", help="height in pixels (default: %(default)s)")
+    add("--W", type=multiple_of_8, default=256, metavar="N", help="width in pixels (default: %(default)s)")
 
 
 def _add_start_noise(parser: cli.CommandParser) -> None:
-    starts = parser.add_mutually_exclusive_group()
+    start_noise = parser.add_argument_group("start noise")
+    add, starts = start_noise.add_argument, start_noise.add_mutually_exclusive_group()
     starts.add_argument("--init_latents", type=cli.existing_file, metavar="F", help="latents [N, 4, H/8, W/8], a .pt "
         "file (default: Gaussian noise)")  # fmt: skip
     starts.add_argument("--mix", type=cli.existing_file, nargs="+", metavar="F", help="one picture of several voices, "
         "each a file of latents")  # fmt: skip
     starts.add_argument("--walk", type=cli.existing_file, nargs="+", metavar="F", help="pictures from one voice to the "
         "next, each a file of latents, and an animation of them")  # fmt: skip
-    add = parser.add_argument_group("start noise").add_argument
     add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="of the voices of --mix (default: all "
         "the same)")  # fmt: skip
     add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="pictures of --walk (default: "
@@ -164,14 +163,17 @@ def _add_model(parser: cli.CommandParser) -> None:
     add("--config", type=cli.existing_file, metavar="F", help="yaml of the model (default: the one beside the weights)")
     add("--precision", choices=["auto", "full", "bf16", "fp16"], default="auto", help="auto: bf16 where the processor "
         "has it, else full, which is float32 (default: auto)")  # fmt: skip
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="(default: auto)")
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto: a GPU if there is one "
+        "(default: auto)")  # fmt: skip
 
 
 def _add_output(parser: cli.CommandParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("--outdir", type=Path, default=config.OUTPUT_DIR, metavar="D", help="where pictures go (default: %(default)s)")
+    add(
+        "--outdir", type=Path, default=config.OUTPUT_DIR, metavar="DIR", help="where pictures go (default: %(default)s)"
+    )
     add("--preview_every", type=cli.bounded(int, 1, 1000), metavar="K", help="every K steps write what the pictures "
-        "become, small and in rough colours, to D/preview.png")  # fmt: skip
+        "become, small and in rough colours, to DIR/preview.png")  # fmt: skip
     add("--skip_grid", action="store_true", help="no overview of several pictures")
     add("--no_metadata", action="store_true", help="leave out of the pictures how they were made")
     add("--standby", action="store_true", help=standby.HELP)

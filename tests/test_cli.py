@@ -1,6 +1,9 @@
 """What all scripts share: exit statuses, one line an error, files written whole or not at all."""
 
+import importlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import pytest
 import cli
 import config
 from files import atomic_path, sha256_of
+from painting import options
 
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
@@ -115,6 +119,31 @@ def test_help_and_version_answer_at_once(script):
     assert time.monotonic() - start < 1.5
     result = subprocess.run([sys.executable, script, "--version"], cwd=config.REPO_DIR, capture_output=True, text=True)
     assert result.stdout == f"voicetoimg {cli.VERSION}\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_shows_examples_that_the_script_understands(script, tmp_path, monkeypatch):
+    module = importlib.import_module(script.removesuffix(".py"))
+    examples = re.findall(rf"^  python {re.escape(script)}(.*)", module.__doc__, flags=re.M)
+    assert examples and "\n\nexamples:\n  python " in module.__doc__
+    monkeypatch.chdir(tmp_path)
+    parse = getattr(module, "parse", None) or module.build_parser().parse_args
+    for example in examples:
+        words = shlex.split(example)
+        for word in words:
+            if Path(word).suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
+                Path(word).parent.mkdir(parents=True, exist_ok=True)
+                Path(word).touch()
+        parse(words)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_options_have_a_help_that_ends_like_all_others(script):
+    module = importlib.import_module(script.removesuffix(".py"))
+    parser = module.build_parser() if hasattr(module, "build_parser") else options.build_parser(module.__doc__)
+    for action in parser._actions:
+        assert action.help and not action.help.endswith("."), action.option_strings
+        assert action.help[0].islower() or action.help.startswith("DDIM"), action.help
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
