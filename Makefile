@@ -12,7 +12,7 @@ SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
 export PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live test lint bench train clean
+.PHONY: demo live test lint coverage bench train clean
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.ready
@@ -31,6 +31,10 @@ lint: $(VENV)/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+# which lines no test runs
+coverage: $(VENV)/.ready-dev
+	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered
 
 # the figures of the README, into benchmarks/results.md: make bench VOICES=FOLDER (see benchmarks/report.py)
 bench: $(VENV)/.ready-dev

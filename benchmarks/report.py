@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,8 +53,7 @@ def lacks_room(quick: bool) -> str:
     if (memory := memory_bytes()) < LARGE_MEMORY:
         return f"needs {LARGE_MEMORY / 1e9:.0f} GB of memory, this machine has {memory / 1e9:.0f}"
     folder = Path(tempfile.gettempdir())
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
+    free = shutil.disk_usage(folder).free
     return "" if free >= LARGE_DISK else f"needs {LARGE_DISK / 1e9:.0f} GB free in {folder}, there are {free / 1e9:.0f}"
 
 
