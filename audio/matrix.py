@@ -5,7 +5,6 @@ OSError in place of a crash.
 """
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +36,6 @@ class Matrix:
         if not np.isfinite(block).all():
             raise ValueError(f"{self.path} holds NaN or infinity in rows {begin} to {end - 1}: make it again")
         return block
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All rows in order, BLOCK at a time."""
-        for start in range(0, len(self), BLOCK):
-            yield self[start : start + BLOCK]
 
 
 class MatrixWriter:

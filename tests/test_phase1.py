@@ -155,6 +155,7 @@ def test_help_answers_at_once(tmp_path, script):
 MISTAKES = [
     (SCRIPTS[0], [], 1, "there is no folder"),
     (SCRIPTS[0], ["--input_dir", "."], 1, "no files in"),
+    (SCRIPTS[0], ["--input_dir", __file__], 2, "is a file, a folder is needed"),
     (SCRIPTS[0], ["--input_dir", ".", "--workers", "2", "--dask_scheduler", "x"], 2, "the cluster has its own"),
     (SCRIPTS[0], ["--workers", "0"], 2, "0 is not a whole number from 1"),
     (SCRIPTS[0], ["--output_file", "x.csv"], 2, "must end in .npy"),

@@ -164,3 +164,13 @@ def test_layout_leaves_the_rest_of_the_frequencies(whitening, voices, noise):
     assert 0.9 < scale < 1.1
     spectrum, before = (np.fft.fft2(x)[..., 12:16, 12:16] for x in (changed, noise[0]))
     np.testing.assert_allclose(np.abs(spectrum), np.abs(before), rtol=0.2)
+
+
+def test_a_voice_and_noise_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        mix(np.ones((1, 4, 8, 8)), np.ones((1, 4, 16, 16)), 0.5)
+
+
+def test_a_layout_of_nothing_changes_nothing():
+    noise = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
+    assert np.array_equal(lay_out(noise, np.zeros((8, 8)), 0.5), noise)

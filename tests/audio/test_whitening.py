@@ -307,3 +307,20 @@ def test_fitting_takes_no_more_memory_for_more_recordings(tmp_path):
 
     peak(600)  # imports
     assert peak(6_000) < 1.2 * peak(1_000) and peak(6_000) < 6_000 * 256 * 8
+
+
+@pytest.mark.parametrize(("elements", "axes"), [(8, 1), (16, 17)])
+def test_a_whitening_of_impossible_size_is_refused(elements, axes):
+    per_element = np.ones(elements, np.float32)
+    with pytest.raises(ValueError, match="power of 4"):
+        Whitening(
+            per_element, per_element, per_element, np.ones((axes, elements), np.float16), np.ones(axes, np.float32)
+        )
+
+
+def test_a_prior_of_another_size_is_left_out():
+    rows = np.random.default_rng(0).uniform(-80, 0, (10, 16)).astype(np.float32)
+    mean, std = np.zeros(16, np.float32), np.ones(16, np.float32)
+    other = Whitening(*(np.ones(4, np.float32),) * 3, np.ones((1, 4), np.float16), np.ones(1, np.float32))
+    alone, with_other = (Whitening.fit(rows, mean, std, axes=3, prior=prior) for prior in (None, other))
+    assert np.array_equal(alone.components, with_other.components)
