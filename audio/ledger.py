@@ -236,8 +236,8 @@ class Ledger:
             return
         self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
         vector = None if one.vector is None else one.vector.tobytes()
-        values = (one.sha256, named_as_sound(one.path), one.seconds, one.source_rate, one.decoder, one.reason)
-        values += (one.damage, vector)
+        sound = (named_as_sound(one.path), one.seconds, one.source_rate, one.decoder)
+        values = (one.sha256, *sound, one.reason, one.damage, vector)
         self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
 
     # --- the result --------------------------------------------------------------------------------------------------

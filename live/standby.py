@@ -99,7 +99,7 @@ class _Warnings(io.StringIO):
         self._shown = shown
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # of io.StringIO it is None, and can be set
         return self._shown.encoding  # tqdm draws its bar accordingly
 
     def write(self, text: str) -> int:

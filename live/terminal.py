@@ -20,22 +20,20 @@ def heed_ctrl_c_once() -> None:
 
     So a person who presses it twice is still told where the recording is, and nothing is left half done.
     """
-    before = {
-        getattr(signal, name): signal.getsignal(getattr(signal, name))
-        for name in ("SIGINT", "SIGTERM", "SIGHUP")
-        if hasattr(signal, name)
-    }
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # which Windows has not all
+        if (number := getattr(signal, name, None)) and callable(handler := signal.getsignal(number)):
+            handlers[number] = handler
     heeded = float("-inf")  # time.monotonic()
 
     def heed(number: int, frame: FrameType | None) -> None:
         nonlocal heeded
         if time.monotonic() - heeded >= SAME_CTRL_C:
             heeded = time.monotonic()
-            before[number](number, frame)
+            handlers[number](number, frame)
 
-    for number, handler in before.items():
-        if callable(handler):
-            signal.signal(number, heed)
+    for number in handlers:
+        signal.signal(number, heed)
 
 
 class Screen:
