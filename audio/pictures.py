@@ -1,5 +1,6 @@
 """Pictures for people: what a calibration holds, and what a recording sounds like. Drawn with Pillow and OpenCV."""
 
+import math
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ from files import atomic_path
 
 HEIGHT = 384  # pixels of a spectrogram
 MARGIN, GAP, LINE = 64, 24, 20  # pixels: axis labels at the left, between panels, a line of text
-FREQUENCIES = (100, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz that are marked, where the recipe has them
+FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz that are marked, where the recipe has them
 PAPER, INK, WAVE = (255, 255, 255), (40, 40, 40), (38, 84, 124)
 
 
@@ -28,7 +29,8 @@ def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe
         left, top = index * width + MARGIN, 2 * LINE
         draw_heat_map(image, picture, (left, top, HEIGHT, HEIGHT), float(picture.min()), float(picture.max()))
         _frequency_axis(image, left, top, recipe)
-        _axis(image, left, top, HEIGHT, ["0 %", "25 %", "50 %", "75 %", "100 %"], "part of the recording")
+        percents = {part / 100: f"{part} %" for part in (0, 25, 50, 75, 100)}
+        _axis(image, left, top, HEIGHT, percents, "part of the recording")
         _scale(image, left + HEIGHT + GAP // 2, top, float(picture.min()), float(picture.max()))
         _text(image, (left, top - LINE // 2), title, "ls")
     _save(image, path)
@@ -55,8 +57,7 @@ def save_recording(
     lower = top + wave_height + 2 * LINE
     draw_heat_map(image, decibels, (MARGIN, lower, columns, HEIGHT), -recipe.top_db, 0.0)
     _frequency_axis(image, MARGIN, lower, recipe)
-    marks = [f"{part * seconds / 4:.3g} s" for part in range(5)]
-    _axis(image, MARGIN, lower, columns, marks, "")
+    _axis(image, MARGIN, lower, columns, {at / seconds: f"{at:g} s" for at in round_values(0.0, seconds)}, "")
     _scale(image, MARGIN + columns + GAP // 2, lower, -recipe.top_db, 0.0)
     _text(image, (MARGIN, lower - LINE), "mel spectrogram, dB below the loudest", "lm")
     _save(image, path)
@@ -90,12 +91,13 @@ def _frequency_axis(image: Image.Image, left: int, top: int, recipe: Recipe) -> 
             band = float(np.interp(hertz, centres, np.arange(len(centres)) + 0.5))
             y = top + HEIGHT - round(band / recipe.n_mels * HEIGHT)
             ImageDraw.Draw(image).line((left - 4, y, left, y), fill=INK)
-            _text(image, (left - 6, y), f"{hertz} Hz", "rm")
+            _text(image, (left - 6, y), f"{hertz} Hz" if hertz < 1000 else f"{hertz // 1000} kHz", "rm")
 
 
-def _axis(image: Image.Image, left: int, top: int, width: int, marks: list[str], name: str) -> None:
-    for index, mark in enumerate(marks):
-        x = left + round(index / (len(marks) - 1) * (width - 1))
+def _axis(image: Image.Image, left: int, top: int, width: int, marks: dict[float, str], name: str) -> None:
+    """Mark parts of a width, 0 to 1, at the bottom of a heat map."""
+    for part, mark in marks.items():
+        x = left + round(part * (width - 1))
         ImageDraw.Draw(image).line((x, top + HEIGHT, x, top + HEIGHT + 4), fill=INK)
         _text(image, (x, top + HEIGHT + 6), mark, "ma")
     _text(image, (left + width // 2, top + HEIGHT + 6 + LINE), name, "ma")
@@ -103,9 +105,20 @@ def _axis(image: Image.Image, left: int, top: int, width: int, marks: list[str],
 
 def _scale(image: Image.Image, left: int, top: int, low: float, high: float) -> None:
     draw_heat_map(image, np.linspace(low, high, 256)[:, None], (left, top, LINE // 2, HEIGHT), low, high)
-    for part in (0.0, 0.5, 1.0):
-        label = f"{low + part * (high - low):.3g}"
-        _text(image, (left + LINE // 2 + 4, top + HEIGHT - round(part * HEIGHT)), label, "lm")
+    for value in round_values(low, high):
+        y = top + HEIGHT - round((value - low) / max(high - low, 1e-9) * (HEIGHT - 1)) - 1
+        ImageDraw.Draw(image).line((left + LINE // 2, y, left + LINE // 2 + 3, y), fill=INK)
+        _text(image, (left + LINE // 2 + 6, y), f"{value:g}", "lm")
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """From `low` to `high`, the multiples of 1, 2 or 5 times a power of ten: three to nine; one if both are equal."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(power * factor for factor in (1, 2, 5) if (high - low) / (power * factor) >= 3)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def _text(image: Image.Image, at: tuple[int, int], text: str, anchor: str) -> None:
