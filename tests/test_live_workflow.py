@@ -353,6 +353,7 @@ def test_ten_recordings_in_one_show(sit_down, microphone, with_microphone, tmp_p
         person.waits_for(READY)
         speak(person, microphone, WORD)
         person.waits_until(lambda: len(pictures_in(tmp_path)) == number)  # noqa: B023
+        time.sleep(booth.DOUBLE)  # in which ENTER would be taken for one that was pressed twice
         memory.append(sum(map(resident, (person.process.pid, *children(person).values()))))
         if number == 5:
             os.kill(children(person)["txt2img.py"], signal.SIGKILL)
