@@ -28,6 +28,9 @@ FILES_A_TASK = 8  # files that go to a worker and come back together
 WAITING_TASKS = "2*n_jobs"  # tasks under way, the most that a kill can lose
 LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
 
+# the signals that end a program, as far as the system has them
+ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
+
 
 @dataclass
 class BatchReport:
@@ -194,9 +197,8 @@ def _leave_signals_to_the_parent() -> None:
     """Ctrl-C reaches all processes of a terminal. A worker that it ended in the middle of an answer would keep the
     parent, which waits for the rest of it, for ever."""
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if number := getattr(signal, name, None):
-                signal.signal(number, signal.SIG_IGN)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @functools.cache
@@ -277,9 +279,8 @@ def _start_workers(count: int) -> None:
     """
     from joblib import Parallel, delayed
 
-    ending = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
     masked = hasattr(signal, "pthread_sigmask")  # not on Windows
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending) if masked else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING) if masked else set()
     try:
         Parallel(n_jobs=count)(delayed(abs)(0) for _ in range(count))
     finally:

@@ -166,17 +166,8 @@ def guided_step(weights: Path, params: dict[str, Any], precision: str, repeat: i
 
 def picture(weights: Path, folder: Path) -> tuple[float, float]:
     """Seconds of txt2img.py from its start to its end, and the peak of its anonymous memory in bytes."""
-    command: list[str | Path] = [
-        sys.executable,
-        ROOT / "txt2img.py",
-        "--ckpt",
-        weights,
-        "--ddim_steps",
-        str(STEPS),
-        "--scale",
-        "5",
-    ]
-    command += ["--prompt", "word1 word2", "--outdir", folder]
+    command: list[str | Path] = [sys.executable, ROOT / "txt2img.py", "--ckpt", weights, "--outdir", folder]
+    command += ["--ddim_steps", str(STEPS), "--scale", "5", "--prompt", "word1 word2"]
     start, peak = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:

@@ -80,13 +80,11 @@ class _Down(nn.Module):
 
     def __init__(self, blocks: list[ResnetBlock], downsample: nn.Module) -> None:
         super().__init__()
-        self.block = nn.ModuleList(blocks)
+        self.block = nn.Sequential(*blocks)
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        return self.downsample(x)
+        return self.downsample(self.block(x))
 
 
 class _Up(nn.Module):
@@ -94,13 +92,11 @@ class _Up(nn.Module):
 
     def __init__(self, blocks: list[ResnetBlock], upsample: nn.Module) -> None:
         super().__init__()
-        self.block = nn.ModuleList(blocks)
+        self.block = nn.Sequential(*blocks)
         self.upsample = upsample
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
-        return self.upsample(x)
+        return self.upsample(self.block(x))
 
 
 class Encoder(nn.Module):
