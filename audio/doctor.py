@@ -1,12 +1,13 @@
 """How near to the noise that a sampler expects are the latents in a file? python -m audio.whitening LATENTS.pt
 
-For each latent: its power at spatial frequencies, 1 at all for N(0, I); correlation with the right and the lower
+For each latent: P, its power at spatial frequencies, 1 at all for N(0, I); correlation with the right and the lower
 neighbour and of channels, 0; mean, 0; norm over that of N(0, I), 1; kurtosis, 3; the p-value of Jarque and Bera's test
-for a normal distribution; and what all this means for txt2img.py.
+for a normal distribution; and what all this means for txt2img.py. Of more than five latents also the worst.
 """
 
 import math
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ CHANNEL_LIMIT = 0.16  # five standard deviations of the correlation of 1,024 pai
 P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 is called not normal
 STRONG = 8.0  # times the power of N(0, I): two in a million of the rings of four elements have more
 SHOWN = (0, 1, 2, 4, 8, 16)  # cycles over the latent
+TITLES = ("right", "lower", "chann", "mean", "norm", "kurt")
+WIDTH, INDENT = 100, " " * 8
+WORST = 5
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,34 @@ def verdict(found: Findings) -> str:
 
 
 def report(latents: np.ndarray) -> list[str]:
-    """Lines of a table for latents [N, C, H, W], and one that sums up."""
+    """Lines, no wider than a terminal, of what latents [N, C, H, W] are like: each by itself, then all of them."""
     shown = [frequency for frequency in SHOWN if frequency <= min(latents.shape[-2:]) // 2]
-    titles = ("right", "lower", "channels", "mean", "norm", "kurtosis", "p normal")
-    powers = "".join(f"{f'power {frequency}':>9}" for frequency in shown)
-    lines = ["latent" + powers + "".join(f"{title:>9}" for title in titles) + "  verdict"]
-    noise = 0
-    for index, latent in enumerate(latents):
-        found = examine(latent)
-        noise += found.gaussian
-        numbers = [found.right, found.lower, found.channels, found.mean, found.radius, found.kurtosis]
-        line = f"{index:6}" + "".join(f"{found.power[frequency]:9.3g}" for frequency in shown)
-        line += "".join(f"{number:9.3f}" for number in numbers) + f"{found.p_normal:9.2g}"
-        lines.append(f"{line}  {verdict(found)}")
-    lines.append(f"{noise} of {len(latents)} are left as they are by txt2img.py --x_T auto, the others are whitened")
+    found = [examine(latent) for latent in latents]
+    powers = "".join(f"{f'P {frequency}':>7}" for frequency in shown)
+    lines = [f"latent{powers}" + "".join(f"{title:>7}" for title in TITLES) + f"{'p normal':>10}"]
+    for index, one in enumerate(found):
+        related = (one.right, one.lower, one.channels, one.mean, one.radius, one.kurtosis)
+        line = f"{index:6}" + "".join(f"{_short(one.power[frequency]):>7}" for frequency in shown)
+        lines.append(line + "".join(f"{figure:7.2f}" for figure in related) + f"{one.p_normal:10.1e}")
+        lines += textwrap.wrap(verdict(one), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return lines + _summary(found)
+
+
+def _short(power: float) -> str:
+    return f"{power:.3g}".replace("e+0", "e")
+
+
+def _summary(found: list[Findings]) -> list[str]:
+    """How many are left alone and, of many, which are farthest from noise and what most of them suffer from."""
+    alone = sum(one.gaussian for one in found)
+    lines = [f"{alone} of {len(found)} are left as they are by txt2img.py --x_T auto, the others are whitened"]
+    if len(found) > WORST:
+        strongest = np.array([one.power.max() for one in found])
+        worst = np.argsort(-strongest, kind="stable")[:WORST]
+        listed = ", ".join(f"{index} ({_short(strongest[index])})" for index in worst)
+        lines.append(f"farthest from noise, by power at one frequency: {listed}")
+        typical = " ".join(_short(power) for power in np.median([one.power for one in found], axis=0))
+        lines += textwrap.wrap(f"median power at 0, 1, 2, ... cycles: {typical}", WIDTH, subsequent_indent=INDENT)
     return lines
 
 

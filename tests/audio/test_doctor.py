@@ -49,7 +49,16 @@ def test_what_is_wrong_is_said(latent, words):
 
 
 def test_other_sizes():
-    assert len(report(NOISE[:2, :, :8, :12])) == 4
+    assert len(report(NOISE[:2, :, :8, :12])) == 6  # a title, two lines for each, and how many are left alone
+
+
+def test_report_fits_a_terminal_and_names_the_worst():
+    latents = np.concatenate([NOISE[:7], 30 * np.ones((1, 4, 32, 32)), NOISE[8:9] + 3])
+    lines = report(latents)
+    assert max(map(len, lines)) <= 100
+    (worst,) = [line for line in lines if line.startswith("farthest from noise")]
+    assert ": 7 (9.22e5), 8 (" in worst
+    assert "7 of 9 are left as they are" in "\n".join(lines)
 
 
 def test_as_a_program(tmp_path):
