@@ -8,8 +8,6 @@ examples:
   python prep_ldm.py --input_file z_scores.npy --output_file latents.pt
 """
 
-from pathlib import Path
-
 import cli
 import config
 
@@ -18,7 +16,7 @@ def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_file",
-        type=Path,
+        type=cli.existing_file,
         default=config.ZSCORE_VECTOR_NPY,
         metavar="F",
         help="z-scores, a .npy file (default: %(default)s)",

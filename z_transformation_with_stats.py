@@ -21,7 +21,7 @@ def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_file",
-        type=Path,
+        type=cli.existing_file,
         default=config.SIMILARITY_VECTOR_NPY,
         metavar="F",
         help="vectors, a .npy file (default: %(default)s)",

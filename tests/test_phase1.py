@@ -164,7 +164,7 @@ MISTAKES = [
     (SCRIPTS[2], [], 1, "run z_transformation_with_stats.py first"),
     (SCRIPTS[2], ["--nonsense"], 2, "--nonsense"),
     (SCRIPTS[3], [], 2, "--input_file"),
-    (SCRIPTS[3], ["--input_file", "none.wav"], 2, "there is no file none.wav"),
+    *((script, ["--input_file", "none.npy"], 2, "there is no file none.npy") for script in SCRIPTS[1:4]),
 ]
 
 
