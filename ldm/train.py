@@ -87,6 +87,7 @@ class DiffusionOptions:
     warmup: int
     prompt_dropout: float
     max_weight: float
+    timestep_shift: float
     stages: tuple[Stage, ...]
 
 
@@ -276,6 +277,15 @@ def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folde
 Batch = tuple[Tensor, list[str], Tensor, Tensor]  # latents, prompts, timesteps, noise
 
 
+def shifted(u: Tensor, shift: float) -> Tensor:
+    """Times `u` in 0…1 moved towards 1, much noise, by `shift` ≥ 1 (Esser et al. 2024, arXiv 2403.03206, equation 23).
+
+    Latents of neighbouring cells are much alike, so that layout shows through even where each is mostly noise; what
+    a picture is to be is decided late in the schedule.
+    """
+    return shift * u / (1 + (shift - 1) * u)
+
+
 class DiffusionBatch:
     """The training batch of a step: latents, prompts, timesteps and noise, all by the seed and the step alone."""
 
@@ -290,8 +300,8 @@ class DiffusionBatch:
             "" if rng.random() < self.options.prompt_dropout else caption(sample_scene(self.first_seed + int(row)), rng)
             for row in rows
         ]
-        # stratified: the batch covers the schedule evenly
-        t = ((torch.arange(size) + torch.from_numpy(rng.random(size))) / size * 1000).long().clamp(max=999)
+        u = (torch.arange(size) + torch.from_numpy(rng.random(size))) / size  # stratified: all of the schedule
+        t = (shifted(u, self.options.timestep_shift) * 1000).long().clamp(max=999)
         return x_0, prompts, t, torch.from_numpy(rng.standard_normal(x_0.shape, np.float32))
 
 
@@ -346,6 +356,8 @@ def train_diffusion(
     model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, seed: int
 ) -> None:
     """Train U-Net and text encoder on cached latents, stage after stage; `average` gets the moving average."""
+    # a quarter faster, in bfloat16 on two cores
+    model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     parameters = [*model.model.parameters(), *model.cond_stage_model.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     run = Run(folder, trained_parts(model, average), optimizer)

@@ -119,6 +119,14 @@ def test_loss_of_a_perfect_prediction_is_zero(folder):
     assert train.diffusion_loss(model, (x_0, ["a", "", "red"], t, noise), 5.0).item() == 0.0
 
 
+def test_shifted_times_keep_the_ends_and_lean_to_noise():
+    u = torch.linspace(0, 1, 101)
+    assert torch.equal(train.shifted(u, 1.0), u)
+    t = train.shifted(u, 3.0)
+    assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all()
+    assert t[50] == pytest.approx(0.75)  # half of all steps fall on the last quarter
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_orthogonal_start_loses_nothing_it_need_not(batch):
     """With as many channels as space-to-depth makes, decoder after encoder is nearly the identity at once."""

@@ -1,10 +1,11 @@
-"""What the built-in model's U-Net has that published ones have not: patches, and the prompt's mean."""
+"""What the built-in model's U-Net has that published ones have not: patches, the prompt's mean, and places."""
 
 import pytest
 import torch
 from einops import rearrange
 
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.diffusionmodules.util import POSITION_CHANNELS, position_features
 
 
 def unet(**changes) -> UNetModel:
@@ -44,3 +45,27 @@ def test_mean_of_the_prompt_reaches_maps_without_attention():
             parameter.zero_()  # the one attention that is always there
         assert not torch.equal(model(x, t, context), model(x, t, context + 1.0))
         torch.testing.assert_close(model(x, t, context.flip(1)), model(x, t, context))  # a mean has no order
+
+
+def test_positions_tell_cells_apart():
+    """Of a flat map a convolution knows the borders only; with positions no two cells get the same."""
+    x, t, context = torch.zeros(1, 4, 32, 32), torch.tensor([3]), torch.randn(1, 5, 8)
+    shape = {"channel_mult": [1], "attention_resolutions": [], "model_channels": 64}
+    with torch.inference_mode():
+        plain, told = (unet(positions=positions, **shape)(x, t, context)[0] for positions in (False, True))
+    middle = (slice(None), slice(14, 18), slice(14, 18))  # 12 convolutions of 3×3 do not reach it from the border
+    torch.testing.assert_close(plain[middle], plain[:, 15:16, 15:16].expand(4, 4, 4))
+    cells = rearrange(told[middle], "c h w -> (h w) c")
+    assert torch.pdist(cells).min() > 1e-3
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 12), (5, 3)])
+def test_positions_are_round_and_centred(height, width):
+    features = position_features(height, width, torch.device("cpu"))
+    assert features.shape == (POSITION_CHANNELS, height, width)
+    x, y, radius = features[:3]
+    torch.testing.assert_close(x.flip(1), -x)
+    torch.testing.assert_close(y.flip(0), -y)
+    torch.testing.assert_close(radius, (x**2 + y**2).sqrt())
+    shorter = (x[0] if width <= height else y[:, 0]).abs().max()
+    assert shorter == pytest.approx(1 - 1 / min(height, width))  # the middle of the outermost cell

@@ -9,10 +9,18 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Tensor, nn
 
 from ldm.modules.attention import SpatialTransformer
-from ldm.modules.diffusionmodules.util import GroupNorm, Upsample, timestep_embedding, zero_module
+from ldm.modules.diffusionmodules.util import (
+    POSITION_CHANNELS,
+    GroupNorm,
+    Upsample,
+    position_features,
+    timestep_embedding,
+    zero_module,
+)
 
 
 class ResBlock(nn.Module):
@@ -115,6 +123,8 @@ class UNetModel(nn.Module):
         patch_size: side of the squares of latents that are taken together as one cell, with their channels side by side
             (as in "Scalable Diffusion Models with Transformers", Peebles & Xie 2023): 2 saves three quarters of the
             work. Published LDMs have 1.
+        positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
+            Published LDMs are without.
 
     Raises:
         ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
@@ -137,6 +147,7 @@ class UNetModel(nn.Module):
         use_spatial_transformer: bool = True,
         pool_context: bool = False,
         patch_size: int = 1,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         if not use_spatial_transformer:
@@ -145,6 +156,7 @@ class UNetModel(nn.Module):
             raise ValueError("a U-Net config gives either num_heads or num_head_channels")
         self.model_channels = model_channels
         self.patch_size = patch_size
+        self.positions = positions
         self.multiple = patch_size * 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
         emb_channels = 4 * model_channels
         self.time_embed = _embedder(model_channels, emb_channels)
@@ -160,7 +172,8 @@ class UNetModel(nn.Module):
             return Stage(ResBlock(ch_in, emb_channels, ch_out), *attend)
 
         widths = [model_channels * mult for mult in channel_mult]
-        first = Stage(nn.Conv2d(in_channels * patch_size**2, model_channels, 3, padding=1))
+        ch_in = in_channels * patch_size**2 + POSITION_CHANNELS * positions
+        first = Stage(nn.Conv2d(ch_in, model_channels, 3, padding=1))
         self.input_blocks, skips = _way_down(first, model_channels, widths, num_res_blocks, stage)
         ch = widths[-1]
         self.middle_block = Stage(ResBlock(ch, emb_channels, ch), attention(ch), ResBlock(ch, emb_channels, ch))
@@ -185,6 +198,9 @@ class UNetModel(nn.Module):
             emb = emb + self.context_embed(context.mean(dim=1))
         skips = []
         h = F.pixel_unshuffle(x, self.patch_size)
+        if self.positions:
+            where = position_features(h.shape[2], h.shape[3], h.device).to(h.dtype)
+            h = torch.cat([h, repeat(where, "c h w -> b c h w", b=len(h))], dim=1)
         for block in self.input_blocks:
             h = block(h, emb, context)
             skips.append(h)

@@ -23,6 +23,25 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+POSITION_CHANNELS = 29
+
+
+def position_features(height: int, width: int, device: torch.device) -> Tensor:
+    """Where each cell of a map lies, [29, height, width] float32: what a convolution by itself cannot tell.
+
+    Right, down and distance r from the middle, with 1 half of the shorter side; sines and cosines of π and 2π times the
+    first two, of π, 2π and 4π times r, and of 1 to 6 times the angle: rings, rays and tiles are simple sums of these.
+    After "An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution" (Liu et al. 2018).
+    """
+    half = min(height, width) / 2
+    down, right = ((torch.arange(n, dtype=torch.float32, device=device) + 0.5 - n / 2) / half for n in (height, width))
+    y, x = torch.meshgrid(down, right, indexing="ij")
+    radius, angle = torch.hypot(x, y), torch.atan2(y, x)
+    plane = [math.pi * n * axis for axis in (x, y) for n in (1, 2)]
+    phases = torch.stack([*plane, *(math.pi * n * radius for n in (1, 2, 4)), *(n * angle for n in range(1, 7))])
+    return torch.cat([torch.stack([x, y, radius]), phases.sin(), phases.cos()])
+
+
 def zero_module(module: nn.Module) -> nn.Module:
     """`module` with all its parameters at zero, so that a residual branch starts as nothing."""
     for parameter in module.parameters():
