@@ -1,0 +1,222 @@
+"""Microphones that no sound server imitates: PortAudio as far as the recorder asks it, with devices made up here."""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio import recorder
+from audio.recorder import Microphone, MicrophoneError
+
+BUILT_IN = Microphone(1, "Built-in Audio", 48_000, 2)
+BLOCK = np.full((480, 2), 0.25, np.float32)
+
+
+class PortAudioError(Exception):
+    pass
+
+
+class Stream:
+    """Gives `blocks` blocks at once and then nothing more; `active` as long as `is_active()`."""
+
+    def __init__(self, blocks: int, is_active: Callable[[], bool], callback: Callable[..., None]) -> None:
+        self._blocks, self._is_active, self._callback = blocks, is_active, callback
+        self.aborted = False
+
+    def __enter__(self) -> "Stream":
+        for _ in range(self._blocks):
+            self._callback(BLOCK, len(BLOCK), None, SimpleNamespace(input_overflow=False))
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    @property
+    def active(self) -> bool:
+        return self._is_active()
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.fixture
+def portaudio(monkeypatch) -> SimpleNamespace:
+    """What stands for the module sounddevice; tests change its devices and what its stream gives."""
+    fake = SimpleNamespace(
+        PortAudioError=PortAudioError, devices=[], refuses="", blocks=3, is_active=lambda: True, renewed=[]
+    )
+
+    def device(name: str, inputs: int, outputs: int, rate: float) -> None:
+        fake.devices.append(
+            {
+                "index": len(fake.devices),
+                "name": name,
+                "max_input_channels": inputs,
+                "max_output_channels": outputs,
+                "default_samplerate": rate,
+            }
+        )
+
+    def query_devices(kind: str | None = None) -> Any:
+        if not kind:
+            return fake.devices
+        inputs = [one for one in fake.devices if one["max_input_channels"]]
+        if not inputs:
+            raise ValueError("not an input device")
+        return inputs[0]
+
+    def check_input_settings(**settings: Any) -> None:
+        fake.settings = settings
+        if fake.refuses:
+            raise PortAudioError(fake.refuses)
+
+    fake.query_devices, fake.check_input_settings, fake.device = query_devices, check_input_settings, device
+    fake.InputStream = lambda callback, **settings: Stream(fake.blocks, fake.is_active, callback)
+    fake._terminate = lambda: fake.renewed.append("ended")
+    fake._initialize = lambda: fake.renewed.append("begun")
+    device("HDMI", 0, 8, 44_100)
+    device("Built-in Audio", 2, 2, 48_000)
+    device("USB Audio CODEC", 1, 0, 44_100)
+    device("USB Audio CODEC 2", 1, 0, 16_000.4)
+    device("pulse", 32, 32, 44_100)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    return fake
+
+
+@pytest.mark.parametrize(
+    ("choice", "name", "rate", "channels"),
+    [
+        ("", "Built-in Audio", 48_000, 2),
+        ("3", "USB Audio CODEC 2", 16_000, 1),
+        ("usb audio codec", "USB Audio CODEC", 44_100, 1),  # the whole name of one, a part of another's
+        (" built-IN ", "Built-in Audio", 48_000, 2),
+        ("pulse", "pulse", 44_100, 2),  # a sound server makes up channels: two are asked for
+    ],
+)
+def test_a_microphone_is_found_by_number_or_name(portaudio, choice, name, rate, channels):
+    found = recorder.find_microphone(choice)
+    assert (found.name, found.sample_rate, found.channels) == (name, rate, channels)
+    assert portaudio.settings == {"device": found.index, "channels": channels, "samplerate": rate, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "problem"),
+    [
+        ("0", "there is no microphone 0"),  # an output
+        ("bluetooth", "there is no microphone bluetooth"),
+        ("audio", "3 microphones have 'audio' in their names"),
+    ],
+)
+def test_a_choice_that_fits_none_or_several_names_the_devices(portaudio, choice, problem):
+    with pytest.raises(MicrophoneError) as caught:
+        recorder.find_microphone(choice)
+    assert str(caught.value).startswith(f"{problem} (devices: 0 HDMI (0 in, 8 out), 1 Built-in Audio (2 in, 2 out), ")
+
+
+def test_a_busy_microphone_is_named_with_the_reason(portaudio):
+    portaudio.refuses = "Device unavailable"
+    with pytest.raises(MicrophoneError, match="'Built-in Audio' cannot be opened: Device unavailable"):
+        recorder.find_microphone()
+
+
+def test_without_any_input_the_outputs_are_told_of(portaudio):
+    del portaudio.devices[1:]
+    with pytest.raises(MicrophoneError, match=r"there is no microphone \(devices: 0 HDMI"):
+        recorder.find_microphone()
+    portaudio.devices.clear()
+    with pytest.raises(MicrophoneError, match=r"there is no microphone \(no sound device at all\)"):
+        recorder.list_microphones()
+
+
+def test_the_list_has_inputs_only_and_marks_the_default(portaudio):
+    lines = recorder.list_microphones()
+    assert lines[0] == "  1 Built-in Audio  (2 channels, 48000 Hz)  default"
+    assert len(lines) == 4 and not any("default" in line for line in lines[1:])
+
+
+def test_devices_are_looked_for_again(portaudio):
+    recorder.forget_devices()
+    assert portaudio.renewed == ["ended", "begun"]
+
+
+def test_without_the_library_the_way_to_install_it_is_told(monkeypatch):
+    class Missing:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "sounddevice":
+                raise OSError("PortAudio library not found")
+
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Missing, *sys.meta_path])
+    with pytest.raises(MicrophoneError, match=r"needs the PortAudio library \(PortAudio library not found\): "):
+        recorder.find_microphone()
+
+
+@pytest.mark.parametrize(
+    ("platform", "hint"), [("darwin", "brew install portaudio"), ("win32", "pip install --force-reinstall sounddevice")]
+)
+def test_how_to_install_it_elsewhere(monkeypatch, platform, hint):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert recorder.install_hint().startswith(hint)
+
+
+def test_a_system_that_does_not_say_its_name(monkeypatch):
+    def nameless() -> None:
+        raise OSError
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(recorder.platform, "freedesktop_os_release", nameless)
+    assert "libportaudio.so.2" in recorder.install_hint()
+
+
+def record(path, stop: Callable[[], bool] = lambda: False) -> recorder.Recording:
+    return recorder.record(path, BUILT_IN, stop, lambda: None, lambda *_: None)
+
+
+def test_a_microphone_that_gives_nothing_leaves_nothing(portaudio, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "FIRST_SOUND", 0.05)
+    portaudio.blocks = 0
+    with pytest.raises(MicrophoneError, match="no sound comes from the microphone"):
+        record(tmp_path / "voice.wav")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("active", [False, True], ids=["closed", "stalled"])
+def test_a_microphone_that_goes_silent_for_good_ends_the_recording(portaudio, tmp_path, monkeypatch, active):
+    monkeypatch.setattr(recorder, "STALLED", 0.05 if active else 3600.0)
+    answers = iter([True] * 3)  # it gives sound before it closes
+    portaudio.is_active = lambda: active or next(answers, False)
+    recording = record(tmp_path / "voice.wav")
+    assert recording.ended_by == "the microphone went away"
+    assert soundfile.info(tmp_path / "voice.wav").frames == 3 * len(BLOCK) == recording.seconds * 48_000
+
+
+def test_a_wav_file_holds_four_gigabytes(portaudio, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "WAV_BYTES", 2 * len(BLOCK) * recorder.SAMPLE_BYTES)
+    recording = record(tmp_path / "voice.wav")
+    assert recording.ended_by == "a wav file can hold no more"
+    samples, _ = soundfile.read(tmp_path / "voice.wav")
+    assert len(samples) == 2 * len(BLOCK) and np.allclose(samples, 0.25, atol=1e-4)
+
+
+def test_a_disk_without_room_for_the_first_block_is_an_error(portaudio, tmp_path, monkeypatch):
+    def full(self: object, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recorder.wave.Wave_write, "writeframes", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        record(tmp_path / "voice.wav")
+    assert caught.value.filename == str(tmp_path) and not list(tmp_path.iterdir())
+
+
+def test_a_stream_that_cannot_be_opened_is_named(portaudio, tmp_path):
+    def refuse(**_: object) -> None:
+        raise PortAudioError("Invalid device")
+
+    portaudio.InputStream = refuse
+    with pytest.raises(MicrophoneError, match="'Built-in Audio' cannot be opened: Invalid device"):
+        record(tmp_path / "voice.wav")
+    assert not list(tmp_path.iterdir())
