@@ -113,7 +113,7 @@ class Ledger:
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute("BEGIN EXCLUSIVE")
         if not self.path.exists():
-            raise RuntimeError(f"another run on {self.output} has just ended; run this again")
+            raise self._just_ended()
         for statement in SCHEMA.split(";"):
             self._database.execute(statement)
         self._database.execute("COMMIT")
@@ -327,6 +327,9 @@ class Ledger:
             raise
         self._database.execute("COMMIT")
 
+    def _just_ended(self) -> RuntimeError:
+        return RuntimeError(f"another run on {self.output} has just ended; run this again")
+
     @contextmanager
     def _said_plainly(self) -> Iterator[None]:
         """Turn SQLite's errors, and those that do not name a file, into ones that the user can act on."""
@@ -337,6 +340,8 @@ class Ledger:
                 raise RuntimeError(f"another run is at work on {self.output}; wait for its end, or end it") from error
             if "full" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+            if "readonly" in str(error) and not self.path.exists():  # removed after it was opened
+                raise self._just_ended() from error
             if "unable to open" in str(error) or "readonly" in str(error):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.path)) from error
             raise RuntimeError(f"{self.path}: {error}; remove that file to start afresh") from error

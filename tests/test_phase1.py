@@ -218,3 +218,34 @@ def test_no_script_writes_over_what_it_reads(tmp_path):
     result = run("process_live_audio.py", "--input_file", str(voice), "--output_file", str(voice), data=tmp_path)
     assert result.returncode == 2 and "must end in .pt" in result.stderr
     assert voice.read_bytes() == EXAMPLES[0].read_bytes()
+
+
+def test_a_recording_without_any_statistics_is_told_so(tmp_path, monkeypatch):
+    import process_live_audio
+
+    monkeypatch.setattr(config, "calibration_dirs", list)
+    monkeypatch.setattr(sys, "argv", ["process_live_audio.py"])
+    with pytest.raises(OSError, match="no statistics in .*; run prep_audio_spectrograms.py first"):
+        process_live_audio.main(["--input_file", str(EXAMPLES[0]), "--output_file", str(tmp_path / "l.pt")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_recording_is_used_with_a_warning(tmp_path):
+    whole = (config.EXAMPLES_DIR / "voice_it.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
+    result = run(SCRIPTS[3], "--input_file", "cut.wav", "--output_file", "l.pt", data=tmp_path)
+    assert result.returncode == 0 and "warning: the recording is damaged: " in result.stderr
+    assert "; record again" in result.stderr and (tmp_path / "l.pt").is_file()
+
+
+def test_latents_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
+    import prep_ldm
+
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
+
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).standard_normal((2, 4096), np.float32))
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="l.pt cannot be written, is the disk full"):
+        prep_ldm.main(["--input_file", str(tmp_path / "z.npy"), "--output_file", str(tmp_path / "l.pt")])
+    assert [path.name for path in tmp_path.iterdir()] == ["z.npy"]

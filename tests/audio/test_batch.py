@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +146,68 @@ def test_what_may_not_be_read_is_skipped_and_tried_again(tmp_path):
     assert prepare_batch(folder, tmp_path / "v.npy").new == 1
 
 
+def test_a_folder_that_may_not_be_read_is_skipped_with_its_reason(tmp_path, monkeypatch):
+    """Root may read every folder, so the system's refusal is made up."""
+    folder, walk = many(tmp_path / "in", 2), os.walk
+
+    def refusing(top: object, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator:
+        onerror(PermissionError(errno.EACCES, "Permission denied", str(folder / "secret")))
+        yield from walk(top, followlinks=followlinks)
+
+    monkeypatch.setattr(os, "walk", refusing)
+    assert prepare_batch(folder, tmp_path / "v.npy").rows == 2
+    (row,) = read_table(tmp_path / "v_skipped.csv")
+    assert row["path"] == "secret" and row["reason"] == "the folder cannot be read: permission denied"
+
+
+def test_files_that_are_no_recordings_are_not_enough(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no sound, and none promised")
+    with pytest.raises(ValueError, match="none of the 1 files in .* is a recording"):
+        prepare_batch(tmp_path / "in", tmp_path / "v.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(MemoryError(), "MemoryError"), (OSError(errno.EIO, "Input/output error"), "input/output error")],
+)
+def test_what_the_system_refuses_is_a_reason(tmp_path, monkeypatch, error, reason):
+    folder = many(tmp_path / "in", 2)
+    hear = batch.listen
+
+    def listen(path: Path, recipe: Recipe) -> object:
+        if path.name == "001.wav":
+            raise error
+        return hear(path, recipe)
+
+    monkeypatch.setattr(batch, "listen", listen)
+    assert prepare_batch(folder, tmp_path / "v.npy").rows == 1
+    assert read_table(tmp_path / "v_skipped.csv")[0]["reason"] == reason
+
+
+def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(tmp_path, monkeypatch):
+    folder = many(tmp_path / "in", 2)
+    hear = batch.listen
+
+    def listen(path: Path, recipe: Recipe) -> object:
+        heard = hear(path, recipe)
+        if path.name == "001.wav":
+            with path.open("ab") as file:
+                file.write(b"more")
+        return heard
+
+    monkeypatch.setattr(batch, "listen", listen)
+    assert prepare_batch(folder, tmp_path / "v.npy").rows == 1
+    assert "changed while it was read" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
+    monkeypatch.undo()
+    assert prepare_batch(folder, tmp_path / "v.npy").rows == 2
+
+
+def test_a_file_that_is_gone_has_no_digest(tmp_path):
+    assert batch.identify(str(tmp_path), "gone.wav", limited=False).sha256 == ""
+
+
 # --- the next run ----------------------------------------------------------------------------------------------------
 def test_only_what_is_new_is_done(folder, tmp_path):
     output, voice = tmp_path / "v.npy", folder / "a, é" / EXAMPLES[0].name
@@ -185,6 +249,66 @@ def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
     whole = contents(output)
     np.save(output, np.zeros((3, 4096), np.float32))
     assert prepare_batch(folder, output).new == 3 and contents(output) == whole
+
+
+def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
+    folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
+    with ledger.Ledger(output) as unfinished:
+        unfinished.begin({"recipe": asdict(Recipe(n_mels=32))}, "")
+        unfinished._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
+    assert prepare_batch(folder, output, say=said.append).new == 3
+    assert said == ["n_mels was 32, is now 64: all recordings are done afresh"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (sqlite3.OperationalError("database is locked"), RuntimeError, "another run is at work on .*v.npy; wait"),
+        (sqlite3.OperationalError("database or disk is full"), OSError, "No space left on device: .*progress"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), OSError, "Permission denied: .*progress"),
+        (sqlite3.OperationalError("disk I/O error"), RuntimeError, "disk I/O error; remove that file to start afresh"),
+        (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space left on device: '{folder}'"),
+    ],
+)
+def test_what_goes_wrong_with_the_ledger_is_said_plainly(tmp_path, error, kind, message):
+    with (
+        ledger.Ledger(tmp_path / "v.npy") as one,
+        pytest.raises(kind, match=message.format(folder=tmp_path)),
+        one._said_plainly(),
+    ):
+        raise error
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing_new(tmp_path, monkeypatch):
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    prepare_batch(folder, output)
+    before = contents(output)
+    soundfile.write(folder / "new.wav", speech(0.4, 8000), 8000)
+
+    def full(self: object, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger.MatrixWriter, "append", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare_batch(folder, output)
+    assert contents(output) == before and not list(tmp_path.glob(".v*.new"))
+    monkeypatch.undo()
+    assert prepare_batch(folder, output).new == 0  # it was measured; only the matrix was missing
+
+
+def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
+    """The other one removes the ledger between this one's opening and locking it."""
+    connect = sqlite3.connect
+
+    def late(path: Path, **options: object) -> sqlite3.Connection:
+        database = connect(path, **options)
+        database.execute("PRAGMA user_version = 1")  # makes the file
+        path.unlink()
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", late)
+    with pytest.raises(RuntimeError, match="another run on .*v.npy has just ended; run this again"):
+        ledger.Ledger(tmp_path / "v.npy")
 
 
 def test_a_damaged_ledger_is_begun_again(tmp_path):
@@ -385,6 +509,21 @@ def test_dask_workers_that_are_not_fit_are_named(tmp_path):
     ):
         with pytest.raises(RuntimeError, match=message):
             cluster.check_workers({"tcp://w": answer}, tmp_path)
+
+
+def test_without_dask_the_way_to_install_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RuntimeError, match="Dask is not installed: pip install -r requirements-dask.txt"):
+        prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler="tcp://127.0.0.1:1")
+
+
+def test_a_scheduler_without_workers_is_told_of(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty,
+        pytest.raises(RuntimeError, match="has no workers; start some with `dask worker tcp://"),
+    ):
+        prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler=empty.scheduler_address)
 
 
 def test_no_scheduler_is_one_line(tmp_path):

@@ -246,6 +246,13 @@ def test_z_scores_of_another_recipe_are_refused_by_name(made, tmp_path, part, na
         calibration.check_z_scores(tmp_path / "z.npy", np.load(made[0] / "z.npy"))
 
 
+def test_vectors_of_which_some_are_missing_are_refused(tmp_path, vectors):
+    np.save(tmp_path / "v.npy", vectors)
+    (tmp_path / "v.json").write_text(json.dumps({"recipe": vars(Recipe()), "recordings": 61}))
+    with pytest.raises(ValueError, match="v.json tells of 61 recordings, .*v.npy has 60"):
+        calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
+
+
 def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, vectors):
     np.save(tmp_path / "v.npy", vectors)
     about = {"recipe": vars(Recipe()), "recordings": 60, "sha256": {"v.npy": "0" * 64}}
@@ -264,6 +271,26 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "values"),
+    [
+        (0.0, 1.5, [0.0, 0.5, 1.0, 1.5]),
+        (-80.0, 0.0, [-80.0, -60.0, -40.0, -20.0, 0.0]),
+        (0.03, 0.1, [0.04, 0.06, 0.08, 0.1]),
+        (2.0, 2.0, [2.0]),
+    ],
+)
+def test_scales_are_marked_at_round_values(low, high, values):
+    assert pictures.round_values(low, high) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_scale_has_three_to_nine_marks(seed):
+    low, width = np.random.default_rng(seed).uniform((-1e3, 1e-3), (1e3, 1e3))
+    values = pictures.round_values(low, low + width)
+    assert 3 <= len(values) <= 9 and low - 1e-9 <= values[0] and values[-1] <= low + width + 1e-9
 
 
 def test_pictures(tmp_path, vectors):

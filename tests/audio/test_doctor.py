@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import config
-from audio.doctor import examine, jarque_bera, main, report, spatial_power, verdict
+from audio.doctor import examine, jarque_bera, main, read, report, spatial_power, verdict
+from audio.origin import note
 
 NOISE = np.random.default_rng(3).standard_normal((150, 4, 32, 32))
 
@@ -69,10 +70,26 @@ def test_as_a_program(tmp_path):
     assert "1 of 2 are left as they are" in result.stdout and "does not say which calibration" in result.stderr
 
 
-@pytest.mark.parametrize("content", [torch.zeros(3), torch.full((1, 4, 32, 32), torch.nan), {"a": 1}, b"no tensor"])
+@pytest.mark.parametrize(
+    "content",
+    [torch.zeros(3), torch.full((1, 4, 32, 32), torch.nan), torch.zeros(0, 4, 32, 32), {"a": 1}, b"no tensor"],
+)
 def test_what_is_no_latents_file_is_refused(content, tmp_path):
     path = tmp_path / "wrong.pt"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ValueError, match="wrong.pt") as caught:
         main([str(path)])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_went_away_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "gone.pt")
+
+
+def test_latents_that_say_what_made_them_are_said_to(tmp_path, capsys):
+    torch.save(torch.from_numpy(NOISE[:1]).float(), tmp_path / "one.pt")
+    note(tmp_path / "one.pt", "0123456789abcdef")
+    assert main([str(tmp_path / "one.pt")]) == 0
+    said = capsys.readouterr()
+    assert "made by the calibration whose mean and std have the sha256 0123456789..." in said.out and not said.err

@@ -140,6 +140,15 @@ def test_raw_and_missing_files(tmp_path):
         audio_to_vector(tmp_path / "none.wav")
 
 
+def test_no_memory_for_a_recording_is_its_reason(tmp_path, monkeypatch):
+    def too_much(*_: object) -> object:
+        raise MemoryError
+
+    monkeypatch.setattr(features, "_resample", too_much)
+    with pytest.raises(AudioError, match="too long for the memory of this machine; cut it"):
+        load_audio(EXAMPLES[0])
+
+
 # --- any length ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rate", [8_000, RATE, 48_000])
 def test_blocks_do_not_change_a_bit(tmp_path, monkeypatch, rate):

@@ -218,6 +218,11 @@ def test_save_and_load(tmp_path, builtin, voices):
     np.testing.assert_array_equal(again.voice_noise(voices), builtin.voice_noise(voices))
 
 
+def test_a_whitening_that_is_not_there_is_an_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Whitening.load(tmp_path / "w.npz")
+
+
 @pytest.mark.parametrize(
     "spoil", ["text", "empty", "truncated", "missing", "shape", "nan", "pickle", "zero std", "floor", "edges"]
 )
