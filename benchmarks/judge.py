@@ -56,7 +56,7 @@ def renders(first_seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         return [shrunk(render(scene, 2 * SIZE)) for scene in scenes], [PATTERNS.index(s.pattern) for s in scenes]
 
     chunks = [
-        range(start, min(start + 250, first_seed + count)) for start in range(first_seed, first_seed + count, 250)
+        range(start, min(start + CHUNK, first_seed + count)) for start in range(first_seed, first_seed + count, CHUNK)
     ]
     done = Parallel(n_jobs=-1, return_as="generator")(delayed(chunk)(seeds) for seeds in chunks)
     pictures, labels = zip(*tqdm(done, "rendering", len(chunks)), strict=True)

@@ -218,6 +218,17 @@ def realism(studio: Studio, judge: Judge, count: int) -> None:
     print(f"{of_renders:.2f}, ratio {to_renders / of_renders:.1f}")
 
 
+def realism_of_voices(studio: Studio, judge: Judge, x_T: torch.Tensor) -> None:
+    """Print the Fréchet distance of pictures from voices to those from noise, and that of two sets from noise."""
+    rng = np.random.default_rng(0)
+    prompts = [caption(single_pattern(UNSEEN + 2 * 10**8 + i), rng) for i in range(len(x_T))]
+    noise, other_noise = (judge.look(studio.from_noise(prompts, seed))[0] for seed in (10**6, 2 * 10**6))
+    to_noise = frechet(judge.look(studio.paint(prompts, x_T))[0], noise)
+    of_noise = frechet(other_noise, noise)
+    print(f"Fréchet distance, {len(x_T)} pictures of the same prompts: voices to noise {to_noise:.2f},", end=" ")
+    print(f"noise to other noise {of_noise:.2f}, ratio {to_noise / of_noise:.2f}")
+
+
 def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
     """[N, 768] float64 in 0…1."""
     small = [cv2.resize(p, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for p in pictures]
@@ -284,6 +295,8 @@ def main() -> None:
     copies(painted, drawn)
     if args.frechet:
         realism(studio, judge, args.frechet)
+    if args.frechet and args.voices:
+        realism_of_voices(studio, judge, x_T_of_recordings(args.voices.resolve(), args.frechet))
 
 
 if __name__ == "__main__":
