@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -38,6 +37,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
 from ldm.pictures import grid, save_png, to_uint8
+from ldm.tensor_files import write_safetensors
 from ldm.util import instantiate_from_config
 
 SAVE_EVERY = 180.0  # seconds
@@ -416,9 +416,9 @@ def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
 def export(average: LatentDiffusion, node: dict[str, Any], words: Path, out: Path) -> None:
     """Write the model folder: float16 weights, the yaml that builds it, the vocabulary."""
     out.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    state = average.state_dict()
     with atomic_path(out / "model.safetensors") as temporary:
-        save_file(state, temporary)
+        write_safetensors(temporary, state, dict.fromkeys(state, torch.float16))
     with atomic_path(out / "model.yaml") as temporary:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create({"model": node})), encoding="utf-8")
     with atomic_path(out / "vocab.txt") as temporary:

@@ -96,6 +96,8 @@ def test_export_loads_and_paints(folder, tmp_path):
     if not (folder / "diffusion").exists():
         command("diffusion", folder)
     command("export", folder, "--out", str(tmp_path / "model"))
+    modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert len(modes) == 1  # whoever may read the yaml may read the weights
     model = load_model(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.yaml")
     train.save_samples(model, 8, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
