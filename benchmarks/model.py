@@ -27,6 +27,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import cli  # noqa: E402
 import config  # noqa: E402
 from audio.start_noise import mix  # noqa: E402
 from ldm.data.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
@@ -265,7 +266,9 @@ def varieties(studio: Studio, x_T: torch.Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200, metavar="N", help="prompts that are painted")
+    parser.add_argument(
+        "--pictures", type=cli.bounded(int, 2), default=200, metavar="N", help="prompts that are painted"
+    )
     parser.add_argument("--renders", type=int, default=500, metavar="N", help="for the first stage")
     parser.add_argument("--frechet", type=int, default=2000, metavar="N", help="pictures in each set; 0: skip")
     parser.add_argument("--voices", type=Path, metavar="SOURCE", help="recordings to paint from as well")
