@@ -58,7 +58,10 @@ SHEET_PROMPTS = (
 
 @dataclass(frozen=True)
 class FirstStageOptions:
-    """How the autoencoder is trained: on `crop`×`crop` pieces of `pictures` renders."""
+    """How the autoencoder is trained: on `crop`×`crop` pieces of `pictures` renders.
+
+    The last three are for the sake of the diffusion model, which has to learn the latents: see `first_stage_loss`.
+    """
 
     pictures: int
     crop: int
@@ -67,6 +70,9 @@ class FirstStageOptions:
     learning_rate: float
     kl_weight: float
     gradient_weight: float
+    halved_share: float
+    latent_noise: float
+    roughness_weight: float
 
 
 @dataclass(frozen=True)
@@ -186,6 +192,41 @@ def random_crops(pool: np.ndarray, count: int, size: int, rng: np.random.Generat
     return torch.cat(crops)
 
 
+def roughness(z: Tensor) -> Tensor:
+    """Share of the variance of latents [B, C, H, W] that is lost when they are halved and interpolated back."""
+    smooth = F.interpolate(F.avg_pool2d(z, 2), scale_factor=2, mode="bilinear")
+    return ((z - smooth).square().mean(dim=(0, 2, 3)) / z.var(dim=(0, 2, 3))).mean()
+
+
+def reconstruction_loss(x: Tensor, y: Tensor, gradient_weight: float) -> Tensor:
+    return (x - y).abs().mean() + gradient_weight * gradient_loss(x, y)
+
+
+def first_stage_loss(model: ShuffleAutoencoder, x: Tensor, options: FirstStageOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss of the autoencoder on pictures x [B, 3, H, W]; with it the mean absolute error and the KL divergence.
+
+    An autoencoder that is left alone hides detail in latents that are half white noise, whose smallest differences
+    matter; a small diffusion model cannot learn those. Three things keep them as smooth as pictures: halved latents
+    have to decode to the halved picture (EQ-VAE, Kouzelis et al. 2025, arXiv 2502.09509), here for `halved_share` of
+    the batch; up to `latent_noise` standard deviations of noise must do no harm; and `roughness` is penalised.
+    """
+    halved = max(1, int(options.halved_share * len(x)))
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_variance = model.posterior(x)
+        z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+        amount = options.latent_noise * torch.rand(len(x), 1, 1, 1) * mean.detach().std(dim=(0, 2, 3), keepdim=True)
+        z = z + amount * torch.randn_like(mean)
+        y, y_halved = model.decoder(z[halved:]).float(), model.decoder(F.avg_pool2d(z[:halved], 2)).float()
+    mean, log_variance = mean.float(), log_variance.float()
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
+    loss = reconstruction_loss(x[halved:], y, options.gradient_weight)
+    loss = loss + options.halved_share * reconstruction_loss(
+        F.avg_pool2d(x[:halved], 2), y_halved, options.gradient_weight
+    )
+    loss = loss + options.kl_weight * kl + options.roughness_weight * roughness(mean)
+    return loss, (x[halved:] - y).abs().mean(), kl
+
+
 def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
     """Set `shift` and `scale` so that latents of `pictures` have mean 0 and standard deviation 1 in each channel."""
     with torch.inference_mode():
@@ -195,7 +236,7 @@ def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
 
 
 def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, folder: Path, seed: int) -> None:
-    """Train the autoencoder with L1, multi-scale gradient L1 and KL losses; ends with standardised latents."""
+    """Train the autoencoder with `first_stage_loss`; ends with standardised latents."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
     run = Run(folder, {"first_stage": model}, optimizer)
@@ -215,14 +256,7 @@ def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, fol
             group["lr"] = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - progress) ** 0.5
         x = random_crops(pool, options.batch_size, options.crop, np.random.default_rng((seed, step)))
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            mean, log_variance = model.posterior(x)
-            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-            y = model.decoder(z)
-        y, mean, log_variance = y.float(), mean.float(), log_variance.float()
-        l1 = (x - y).abs().mean()
-        kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
-        loss = l1 + options.gradient_weight * gradient_loss(x, y) + options.kl_weight * kl
+        loss, l1, kl = first_stage_loss(model, x, options)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.5)

@@ -68,6 +68,29 @@ def test_first_stage_learns_and_standardises(folder):
     torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(4), atol=0.01, rtol=0)
 
 
+def test_roughness_tells_noise_from_what_varies_slowly():
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 4, 16, 16, generator=generator)
+    ramp = torch.linspace(-1, 1, 16).expand(2, 4, 16, 16)
+    assert train.roughness(noise) > 0.6
+    assert train.roughness(ramp) < 0.01
+
+
+def test_the_first_stage_is_told_to_make_smooth_latents(folder):
+    """The weight of the penalty counts, and what it weighs is the roughness of the encoder's means."""
+    options = OmegaConf.to_container(tiny_config().training.first_stage)
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, with_first_stage=False)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    loss = {}
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        settings = train.FirstStageOptions(**{**options, "roughness_weight": weight})
+        loss[weight] = train.first_stage_loss(model.first_stage_model, x, settings)[0]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        rough = train.roughness(model.first_stage_model.posterior(x)[0].float())
+    assert (loss[1.0] - loss[0.0]).item() == pytest.approx(rough.item(), abs=1e-4)
+
+
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, monkeypatch, tmp_path):
     command("diffusion", folder)
     whole = torch.load(folder / "diffusion" / "checkpoint.pt", weights_only=True)
