@@ -318,8 +318,9 @@ class _Spectrogram:
         self._pending = np.concatenate([self._pending, samples])
         if len(self._pending) < window:
             return
-        shape, strides = (1 + (len(self._pending) - window) // hop, window), (4 * hop, 4)
-        frames = np.ndarray(shape, np.float32, self._pending, strides=strides)  # sliding_window_view takes 50 µs
+        shape, step = (1 + (len(self._pending) - window) // hop, window), self._pending.itemsize
+        # as sliding_window_view(self._pending, window)[::hop], which takes 50 µs
+        frames = np.ndarray(shape, self._pending.dtype, self._pending, strides=(step * hop, step))
         ready = len(frames) if last else len(frames) // FRAME_BLOCK * FRAME_BLOCK
         power = np.empty((ready, self.recipe.n_mels), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # found, and said better, by picture()

@@ -225,3 +225,8 @@ def test_overview(tmp_path):
     assert waveform.shape == (2, 300) and decibels.shape == (64, 300)
     assert waveform[1].max() == pytest.approx(sound.max(), abs=0.05) and (waveform[0] <= waveform[1]).all()
     assert np.abs(waveform[:, 160:]).max() < 1e-3 < np.abs(waveform[:, :140]).max() and decibels.max() == 0
+
+
+def test_samples_of_double_precision_are_no_other_sound():
+    samples = np.random.default_rng(0).normal(0, 0.1, 40_000).astype(np.float32)
+    assert np.array_equal(samples_to_vector(samples.astype(np.float64)), samples_to_vector(samples))
