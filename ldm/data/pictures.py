@@ -74,6 +74,15 @@ MOOD_EFFECTS: dict[str | None, Mood] = {
 }
 
 
+def _layout(scene: Scene, part: str) -> np.random.Generator:
+    """Random numbers for where and how large the parts of a picture are, the same for all scenes of a variant.
+
+    A small model learns a few shapes of each pattern from thousands of pictures, but not all of them: told apart by
+    continuous details, no two pictures are alike, and what it learns is to smooth noise.
+    """
+    return np.random.default_rng([scene.variant, *part.encode()])
+
+
 def _composed(grid: Grid, composition: str | None, rng: np.random.Generator) -> Grid:
     """The grid moved or folded as the composition says; every folding mirrors, so fields stay continuous."""
     if composition == "centred":
@@ -150,7 +159,7 @@ def _lit(rgb: np.ndarray, height: np.ndarray, strength: float, rng: np.random.Ge
 def _coloured(field: np.ndarray, labs: list[np.ndarray], scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Colours `[H, W, 3]` of a field `[H, W]`: folded, through the palette, and lit."""
     mood = MOOD_EFFECTS[scene.mood]
-    fold = _fold(scene, mood, rng)
+    fold = _fold(scene, mood, _layout(scene, "fold"))
     rgb = apply_lut_filtered(_lut(labs, scene, fold, rng), field, steepness(field))
     height = field if fold[0] == 1 else triangle(field * np.float32(fold[0] / 2) + np.float32(fold[1]))
     return _lit(rgb, height, mood.relief, rng)
@@ -169,15 +178,15 @@ def _pattern_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.ra
     """Colours `[H, W, 3]` (float32, 0..1) of the pattern or of two patterns combined."""
     mood = MOOD_EFFECTS[scene.mood]
     plain = make_grid(size)
-    grid = _composed(plain, scene.composition, rng)
-    field = _pattern_field(scene.pattern, grid, mood, rng)
+    grid = _composed(plain, scene.composition, _layout(scene, scene.composition or "plain"))
+    field = _pattern_field(scene.pattern, grid, mood, _layout(scene, scene.pattern))
     if scene.second is None:
         return _coloured(field, labs, scene, rng)
-    other = _pattern_field(scene.second, grid, mood, rng)
+    other = _pattern_field(scene.second, grid, mood, _layout(scene, scene.second))
     if scene.blend == "mixed":
         mixed = equalised(0.5 * (field + other), 0.6)
         return _coloured(mixed, labs, scene, rng)
-    mask = spread(_blend_mask(scene.blend or "mask", plain, rng))
+    mask = spread(_blend_mask(scene.blend or "mask", plain, _layout(scene, "blend")))
     # The second pattern runs through the colours the other way, so that the border shows wherever the fields agree.
     return mix(_coloured(field, labs, scene, rng), _coloured(other, [labs[1], labs[0], *labs[2:]], scene, rng), mask)
 
@@ -198,7 +207,8 @@ def _figure_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.ran
     ground = _pattern_picture(scene, size, _background_labs(labs, rng), rng)
     repeat = 2 if scene.composition == "tiled" else 1
     part = -(-size // repeat)
-    colour, alpha, halo = draw_figure(scene.figure or "", part, labs, scene.composition, rng)
+    layout = _layout(scene, scene.figure or "")
+    colour, alpha, halo = draw_figure(scene.figure or "", part, labs, scene.composition, layout)
     if repeat > 1:
         colour = np.tile(colour, (repeat, repeat, 1))[:size, :size]
         alpha, halo = (np.tile(a, (repeat, repeat))[:size, :size] for a in (alpha, halo))

@@ -71,9 +71,28 @@ NATURAL: dict[str, tuple[str, ...]] = {
 """Colours in which a figure is known; a prompt without colours should look like that."""
 
 
+VARIANTS = 16
+"""Shapes of each pattern, composition and figure. A small model learns a few, but no endless number of them."""
+
+SHAPE_ATTRIBUTES: dict[str, tuple[object, ...]] = {
+    "pattern": PATTERNS,
+    "figure": (None, *FIGURES),
+    "composition": (None, *COMPOSITIONS),
+    "mood": (None, *MOODS),
+    "second": (None, *PATTERNS),
+    "blend": (None, *BLENDS),
+    "folding": (False, True),
+    "banded": (False, True),
+}
+"""The values of a scene's attributes that decide shapes."""
+
+NAMED_COLOURS = 3
+"""So many of a scene's colours are told apart; a fourth is a small accent."""
+
+
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `seed` fixes everything that has no name of its own (phases, counts, places).
+    """What a picture shows. `seed` fixes everything that has no name of its own: tones, light, one of a few shapes.
 
     Attributes:
         seed: seed of the unnamed details.
@@ -98,6 +117,11 @@ class Scene:
     composition: str | None = None
     folding: bool = False
     banded: bool = False
+
+    @property
+    def variant(self) -> int:
+        """Which of the `VARIANTS` shapes of its pattern, composition and figure the picture has."""
+        return self.seed % VARIANTS
 
 
 def _pick(names: tuple[str, ...], rng: np.random.Generator) -> str:
@@ -172,3 +196,13 @@ def sample_scene(
         folding=bool(rng.random() < 0.2) or mood == "hypnotic",
         banded=(rng.random() < 0.35 or mood == "sharp") and mood not in ("soft", "dreamy"),
     )
+
+
+def attribute_values(scene: Scene) -> list[int]:
+    """Number of each attribute's value: those of `SHAPE_ATTRIBUTES`, then the first `NAMED_COLOURS` colours.
+
+    A colour's number is its place in `COLOURS`, and one past the last for none.
+    """
+    shapes = [values.index(getattr(scene, name)) for name, values in SHAPE_ATTRIBUTES.items()]
+    colours = [COLOURS.index(name) for name in scene.colours[:NAMED_COLOURS]]
+    return shapes + colours + [len(COLOURS)] * (NAMED_COLOURS - len(colours))

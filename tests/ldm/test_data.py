@@ -10,7 +10,18 @@ import pytest
 from ldm.data.captions import HELD_OUT_SYNONYMS, caption, vocabulary
 from ldm.data.palette import COLOURS as COLOUR_VALUES
 from ldm.data.pictures import contact_sheet, main, render
-from ldm.data.scenes import COLOURS, COMPOSITIONS, FIGURES, MOODS, PATTERNS, Scene, sample_scene
+from ldm.data.scenes import (
+    COLOURS,
+    COMPOSITIONS,
+    FIGURES,
+    MOODS,
+    PATTERNS,
+    SHAPE_ATTRIBUTES,
+    VARIANTS,
+    Scene,
+    attribute_values,
+    sample_scene,
+)
 
 NAMES = tuple(COLOUR_VALUES)
 NAMES_LAB = cv2.cvtColor(np.array([list(COLOUR_VALUES.values())], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
@@ -71,6 +82,28 @@ def test_every_pattern_has_structure_and_varies(pattern: str) -> None:
     pictures = [render(sample_scene(s, pattern=pattern, figure_share=0), 48).astype(np.float32) for s in range(4)]
     assert all(p.std(axis=(0, 1)).max() > 10 for p in pictures)
     assert all(np.abs(a - b).mean() > 8 for a, b in zip(pictures, pictures[1:], strict=False))
+
+
+def test_a_pattern_has_few_shapes_and_many_looks() -> None:
+    def greys(seed: int) -> np.ndarray:
+        scene = Scene(seed=seed, pattern="spiral", colours=("black", "white"), mood="sharp")
+        return render(scene, 48).astype(np.float32).mean(axis=2)
+
+    alike = [np.corrcoef(greys(s).ravel(), greys(s + VARIANTS).ravel())[0, 1] for s in range(VARIANTS)]
+    other = [np.corrcoef(greys(s).ravel(), greys(s + 1).ravel())[0, 1] for s in range(VARIANTS)]
+    assert min(alike) > 0.9 and max(other) < 0.6
+    assert not np.array_equal(greys(0), greys(VARIANTS))
+
+
+def test_attributes_are_numbered_by_their_values() -> None:
+    plain = attribute_values(Scene(seed=0, pattern="spiral", colours=("red", "gold")))
+    assert plain == [PATTERNS.index("spiral"), 0, 0, 0, 0, 0, 0, 0, *map(COLOURS.index, ("red", "gold")), len(COLOURS)]
+    for seed in range(50):
+        scene = sample_scene(seed)
+        *shapes, first, second, third = attribute_values(scene)
+        told = [values[i] for values, i in zip(SHAPE_ATTRIBUTES.values(), shapes, strict=True)]
+        assert told == [getattr(scene, name) for name in SHAPE_ATTRIBUTES]
+        assert tuple((*COLOURS, None)[i] for i in (first, second, third)) == (*scene.colours, None)[:3]
 
 
 @pytest.mark.parametrize("figure", FIGURES)
