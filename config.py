@@ -33,6 +33,7 @@ MODELS_DIR = REPO_DIR / "models"
 CONFIGS_DIR = REPO_DIR / "configs"
 EXAMPLES_DIR = REPO_DIR / "examples"
 BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml lies beside it
+BUILTIN_SCALE = 2.5  # of guidance: benchmarks/model.py --ways
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
 # --- what is written -------------------------------------------------------------------------------------------------

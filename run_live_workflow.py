@@ -47,8 +47,8 @@ def build_parser() -> cli.CommandParser:
         metavar="S",
         help="as many steps as let the picture be ready S seconds after the recording",
     )
-    add("--scale", type=cli.bounded(float, 0, 100), default=4.0, metavar="S", help="how closely the picture follows "
-        "the prompt (default: %(default)s)")  # fmt: skip
+    add("--scale", type=cli.bounded(float, 0, 100), default=config.BUILTIN_SCALE, metavar="S", help="how closely the "
+        "picture follows the prompt (default: %(default)s)")  # fmt: skip
     add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of the noise that is mixed in "
         "(default: %(default)s)")  # fmt: skip
     add("--x_T", choices=("auto", "whitened", "raw"), help="how the latent becomes the start of sampling (default: as "

@@ -40,7 +40,7 @@ from ldm.spec import PictureSpec  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
-TRAINING_SEEDS = range(10_000_000, 10_012_288)  # as in ldm.train
+TRAINING_SEEDS = range(10_000_000, 10_008_192)  # as in ldm.train
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
@@ -56,13 +56,13 @@ class Way(NamedTuple):
 
     sampler: str = "dpmpp"
     steps: int = 20
-    scale: float = 4.0
+    scale: float = config.BUILTIN_SCALE
 
 
 FULL = (0.0, 1.0)  # guidance at all noise levels
 DEFAULT = Way()
 WAYS = (
-    *(Way(scale=scale) for scale in (1.5, 2.5, 4.0, 6.0, 9.0)),
+    *(Way(scale=scale) for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)),
     *(Way(steps=steps) for steps in (8, 12, 30)),
     *(Way("ddim", steps) for steps in (20, 50)),
     Way("plms", 20),

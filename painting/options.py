@@ -15,6 +15,7 @@ DECIDED_BY_PICTURE = (
     "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
 )  # fmt: skip
 UNSET = object()
+OTHER_SCALE = 4.0  # of guidance, for models that are not built in
 
 
 def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,9 +37,15 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
     # parsed again into a namespace that is not empty, no default takes the place of what was not given
     blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
+    if args.scale is None:
+        args.scale = OTHER_SCALE if is_another_model(args) else config.BUILTIN_SCALE
     if problem := problem_of_voices(args) or without_effect(args, given):
         parser.error(problem)
     return args
+
+
+def is_another_model(args: argparse.Namespace) -> bool:
+    return bool(args.ckpt) or args.model not in (None, config.BUILTIN_MODEL_WEIGHTS.parent.name)
 
 
 def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
@@ -147,8 +154,8 @@ def _add_sampling(parser: cli.CommandParser) -> None:
     either("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
     add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
         "(default: 0)")  # fmt: skip
-    add("--scale", type=cli.bounded(float, 0, 100), default=4.0, metavar="S", help="guidance to the prompt; 1 is none, "
-        "and twice as fast (default: %(default)s)")  # fmt: skip
+    add("--scale", type=cli.bounded(float, 0, 100), metavar="S", help="guidance to the prompt; 1 is none, and twice as "
+        f"fast (default: {config.BUILTIN_SCALE:g} for the built-in model, {OTHER_SCALE:g} for others)")  # fmt: skip
     add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
         help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
     add("--batch_size", type=cli.bounded(int, 1, 256), default=4, metavar="N", help="pictures sampled together; more "

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
+from painting.options import OTHER_SCALE, parse_options
 
 ROOT = config.REPO_DIR
 
@@ -209,12 +210,27 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
     np.testing.assert_array_equal(never, paint(tmp_path / "unguided", "--scale", 1)[0])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "scale"),
+    [
+        ([], config.BUILTIN_SCALE),
+        (["--model", "chladni"], config.BUILTIN_SCALE),
+        (["--model", "another"], OTHER_SCALE),
+        (["--ckpt", __file__], OTHER_SCALE),
+        (["--scale", "0"], 0.0),
+    ],
+)
+def test_guidance_is_as_the_model_needs_it(arguments, scale):
+    assert parse_options(None, arguments).scale == scale
+
+
 def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
     arguments = ["--init_latents", voices, "--subject_idx", 1, "--seed", 7, "--sampler", "ddim", "--ddim_eta", 0.5]
     original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
     path = tmp_path / "samples" / "subject_001_sample_0000.png"
     line = Image.open(path).info["parameters"]
-    assert line.startswith("a golden spiral on purple\nNegative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: 4, ")
+    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {config.BUILTIN_SCALE:g}, "
+    assert line.startswith("a golden spiral on purple\n" + told)
     assert "Seed: 7, Size: 256x256, Model hash: " in line and line.endswith("Model: chladni")
     again = ["--replay", str(path), "--outdir", str(tmp_path / "again")]
     assert txt2img.main([*again, "--init_latents", str(voices)]) == 0
