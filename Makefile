@@ -44,6 +44,7 @@ bench: $(VENV)/.ready-dev
 train: $(VENV)/.ready-dev
 	@[ -f training/words/vocab.txt ] || $(PY) -m ldm.data.words --out training/words
 	@$(PY) -m ldm.train first_stage
+	@$(PY) -m ldm.train layout
 	@$(PY) -m ldm.train diffusion
 	@$(PY) -m ldm.train export --out models/chladni
 

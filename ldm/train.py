@@ -1,7 +1,8 @@
-"""Train the built-in model: first the autoencoder, then the text encoder and the U-Net together.
+"""Train the built-in model: the autoencoder, then the text encoder and the layout, then the U-Net.
 
     python -m ldm.data.words --out training/words
     python -m ldm.train first_stage
+    python -m ldm.train layout
     python -m ldm.train diffusion
     python -m ldm.train export --out models/chladni
 
@@ -12,15 +13,15 @@ number follows from the seed and the step, so that a run that was interrupted go
 import csv
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, reduce
 from joblib import Parallel, delayed
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -28,14 +29,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 import cli
+import config
 from files import atomic_path
 from ldm.data.captions import caption
 from ldm.data.pictures import render
-from ldm.data.scenes import sample_scene
+from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
+from ldm.modules.layout import PromptLayout, PromptReader
 from ldm.pictures import grid, save_png, to_uint8
 from ldm.tensor_files import write_safetensors
 from ldm.util import instantiate_from_config
@@ -43,6 +46,7 @@ from ldm.util import instantiate_from_config
 SAVE_EVERY = 180.0  # seconds
 SHEET_EVERY = 420.0  # seconds
 RENDER_CHUNK = 256  # pictures
+LAYOUT_SEED = 500_000_000  # of the first scene that the layout is trained on; the others' are below
 CONFIG = Path("configs/latent-diffusion/chladni.yaml")
 SHEET_PROMPTS = (
     "a golden spiral on purple",
@@ -76,6 +80,19 @@ class FirstStageOptions:
 
 
 @dataclass(frozen=True)
+class LayoutOptions:
+    """How the text encoder learns to read prompts, then the layout what scenes look like: see `train_layout`."""
+
+    pictures: int
+    learning_rate: float
+    reading_batch_size: int
+    reading_steps: int
+    drawing_batch_size: int
+    drawing_steps: int
+    prompt_dropout: float
+
+
+@dataclass(frozen=True)
 class Stage:
     """A stretch of diffusion training on `pictures` renders of `size`×`size`."""
 
@@ -87,13 +104,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class DiffusionOptions:
-    """How text encoder and U-Net are trained, by stages of growing resolution."""
+    """How the U-Net is trained, by stages of growing resolution."""
 
     learning_rate: float
     warmup: int
     prompt_dropout: float
     max_weight: float
-    timestep_shift: float
     stages: tuple[Stage, ...]
 
 
@@ -288,6 +304,122 @@ def psnr(model: ShuffleAutoencoder, pictures: Tensor) -> float:
     return (-10 * ((pictures - y) / 2).pow(2).mean(dim=(1, 2, 3)).log10()).mean().item()
 
 
+# --- layout ----------------------------------------------------------------------------------------------------------
+
+
+def layout_of(model: LatentDiffusion) -> PromptLayout:
+    """The part of the U-Net that knows what prompts look like."""
+    layout = model.model.diffusion_model.layout
+    if layout is None:
+        raise ValueError("the U-Net has no layout; only one with a layout is trained here")
+    return layout
+
+
+def one_hot(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Numbers of attributes' values [B, attributes] as one-hot vectors side by side [B, sum of sizes] float32."""
+    return torch.cat([F.one_hot(v, n) for v, n in zip(values.unbind(dim=1), sizes, strict=True)], dim=1).float()
+
+
+class Thumbnails:
+    """Many small pictures, as small latents: what the layout is trained on.
+
+    An autoencoder with smooth latents leaves in each cell hardly more than the cell's mean colour, linearly; so that
+    pictures need not be rendered at full size and encoded.
+    """
+
+    def __init__(self, model: LatentDiffusion, count: int, first_seed: int) -> None:
+        self.size = model.latent_shape[1]
+        chunks = tqdm(rendered(first_seed, count, 2 * self.size), "rendering", -(-count // RENDER_CHUNK))
+        self.pixels = np.concatenate([self._halved(chunk) for chunk in chunks])
+        scenes = [sample_scene(seed) for seed in range(first_seed, first_seed + count)]
+        self.values = torch.tensor([attribute_values(scene) for scene in scenes])
+        self.variants = torch.tensor([scene.variant for scene in scenes])
+        large = to_tensor(next(rendered(first_seed, min(count, RENDER_CHUNK), 8 * self.size)))
+        with torch.inference_mode():
+            z = torch.cat([model.encode_first_stage(batch) for batch in large.split(8)])
+        latents, pixels = rearrange(z, "b c h w -> (b h w) c"), self._homogeneous(range(len(z))).flatten(0, 2)
+        # float64: in float32 the last bits hang on where the arrays lie in memory, and a resumed run would differ
+        self.colours = torch.linalg.lstsq(pixels.double(), latents.double()).solution.float()  # [4, C]
+
+    @staticmethod
+    def _halved(pictures: np.ndarray) -> np.ndarray:
+        return (
+            reduce(pictures.astype(np.float32), "b (h p) (w q) c -> b h w c", "mean", p=2, q=2).round().astype(np.uint8)
+        )
+
+    def _homogeneous(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        return F.pad(torch.from_numpy(self.pixels[rows]).float() / 127.5 - 1.0, (0, 1), value=1.0)
+
+    def latents(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """About the latents [B, C, H, W] of the pictures `rows`."""
+        return rearrange(self._homogeneous(rows) @ self.colours, "b h w c -> b c h w")
+
+
+def reading_loss(model: LatentDiffusion, reader: PromptReader, step: int, options: LayoutOptions, seed: int) -> Tensor:
+    """Cross entropy of the attributes of scenes, as the reader finds them in their captions."""
+    rng = np.random.default_rng((seed, step))
+    scenes = [sample_scene(int(number)) for number in rng.integers(LAYOUT_SEED, 2**30, size=options.reading_batch_size)]
+    prompts = ["" if rng.random() < options.prompt_dropout else caption(scene, rng) for scene in scenes]
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = reader.scores(model.get_learned_conditioning(prompts))
+    values = torch.tensor([attribute_values(scene) for scene in scenes])
+    losses = [F.cross_entropy(s.float(), v) for s, v in zip(scores, values.unbind(dim=1), strict=True)]
+    return torch.stack(losses).sum()
+
+
+def guess_of(layout: PromptLayout, values: Tensor, variants: Tensor) -> Tensor:
+    """What the layout makes [B, C, H, W] of scenes with attributes `values` [B, attributes] and `variants` [B]."""
+    return layout.guesses(one_hot(values, layout.reader.attributes)[:, None], variants[:, None])[:, 0]
+
+
+def drawing_loss(layout: PromptLayout, pool: Thumbnails, step: int, options: LayoutOptions, seed: int) -> Tensor:
+    """Squared error of the guess for a scene's attributes and variant."""
+    rows = np.random.default_rng((seed, step)).integers(len(pool.pixels), size=options.drawing_batch_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        guess = guess_of(layout, pool.values[rows], pool.variants[rows])
+    return (guess.float() - pool.latents(rows)).square().mean()
+
+
+def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, seed: int) -> None:
+    """Train the text encoder to tell a scene's attributes from its caption, then the layout to draw it from those.
+
+    Neither needs a U-Net, and each takes minutes.
+    """
+    layout = layout_of(model)
+    parameters = [*model.cond_stage_model.parameters(), *layout.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    run = Run(folder, {"text": model.cond_stage_model, "layout": layout}, optimizer)
+    start, steps = run.resume(), options.reading_steps + options.drawing_steps
+    pool = None
+    bar = tqdm(range(start, steps), "layout", steps, initial=start)
+    for step in bar:
+        reading = step < options.reading_steps
+        if not reading and pool is None:
+            torch.manual_seed(seed)
+            pool = Thumbnails(model, options.pictures, LAYOUT_SEED)
+        torch.manual_seed(seed + step)
+        done, of = (step, options.reading_steps) if reading else (step - options.reading_steps, options.drawing_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * min(1.0, (done + 1) / 50) * (1.0 - done / of) ** 0.5
+        if pool is None:
+            loss = reading_loss(model, layout.reader, step, options, seed)
+        else:
+            loss = drawing_loss(layout, pool, step, options, seed)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step % 25 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+            run.log(step, loss=loss.item())
+        if run.save_due():
+            run.save(step + 1)
+    model.cond_stage_model.eval()
+    with torch.inference_mode():
+        layout.nothing.copy_(model.get_learned_conditioning([""]).mean(dim=(0, 1)))
+    run.save(steps)
+
+
 # --- diffusion -------------------------------------------------------------------------------------------------------
 
 
@@ -308,20 +440,27 @@ def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folde
     return np.load(path, mmap_mode="r")
 
 
-Batch = tuple[Tensor, list[str], Tensor, Tensor]  # latents, prompts, timesteps, noise
+class Batch(NamedTuple):
+    """What a step of diffusion training is made of.
 
-
-def shifted(u: Tensor, shift: float) -> Tensor:
-    """Times `u` in 0…1 moved towards 1, much noise, by `shift` ≥ 1 (Esser et al. 2024, arXiv 2403.03206, equation 23).
-
-    Latents of neighbouring cells are much alike, so that layout shows through even where each is mostly noise; what
-    a picture is to be is decided late in the schedule.
+    Attributes:
+        x_0: clean latents [B, C, H, W].
+        prompts: B captions, "" where guidance is to be learned.
+        values, variants: attributes [B, attributes] and variants [B] of the scenes.
+        t: timesteps [B].
+        noise: [B, C, H, W].
     """
-    return shift * u / (1 + (shift - 1) * u)
+
+    x_0: Tensor
+    prompts: list[str]
+    values: Tensor
+    variants: Tensor
+    t: Tensor
+    noise: Tensor
 
 
-class DiffusionBatch:
-    """The training batch of a step: latents, prompts, timesteps and noise, all by the seed and the step alone."""
+class DiffusionBatches:
+    """The training batch of each step, by the seed and the step alone."""
 
     def __init__(self, latents: np.ndarray, first_seed: int, options: DiffusionOptions, seed: int) -> None:
         self.latents, self.first_seed, self.options, self.seed = latents, first_seed, options, seed
@@ -329,31 +468,43 @@ class DiffusionBatch:
     def __call__(self, step: int, size: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         rows = rng.integers(len(self.latents), size=size)
+        scenes = [sample_scene(self.first_seed + int(row)) for row in rows]
         x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
-        prompts = [
-            "" if rng.random() < self.options.prompt_dropout else caption(sample_scene(self.first_seed + int(row)), rng)
-            for row in rows
-        ]
-        u = (torch.arange(size) + torch.from_numpy(rng.random(size))) / size  # stratified: all of the schedule
-        t = (shifted(u, self.options.timestep_shift) * 1000).long().clamp(max=999)
-        return x_0, prompts, t, torch.from_numpy(rng.standard_normal(x_0.shape, np.float32))
+        t = (torch.arange(size) + torch.from_numpy(rng.random(size))) / size * 1000  # stratified: all of the schedule
+        return Batch(
+            x_0,
+            ["" if rng.random() < self.options.prompt_dropout else caption(scene, rng) for scene in scenes],
+            torch.tensor([attribute_values(scene) for scene in scenes]),
+            torch.tensor([scene.variant for scene in scenes]),
+            t.long().clamp(max=999),
+            torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
+        )
 
 
-def diffusion_loss(
-    model: LatentDiffusion, batch: tuple[Tensor, list[str], Tensor, Tensor], max_weight: float
-) -> Tensor:
+def known_guess(layout: PromptLayout, batch: Batch) -> Tensor:
+    """What the layout makes of the scenes of a batch [B, C, H, W], at the size of its latents; 0 without a prompt.
+
+    Sampling decides on one guess at once; the U-Net learns to trust it, since here it always is the right one.
+    """
+    with torch.no_grad():
+        guess = guess_of(layout, batch.values, batch.variants).float()
+    guess = F.interpolate(guess, batch.x_0.shape[2:], mode="bilinear")
+    return guess * torch.tensor([float(prompt != "") for prompt in batch.prompts])[:, None, None, None]
+
+
+def diffusion_loss(model: LatentDiffusion, batch: Batch, max_weight: float) -> Tensor:
     """Squared error of the predicted v, which weighs that of x_0 by SNR + 1 (Salimans & Ho 2022), cut at `max_weight`.
 
     The cut is min-SNR-γ's (Hang et al. 2023, arXiv 2303.09556): little noise would otherwise take all the attention.
-    Much noise keeps its full weight, unlike there: that is where layout and figures are decided.
+    Much noise keeps its full weight, unlike there.
     """
-    x_0, prompts, t, noise = batch
+    x_t = model.q_sample(batch.x_0, batch.t, batch.noise)
     # on a CPU the fused attention's backward pass costs more than the attention itself
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        c = model.get_learned_conditioning(prompts)
-        prediction = model.apply_model(model.q_sample(x_0, t, noise), t, c)
-    error = (prediction.float() - model.target(x_0, t, noise)).pow(2).mean(dim=(1, 2, 3))
-    snr_plus_1 = 1.0 / (1.0 - model.alphas_cumprod[t].float())
+        c = model.get_learned_conditioning(batch.prompts)
+        prediction = model.model.diffusion_model(x_t, batch.t, c, known_guess(layout_of(model), batch))
+    error = (prediction.float() - model.target(batch.x_0, batch.t, batch.noise)).pow(2).mean(dim=(1, 2, 3))
+    snr_plus_1 = 1.0 / (1.0 - model.alphas_cumprod[batch.t].float())
     return (snr_plus_1.clamp(max=max_weight) / snr_plus_1 * error).mean()
 
 
@@ -376,25 +527,16 @@ class PowerEMA:
         torch._foreach_lerp_(self.average, self.live, 1.0 - decay)
 
 
-def trained_parts(model: LatentDiffusion, average: LatentDiffusion) -> dict[str, nn.Module]:
-    """What diffusion training changes, by its name in the checkpoint; the first stage has a checkpoint of its own."""
-    return {
-        "unet": model.model,
-        "text": model.cond_stage_model,
-        "average_unet": average.model,
-        "average_text": average.cond_stage_model,
-    }
-
-
 def train_diffusion(
     model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, seed: int
 ) -> None:
-    """Train U-Net and text encoder on cached latents, stage after stage; `average` gets the moving average."""
+    """Train the U-Net on cached latents, stage after stage; `average` gets the moving average."""
+    model.cond_stage_model.eval()
     # a quarter faster, in bfloat16 on two cores
     model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
-    parameters = [*model.model.parameters(), *model.cond_stage_model.parameters()]
+    parameters = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    run = Run(folder, trained_parts(model, average), optimizer)
+    run = Run(folder, {"unet": model.model, "average_unet": average.model}, optimizer)
     ema = PowerEMA(model, average)
     step = run.resume()
     stage_start = 0
@@ -403,12 +545,13 @@ def train_diffusion(
         stage_end = stage_start + stage.steps
         if step < stage_end:
             latents = encode_pictures(model, stage, first_seed, folder)
-            batches = DiffusionBatch(latents, first_seed, options, seed)
+            batches = DiffusionBatches(latents, first_seed, options, seed)
             bar = tqdm(range(step, stage_end), f"{stage.size} px", stage_end, initial=step)
             for step in bar:
                 torch.manual_seed(seed + step)
+                progress = step / sum(stage.steps for stage in options.stages)
                 for group in optimizer.param_groups:
-                    group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup)
+                    group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1.0 - progress)
                 loss = diffusion_loss(model, batches(step, stage.batch_size), options.max_weight)
                 optimizer.zero_grad()
                 loss.backward()
@@ -439,7 +582,7 @@ def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
             shape=tuple(x_T.shape[1:]),
             conditioning=model.get_learned_conditioning(prompts),
             unconditional_conditioning=model.get_learned_conditioning([""] * len(prompts)),
-            unconditional_guidance_scale=4.0,
+            unconditional_guidance_scale=config.BUILTIN_SCALE,
             x_T=x_T,
             verbose=False,
         )
@@ -463,32 +606,43 @@ def export(average: LatentDiffusion, node: dict[str, Any], words: Path, out: Pat
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def model_node(config: Any, words: Path) -> dict[str, Any]:
-    """The yaml's model node with the size of the vocabulary in `words` filled in."""
-    node: Any = OmegaConf.to_container(config.model)
+def model_node(settings: Any, words: Path) -> dict[str, Any]:
+    """The yaml's model node with what follows from the words in `words` and from the scenes filled in."""
+    node: Any = OmegaConf.to_container(settings.model)
     vectors = np.load(words / "word_vectors.npy", mmap_mode="r")
     node["params"]["cond_stage_config"]["params"].update(vocab_size=vectors.shape[0], vector_dim=vectors.shape[1])
+    node["params"]["unet_config"]["params"]["layout"].update(
+        size=node["params"]["image_size"],
+        shape_attributes=[len(values) for values in SHAPE_ATTRIBUTES.values()],
+        colour_attributes=[len(COLOURS) + 1] * NAMED_COLOURS,
+        variants=VARIANTS,
+    )
     return node
 
 
-def build(node: dict[str, Any], folder: Path, with_first_stage: bool) -> LatentDiffusion:
-    """A fresh model with the word vectors in place, and the trained first stage if asked for."""
+def build(node: dict[str, Any], folder: Path, trained: Sequence[str] = ("first_stage", "layout")) -> LatentDiffusion:
+    """A fresh model with the word vectors in place, and with those parts of it that are `trained` already."""
     model: LatentDiffusion = instantiate_from_config(node)
     text = model.cond_stage_model
     if not isinstance(text, WordEmbedder):
         raise ValueError(f"the text encoder is a {type(text).__name__}; only a WordEmbedder is trained here")
     text.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
     text.load_vocabulary(folder / "words")
-    if with_first_stage:
-        state = torch.load(folder / "first_stage" / "checkpoint.pt", map_location="cpu", weights_only=True)
-        model.first_stage_model.load_state_dict(state["first_stage"])
-        model.first_stage_model.requires_grad_(False)
+    parts: dict[str, dict[str, nn.Module]] = {
+        "first_stage": {"first_stage": model.first_stage_model},
+        "layout": {"text": text, "layout": layout_of(model)},
+    }
+    for name in trained:
+        state = torch.load(folder / name / "checkpoint.pt", map_location="cpu", weights_only=True)
+        for part, module in parts[name].items():
+            module.load_state_dict(state[part])
+            module.requires_grad_(False)
     return model
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("command", choices=["first_stage", "diffusion", "export"])
+    parser.add_argument("command", choices=["first_stage", "layout", "diffusion", "export"])
     parser.add_argument(
         "--config", type=cli.existing_file, default=CONFIG, metavar="F", help="yaml (default: %(default)s)"
     )
@@ -499,32 +653,35 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, default=Path("models/chladni"), metavar="DIR", help="of export (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    config = OmegaConf.load(args.config)
-    seed = config.training.seed
+    settings = OmegaConf.load(args.config)
+    seed = settings.training.seed
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
-    node = model_node(config, args.dir / "words")
+    node = model_node(settings, args.dir / "words")
 
     if args.command == "first_stage":
-        model = build(node, args.dir, with_first_stage=False)
+        model = build(node, args.dir, trained=())
         autoencoder = model.first_stage_model
         if not isinstance(autoencoder, ShuffleAutoencoder):
             raise ValueError(
                 f"the first stage is a {type(autoencoder).__name__}; only a ShuffleAutoencoder is trained here"
             )
-        first_stage = FirstStageOptions(**config.training.first_stage)
+        first_stage = FirstStageOptions(**settings.training.first_stage)
         train_first_stage(autoencoder, first_stage, args.dir / "first_stage", seed)
         return 0
-    model, average = (build(node, args.dir, with_first_stage=True) for _ in range(2))
+    if args.command == "layout":
+        model = build(node, args.dir, trained=["first_stage"])
+        train_layout(model, LayoutOptions(**settings.training.layout), args.dir / "layout", seed)
+        return 0
+    model, average = (build(node, args.dir) for _ in range(2))
     if args.command == "diffusion":
         average.load_state_dict(model.state_dict())
-        stages = tuple(Stage(**stage) for stage in config.training.diffusion.stages)
-        options = DiffusionOptions(**{**config.training.diffusion, "stages": stages})
+        stages = tuple(Stage(**stage) for stage in settings.training.diffusion.stages)
+        options = DiffusionOptions(**{**settings.training.diffusion, "stages": stages})
         train_diffusion(model, average, options, args.dir / "diffusion", seed)
     else:
         state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
         average.model.load_state_dict(state["average_unet"])
-        average.cond_stage_model.load_state_dict(state["average_text"])
         export(average, node, args.dir / "words", args.out)
     return 0
 

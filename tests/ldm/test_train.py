@@ -12,12 +12,13 @@ import config
 from ldm import train
 from ldm.checkpoint import load_model
 from ldm.data.captions import vocabulary
+from ldm.data.scenes import attribute_values, sample_scene
 from ldm.models.autoencoder import ShuffleAutoencoder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A training folder with word vectors and a tiny trained first stage."""
+    """A training folder with word vectors, a tiny trained first stage, and a tiny trained layout."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "words").mkdir()
     words = vocabulary()
@@ -27,6 +28,7 @@ def folder(tmp_path_factory) -> Path:
     )
     OmegaConf.save(tiny_config(), folder / "tiny.yaml")
     command("first_stage", folder)
+    command("layout", folder)
     return folder
 
 
@@ -38,6 +40,10 @@ def tiny_config() -> OmegaConf:
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)
     tiny.training.first_stage.update(pictures=8, batch_size=4, steps=351, learning_rate=5e-3)
+    parts.unet_config.params.layout.update(width=32, maps=3)
+    tiny.training.layout.update(
+        pictures=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
+    )
     stages = [
         {"size": 64, "pictures": 8, "batch_size": 4, "steps": 3},
         {"size": 128, "pictures": 4, "batch_size": 2, "steps": 3},
@@ -59,7 +65,7 @@ def losses(path: Path) -> list[tuple[str, ...]]:
 def test_first_stage_learns_and_standardises(folder):
     rows = losses(folder / "first_stage" / "loss.csv")
     assert float(rows[-1][1]) < 0.8 * float(rows[0][1])
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, with_first_stage=True)
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
     pictures = train.to_tensor(next(train.rendered(0, 8, 256)))
     with torch.inference_mode():
         z = model.encode_first_stage(pictures)
@@ -79,7 +85,7 @@ def test_roughness_tells_noise_from_what_varies_slowly():
 def test_the_first_stage_is_told_to_make_smooth_latents(folder):
     """The weight of the penalty counts, and what it weighs is the roughness of the encoder's means."""
     options = OmegaConf.to_container(tiny_config().training.first_stage)
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, with_first_stage=False)
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=())
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     loss = {}
     for weight in (0.0, 1.0):
@@ -89,6 +95,45 @@ def test_the_first_stage_is_told_to_make_smooth_latents(folder):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         rough = train.roughness(model.first_stage_model.posterior(x)[0].float())
     assert (loss[1.0] - loss[0.0]).item() == pytest.approx(rough.item(), abs=1e-4)
+
+
+def test_the_layout_learns_to_read_and_to_draw(folder):
+    rows = [float(loss) for step, loss in losses(folder / "layout" / "loss.csv")]
+    assert rows[1] < 0.9 * rows[0]  # steps 0 and 25 of reading
+    assert rows[3] < 0.95 * rows[2]  # steps 50 and 75, of drawing
+
+
+def test_thumbnails_are_about_the_latents(folder):
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
+    pool = train.Thumbnails(model, 16, 0)
+    pictures = train.to_tensor(next(train.rendered(0, 16, 256)))
+    with torch.inference_mode():
+        z = model.encode_first_stage(pictures)
+    assert pool.pixels.shape == (16, 32, 32, 3)
+    error = (pool.latents(range(16)) - z).square().mean() / z.var()
+    assert error < 0.5
+
+
+def test_layout_training_resumes_where_it_was(folder, monkeypatch, tmp_path):
+    whole = torch.load(folder / "layout" / "checkpoint.pt", weights_only=True)
+    (folder / "layout").rename(tmp_path / "whole")
+    log = train.Run.log
+
+    def stop_at_75(self: train.Run, step: int, **values: float) -> None:
+        if step == 75:
+            raise KeyboardInterrupt
+        log(self, step, **values)
+
+    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(train.Run, "log", stop_at_75)
+    with pytest.raises(KeyboardInterrupt):
+        command("layout", folder)
+    monkeypatch.setattr(train.Run, "log", log)
+    command("layout", folder)
+    resumed = torch.load(folder / "layout" / "checkpoint.pt", weights_only=True)
+    for part in ("text", "layout"):
+        for name, tensor in whole[part].items():
+            torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
 
 
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, monkeypatch, tmp_path):
@@ -110,7 +155,7 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, monkey
     monkeypatch.setattr(train.PowerEMA, "update", update)
     command("diffusion", folder)
     resumed = torch.load(folder / "diffusion" / "checkpoint.pt", weights_only=True)
-    for part in ("unet", "text", "average_unet", "average_text"):
+    for part in ("unet", "average_unet"):
         for name, tensor in whole[part].items():
             torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
 
@@ -137,19 +182,48 @@ def test_moving_average_follows_and_forgets():
     assert abs(average.weight.item() - 1.0) < 1e-6
 
 
+def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
+    """Clean latents with prompts, of the scenes 0, 1, 2, …, at times all over the schedule."""
+    scenes = [sample_scene(seed) for seed in range(len(x_0))]
+    values = torch.tensor([attribute_values(scene) for scene in scenes])
+    variants = torch.tensor([scene.variant for scene in scenes])
+    t = torch.linspace(0, 999, len(x_0)).long()
+    return train.Batch(x_0, prompts, values, variants, t, torch.randn_like(x_0))
+
+
 def test_loss_of_a_perfect_prediction_is_zero(folder):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, with_first_stage=True)
-    x_0, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
-    model.apply_model = lambda x, t, c: model.target(x_0, t, noise)
-    assert train.diffusion_loss(model, (x_0, ["a", "", "red"], t, noise), 5.0).item() == 0.0
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    batch = batch_of(torch.randn(3, 4, 8, 8), ["a", "", "red"])
+    model.model.diffusion_model.forward = lambda x, t, c, guess: model.target(batch.x_0, t, batch.noise)
+    assert train.diffusion_loss(model, batch, 5.0).item() == 0.0
 
 
-def test_shifted_times_keep_the_ends_and_lean_to_noise():
-    u = torch.linspace(0, 1, 101)
-    assert torch.equal(train.shifted(u, 1.0), u)
-    t = train.shifted(u, 3.0)
-    assert t[0] == 0 and t[-1] == 1 and (t.diff() > 0).all()
-    assert t[50] == pytest.approx(0.75)  # half of all steps fall on the last quarter
+def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
+    """Beside a prompt; none of which says nothing. Each picture of the batch has its own."""
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    layout = train.layout_of(model)
+    batch = batch_of(torch.zeros(3, 4, 32, 32), ["a", "", "red"])
+    guess = train.known_guess(layout, batch)
+    assert guess.shape == batch.x_0.shape
+    assert guess[1].abs().max() == 0
+    for row in (0, 2):
+        expected = train.guess_of(layout, batch.values[[row]], batch.variants[[row]])
+        torch.testing.assert_close(guess[[row]], expected)
+    assert not torch.allclose(guess[0], guess[2], atol=1e-2)
+    half = train.known_guess(layout, batch._replace(x_0=torch.zeros(3, 4, 16, 16)))
+    assert half.shape == (3, 4, 16, 16)
+
+
+def test_batches_tell_of_the_scenes_that_their_latents_are_of():
+    latents = np.arange(50, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16)
+    options = train.DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
+    batch = train.DiffusionBatches(latents, 1000, options, 0)(7, 40)
+    rows = batch.x_0[:, 0, 0, 0].int().tolist()
+    assert len(set(rows)) > 10
+    assert batch.values.tolist() == [attribute_values(sample_scene(1000 + row)) for row in rows]
+    assert batch.variants.tolist() == [sample_scene(1000 + row).variant for row in rows]
+    assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
+    assert batch.t.min() >= 0 and batch.t.max() <= 999 and (batch.t.diff() > 0).all()
 
 
 @pytest.mark.parametrize("batch", [1, 3])

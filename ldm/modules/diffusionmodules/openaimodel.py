@@ -5,11 +5,12 @@
 published weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ldm.modules.attention import SpatialTransformer
@@ -21,6 +22,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
+from ldm.modules.layout import PromptLayout
 
 
 class ResBlock(nn.Module):
@@ -125,6 +127,9 @@ class UNetModel(nn.Module):
             work. Published LDMs have 1.
         positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
             Published LDMs are without.
+        layout: options of a `PromptLayout`, whose guess of the picture is a second input beside the latents; a share
+            of both, by the time, is added to the output, so that the rest is left for the network. Published LDMs are
+            without.
 
     Raises:
         ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
@@ -148,6 +153,7 @@ class UNetModel(nn.Module):
         pool_context: bool = False,
         patch_size: int = 1,
         positions: bool = False,
+        layout: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not use_spatial_transformer:
@@ -162,6 +168,7 @@ class UNetModel(nn.Module):
         self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
             self.context_embed = _embedder(context_dim, emb_channels)
+        self.layout = None if layout is None else PromptLayout(context_dim, in_channels, **layout)
 
         def attention(ch: int) -> SpatialTransformer:
             heads = num_heads if num_head_channels == -1 else ch // num_head_channels
@@ -172,7 +179,11 @@ class UNetModel(nn.Module):
             return Stage(ResBlock(ch_in, emb_channels, ch_out), *attend)
 
         widths = [model_channels * mult for mult in channel_mult]
-        ch_in = in_channels * patch_size**2 + POSITION_CHANNELS * positions
+        inputs = in_channels
+        if layout is not None:
+            inputs = 2 * in_channels
+            self.bypass = zero_module(nn.Linear(emb_channels, 2))
+        ch_in = inputs * patch_size**2 + POSITION_CHANNELS * positions
         first = Stage(nn.Conv2d(ch_in, model_channels, 3, padding=1))
         self.input_blocks, skips = _way_down(first, model_channels, widths, num_res_blocks, stage)
         ch = widths[-1]
@@ -181,11 +192,16 @@ class UNetModel(nn.Module):
         last = nn.Conv2d(widths[0], out_channels * patch_size**2, 3, padding=1)
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zero_module(last))
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, guess: Tensor | None = None
+    ) -> Tensor:
         """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
 
+        Args:
+            guess: of the clean latents, the shape of `x`, in place of the layout's own: training knows better.
+
         Raises:
-            ValueError: H or W that cannot be halved as often as the U-Net has levels.
+            ValueError: H or W that cannot be halved as often as the U-Net has levels; no prompt for a layout.
         """
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple:
@@ -196,8 +212,13 @@ class UNetModel(nn.Module):
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         if context is not None and hasattr(self, "context_embed"):
             emb = emb + self.context_embed(context.mean(dim=1))
+        known = x
+        if self.layout is not None:
+            if context is None:
+                raise ValueError("a U-Net with a layout needs a prompt: context is None")
+            known = torch.cat([x, self.layout(x, context) if guess is None else guess], dim=1)
         skips = []
-        h = F.pixel_unshuffle(x, self.patch_size)
+        h = F.pixel_unshuffle(known, self.patch_size)
         if self.positions:
             where = position_features(h.shape[2], h.shape[3], h.device).to(h.dtype)
             h = torch.cat([h, repeat(where, "c h w -> b c h w", b=len(h))], dim=1)
@@ -207,4 +228,8 @@ class UNetModel(nn.Module):
         h = self.middle_block(h, emb, context)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
-        return F.pixel_shuffle(self.out(h), self.patch_size)
+        y = F.pixel_shuffle(self.out(h), self.patch_size)
+        if self.layout is None:
+            return y
+        shares = self.bypass(F.silu(emb))[:, :, None, None, None]  # [B, 2, 1, 1, 1]
+        return y + (shares * rearrange(known, "b (n c) h w -> b n c h w", n=2)).sum(dim=1)
