@@ -34,11 +34,12 @@ from files import atomic_path
 from ldm.data.captions import caption
 from ldm.data.pictures import render
 from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
+from ldm.data.views import view
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
-from ldm.modules.layout import PromptLayout, PromptReader
+from ldm.modules.layout import VIEWS, PromptLayout, PromptReader, seen
 from ldm.pictures import grid, save_png, to_uint8
 from ldm.tensor_files import write_safetensors
 from ldm.util import instantiate_from_config
@@ -116,12 +117,12 @@ class DiffusionOptions:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def rendered(first_seed: int, count: int, size: int) -> Iterator[np.ndarray]:
+def rendered(first_seed: int, count: int, size: int, whole: bool = False) -> Iterator[np.ndarray]:
     """Renders of the scenes `first_seed`, `first_seed` + 1, …: chunks [≤ 256, size, size, 3] uint8, on all cores."""
 
     def chunk(start: int) -> np.ndarray:
         stop = min(start + RENDER_CHUNK, first_seed + count)
-        return np.stack([render(sample_scene(seed), size) for seed in range(start, stop)])
+        return np.stack([render(sample_scene(seed), size, whole) for seed in range(start, stop)])
 
     starts = range(first_seed, first_seed + count, RENDER_CHUNK)
     yield from Parallel(n_jobs=-1, return_as="generator")(delayed(chunk)(start) for start in starts)
@@ -329,12 +330,12 @@ class Thumbnails:
 
     def __init__(self, model: LatentDiffusion, count: int, first_seed: int) -> None:
         self.size = model.latent_shape[1]
-        chunks = tqdm(rendered(first_seed, count, 2 * self.size), "rendering", -(-count // RENDER_CHUNK))
+        chunks = tqdm(rendered(first_seed, count, 2 * self.size, whole=True), "rendering", -(-count // RENDER_CHUNK))
         self.pixels = np.concatenate([self._halved(chunk) for chunk in chunks])
         scenes = [sample_scene(seed) for seed in range(first_seed, first_seed + count)]
         self.values = torch.tensor([attribute_values(scene) for scene in scenes])
         self.variants = torch.tensor([scene.variant for scene in scenes])
-        large = to_tensor(next(rendered(first_seed, min(count, RENDER_CHUNK), 8 * self.size)))
+        large = to_tensor(next(rendered(first_seed, min(count, RENDER_CHUNK), 8 * self.size, whole=True)))
         with torch.inference_mode():
             z = torch.cat([model.encode_first_stage(batch) for batch in large.split(8)])
         latents, pixels = rearrange(z, "b c h w -> (b h w) c"), self._homogeneous(range(len(z))).flatten(0, 2)
@@ -415,6 +416,7 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
         if run.save_due():
             run.save(step + 1)
     model.cond_stage_model.eval()
+    layout.views.copy_(torch.from_numpy(np.stack([view(seed, layout.size) for seed in range(VIEWS)])))
     with torch.inference_mode():
         layout.nothing.copy_(model.get_learned_conditioning([""]).mean(dim=(0, 1)))
     run.save(steps)
@@ -447,6 +449,7 @@ class Batch(NamedTuple):
         x_0: clean latents [B, C, H, W].
         prompts: B captions, "" where guidance is to be learned.
         values, variants: attributes [B, attributes] and variants [B] of the scenes.
+        views: coordinates [B, H, W, 2] of what is seen of them.
         t: timesteps [B].
         noise: [B, C, H, W].
     """
@@ -455,6 +458,7 @@ class Batch(NamedTuple):
     prompts: list[str]
     values: Tensor
     variants: Tensor
+    views: Tensor
     t: Tensor
     noise: Tensor
 
@@ -476,19 +480,19 @@ class DiffusionBatches:
             ["" if rng.random() < self.options.prompt_dropout else caption(scene, rng) for scene in scenes],
             torch.tensor([attribute_values(scene) for scene in scenes]),
             torch.tensor([scene.variant for scene in scenes]),
+            torch.from_numpy(np.stack([view(scene.seed, x_0.shape[2]) for scene in scenes])),
             t.long().clamp(max=999),
             torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
         )
 
 
 def known_guess(layout: PromptLayout, batch: Batch) -> Tensor:
-    """What the layout makes of the scenes of a batch [B, C, H, W], at the size of its latents; 0 without a prompt.
+    """What the layout makes of the scenes of a batch [B, C, H, W], as they are seen there; 0 without a prompt.
 
     Sampling decides on one guess at once; the U-Net learns to trust it, since here it always is the right one.
     """
     with torch.no_grad():
-        guess = guess_of(layout, batch.values, batch.variants).float()
-    guess = F.interpolate(guess, batch.x_0.shape[2:], mode="bilinear")
+        guess = seen(guess_of(layout, batch.values, batch.variants).float(), batch.views)
     return guess * torch.tensor([float(prompt != "") for prompt in batch.prompts])[:, None, None, None]
 
 

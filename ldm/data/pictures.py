@@ -27,6 +27,7 @@ from ldm.data.figures import draw_figure
 from ldm.data.palette import COLOURS_OKLAB, LUT_SIZE, apply_lut, apply_lut_filtered, banded_lut, jittered, shade
 from ldm.data.patterns import PATTERN_FAMILIES
 from ldm.data.scenes import Scene, sample_scene
+from ldm.data.views import NEAREST, seen, view
 
 
 @dataclass(frozen=True)
@@ -239,8 +240,11 @@ def _finished(rgb: np.ndarray, mood: Mood) -> np.ndarray:
     return (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def render(scene: Scene, size: int = 256) -> np.ndarray:
+def render(scene: Scene, size: int = 256, whole: bool = False) -> np.ndarray:
     """Draw a scene as sRGB uint8 `[size, size, 3]`; the same scene looks the same at every size.
+
+    Args:
+        whole: draw all of it straight on, in place of the view that belongs to its seed.
 
     Raises:
         ValueError: `size` is below 16.
@@ -251,7 +255,9 @@ def render(scene: Scene, size: int = 256) -> np.ndarray:
     rng = np.random.default_rng([scene.seed, 2])
     labs = [jittered(name, rng) for name in scene.colours]
     draw = _figure_picture if scene.figure else _pattern_picture
-    return _finished(draw(scene, size, labs, rng), MOOD_EFFECTS[scene.mood])
+    drawn = size if whole else round(size * NEAREST)  # so that the nearest view is as crisp
+    picture = _finished(draw(scene, drawn, labs, rng), MOOD_EFFECTS[scene.mood])
+    return picture if whole else seen(picture, view(scene.seed, size))
 
 
 def contact_sheet(scenes: list[Scene], size: int = 128, columns: int = 8) -> np.ndarray:

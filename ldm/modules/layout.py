@@ -9,12 +9,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 EMPTY = 0.05  # so near is the mean of an embedded prompt to that of the empty one, however it is rounded
 SURE = 0.5  # a likelier value of an attribute is what the prompt says, not a matter of chance
-DRAWS = 4  # guesses for each variant
+DRAWS = 4  # for each variant
+VIEWS = 16  # of each draw
+
+
+def seen(latents: Tensor, coordinates: Tensor) -> Tensor:
+    """What is at `coordinates` [B, H, W, 2] (of `ldm.data.views.view`) of latents [B, C, H, W]."""
+    return F.grid_sample(latents, coordinates.to(latents), padding_mode="reflection", align_corners=False)
 
 
 class PromptReader(nn.Module):
@@ -49,7 +55,7 @@ class PromptLayout(nn.Module):
     each: what decides shapes is kept from what decides colours. The guess is that of one variant of all shapes, as it
     is in training, where the variant is known; so that the U-Net is told all that is to be known of the composition.
     What a prompt leaves open, each guess decides for itself, as likely as it is: noise chooses the pattern if words
-    do not.
+    do not. And each is seen in several ways (`ldm/data/views.py`).
 
     Args:
         context_dim: width of the prompt's embedding.
@@ -61,7 +67,9 @@ class PromptLayout(nn.Module):
         maps: shapes of each guess.
     """
 
-    draws: Tensor  # [K, A], K = DRAWS · variants
+    draws: Tensor  # [DRAWS · variants, A]
+    # both given by training
+    views: Tensor  # [VIEWS, size, size, 2]: coordinates
     nothing: Tensor  # [context_dim]: the mean embedding of the empty prompt
 
     def __init__(
@@ -76,7 +84,7 @@ class PromptLayout(nn.Module):
         maps: int,
     ) -> None:
         super().__init__()
-        self.size, self.maps = size, maps
+        self.channels, self.size, self.maps = channels, size, maps
         self.split = [sum(shape_attributes), sum(colour_attributes)]
         self.reader = PromptReader(context_dim, [*shape_attributes, *colour_attributes])
         self.shapes = nn.Parameter(torch.randn(variants, self.split[0], width) / 2)
@@ -89,11 +97,12 @@ class PromptLayout(nn.Module):
         self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
         uniform = torch.rand(DRAWS * variants, sum(self.split), generator=torch.Generator().manual_seed(0))
         self.register_buffer("draws", -(-uniform.clamp(1e-6, 1 - 1e-6).log()).log())
+        self.register_buffer("views", torch.zeros(VIEWS, size, size, 2))
         self.register_buffer("nothing", torch.zeros(context_dim))
-        self._kept: tuple[Tensor, Tensor] | None = None  # context, its guesses
+        self._kept: tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]] | None = None  # context, see _kept_guesses
 
     def decided(self, context: Tensor) -> Tensor:
-        """Attributes [B, K, A], each one-hot, of the K guesses for prompts [B, M, context_dim].
+        """Attributes [B, K, A], each one-hot, of the K draws for prompts [B, M, context_dim].
 
         The Gumbel-max trick: the largest of log-probabilities and fixed noise is a draw from the probabilities.
         """
@@ -123,18 +132,33 @@ class PromptLayout(nn.Module):
         The likeness is the cosine: of latents that are a guess and noise it finds the guess, and of pure noise it
         prefers none. Once chosen, a guess is more and more of the latents, so that sampling does not change its mind.
         """
-        guesses = self._kept_guesses(context)
-        if x.shape[2:] != guesses.shape[3:]:
-            flat = F.interpolate(rearrange(guesses, "b k c h w -> b (k c) h w"), x.shape[2:], mode="bilinear")
-            guesses = rearrange(flat, "b (k c) h w -> b k c h w", k=guesses.shape[1])
-        likeness = einsum(x.float(), guesses, "b c h w, b k c h w -> b k") / guesses.square().sum(dim=(2, 3, 4)).sqrt()
-        guess = guesses[torch.arange(len(x), device=x.device), likeness.argmax(dim=1)]
-        empty = (context.mean(dim=1) - self.nothing).abs().amax(dim=1) < EMPTY
-        return guess.masked_fill(empty[:, None, None, None], 0.0).to(x.dtype)
+        small = F.interpolate(x.float(), (self.size, self.size), mode="area")
+        guess = torch.empty_like(small)
+        for rows, guesses, norms in self._kept_guesses(context):
+            likeness = einsum(small[rows], guesses, "b c h w, k c h w -> b k") / norms
+            guess[rows] = guesses[likeness.argmax(dim=1)]
+        return F.interpolate(guess, x.shape[2:], mode="bilinear").to(x.dtype)
 
-    def _kept_guesses(self, context: Tensor) -> Tensor:
-        """Guesses for `context`; a prompt stays the same through all steps of sampling, and they are kept."""
-        if self._kept is None or self._kept[0] is not context:
-            variant = torch.arange(len(self.draws), device=context.device) % len(self.shapes)
-            self._kept = (context, self.guesses(self.decided(context), variant).float())
+    def _kept_guesses(self, context: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each different prompt of `context`: its rows, its guesses [K, C, H, W] and their norms [K].
+
+        They are kept: prompts stay the same through all steps of sampling, and often from picture to picture.
+        """
+        if self._kept is None or not torch.equal(self._kept[0], context):
+            prompts, row = context.unique(dim=0, return_inverse=True)
+            kept = []
+            for number, prompt in enumerate(prompts):
+                guesses = self._guesses_for(prompt)
+                norms = guesses.square().sum(dim=(1, 2, 3)).sqrt()
+                kept.append(((row == number).nonzero()[:, 0], guesses, norms))
+            self._kept = (context, kept)
         return self._kept[1]
+
+    def _guesses_for(self, prompt: Tensor) -> Tensor:
+        """Every draw in every view [K, C, H, W] float32 for a prompt [M, context_dim]; for the empty one a single 0."""
+        if (prompt.mean(dim=0) - self.nothing).abs().amax() < EMPTY:
+            return torch.zeros(1, self.channels, self.size, self.size, device=prompt.device)
+        variant = torch.arange(len(self.draws), device=prompt.device) % len(self.shapes)
+        drawn = self.guesses(self.decided(prompt[None]), variant)[0].float()
+        drawn = repeat(drawn, "k c h w -> (k v) c h w", v=len(self.views))
+        return seen(drawn, repeat(self.views, "v h w xy -> (k v) h w xy", k=len(self.draws)))

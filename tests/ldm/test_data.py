@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ldm.data.captions import HELD_OUT_SYNONYMS, caption, vocabulary
 from ldm.data.palette import COLOURS as COLOUR_VALUES
@@ -22,6 +23,8 @@ from ldm.data.scenes import (
     attribute_values,
     sample_scene,
 )
+from ldm.data.views import seen, view
+from ldm.modules import layout
 
 NAMES = tuple(COLOUR_VALUES)
 NAMES_LAB = cv2.cvtColor(np.array([list(COLOUR_VALUES.values())], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
@@ -87,12 +90,51 @@ def test_every_pattern_has_structure_and_varies(pattern: str) -> None:
 def test_a_pattern_has_few_shapes_and_many_looks() -> None:
     def greys(seed: int) -> np.ndarray:
         scene = Scene(seed=seed, pattern="spiral", colours=("black", "white"), mood="sharp")
-        return render(scene, 48).astype(np.float32).mean(axis=2)
+        return render(scene, 48, whole=True).astype(np.float32).mean(axis=2)
 
     alike = [np.corrcoef(greys(s).ravel(), greys(s + VARIANTS).ravel())[0, 1] for s in range(VARIANTS)]
     other = [np.corrcoef(greys(s).ravel(), greys(s + 1).ravel())[0, 1] for s in range(VARIANTS)]
     assert min(alike) > 0.9 and max(other) < 0.6
     assert not np.array_equal(greys(0), greys(VARIANTS))
+
+
+def test_each_picture_is_a_view_of_a_whole() -> None:
+    for seed in range(8):
+        scene = sample_scene(seed)
+        expected = seen(render(scene, 256, whole=True), view(seed, 128)).ravel()
+        as_seen, whole = render(scene, 128).ravel(), render(scene, 128, whole=True).ravel()
+        assert np.corrcoef(as_seen, expected)[0, 1] > max(0.8, np.corrcoef(as_seen, whole)[0, 1] + 0.05)
+
+
+def test_views_are_near_mirrored_and_bent() -> None:
+    views = np.stack([view(seed, 32) for seed in range(200)])
+    assert views.shape == (200, 32, 32, 2) and views.dtype == np.float32
+    assert np.abs(views).max() < 1.3  # hardly over the edge
+    right, down = np.diff(views[..., 0], axis=2).mean(axis=(1, 2)), np.diff(views[..., 1], axis=1).mean(axis=(1, 2))
+    assert 70 < (right < 0).sum() < 130 and (down > 0).all()
+    zoom = 2 / 32 / np.abs(right)
+    assert 0.85 < zoom.min() < 1.1 and 1.3 < zoom.max() < 1.6  # 1 to 1.4, give and take the bending
+    straight = np.linspace(views[:, :, :1], views[:, :, -1:], 32, axis=2).squeeze(3)
+    assert 0.005 < np.abs(views - straight).mean() < 0.05
+    assert np.array_equal(view(7, 32), views[7])
+
+
+def test_a_view_is_the_same_at_every_size() -> None:
+    small = view(3, 32)
+    averaged = view(3, 128).reshape(32, 4, 32, 4, 2).mean(axis=(1, 3))
+    assert np.abs(small - averaged)[1:-1, 1:-1].max() < 0.005
+
+
+def test_what_is_seen_lies_where_the_view_says() -> None:
+    """Of a picture that shows where it is; as torch's grid_sample finds it, too."""
+    axis = ((np.arange(64) + 0.5) / 32 - 1).astype(np.float32)
+    picture = np.stack(np.meshgrid(axis, axis), axis=2)
+    coordinates = view(1, 32)
+    inside = np.abs(coordinates).max(axis=2) < 0.95
+    here = seen(picture, coordinates)
+    assert np.abs(here - coordinates)[inside].max() < 3e-3
+    sampled = layout.seen(torch.from_numpy(picture.transpose(2, 0, 1)[None]), torch.from_numpy(coordinates[None]))
+    assert np.abs(sampled[0].numpy().transpose(1, 2, 0) - here)[inside].max() < 3e-3
 
 
 def test_attributes_are_numbered_by_their_values() -> None:

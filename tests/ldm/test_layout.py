@@ -2,21 +2,25 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from ldm.data.views import view
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, PromptLayout
+from ldm.modules.layout import DRAWS, VIEWS, PromptLayout, seen
 
 CONTEXT = 8
 OPTIONS = {"size": 8, "shape_attributes": [3, 2], "colour_attributes": [4], "variants": 5, "width": 16, "maps": 3}
-GUESSES = DRAWS * 5
+GUESSES = DRAWS * 5 * VIEWS
 
 
 @pytest.fixture
 def layout() -> PromptLayout:
     torch.manual_seed(0)
-    return PromptLayout(CONTEXT, 4, **OPTIONS).eval()
+    layout = PromptLayout(CONTEXT, 4, **OPTIONS).eval()
+    layout.views.copy_(torch.from_numpy(np.stack([view(seed, 8) for seed in range(VIEWS)])))
+    return layout
 
 
 def test_each_attribute_has_probabilities(layout):
@@ -75,30 +79,46 @@ def test_what_a_prompt_says_is_not_left_to_chance(layout):
 
 
 def fixed(layout: PromptLayout, count: int) -> torch.Tensor:
-    """Let all prompts have the same guesses [GUESSES, 4, 8, 8], of very different sizes."""
-    guesses = torch.randn(GUESSES, 4, 8, 8) * torch.linspace(0.2, 2.0, GUESSES)[:, None, None, None]
-    layout.guesses = lambda attributes, variant: guesses.expand(count, *guesses.shape)
+    """Let all prompts have the same `count` guesses [count, 4, 8, 8], each of another size."""
+    guesses = torch.randn(count, 4, 8, 8) * torch.linspace(0.2, 2.0, count)[:, None, None, None]
+    layout._guesses_for = lambda prompt: guesses
     return guesses
 
 
-@pytest.mark.parametrize("alpha_bar", [0.01, 0.2, 1.0])
+@pytest.mark.parametrize("alpha_bar", [0.05, 0.2, 1.0])
 def test_noisy_latents_choose_the_guess_they_were_made_of(layout, alpha_bar):
-    guesses = fixed(layout, GUESSES)
-    guesses /= guesses.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() * (0.5 if alpha_bar > 0.01 else 0.1)
-    noise = torch.randn(GUESSES, 4, 8, 8)
-    x = math.sqrt(alpha_bar) * guesses + math.sqrt(1 - alpha_bar) * noise
+    guesses = fixed(layout, 40)
+    clean = guesses / guesses.square().mean(dim=(1, 2, 3), keepdim=True).sqrt() * 2
+    x = math.sqrt(alpha_bar) * clean + math.sqrt(1 - alpha_bar) * torch.randn(40, 4, 8, 8)
     with torch.inference_mode():
-        assert torch.equal(layout(x, torch.randn(GUESSES, 6, CONTEXT)), guesses)
+        assert torch.equal(layout(x, torch.randn(1, 6, CONTEXT).expand(40, 6, CONTEXT)), guesses)
 
 
 def test_pure_noise_prefers_no_guess(layout):
     """However bold some are: each of 20 is chosen by a twentieth of 4,000, within five standard deviations."""
-    guesses = fixed(layout, 4000)
+    guesses = fixed(layout, 20)
     with torch.inference_mode():
-        chosen = layout(torch.randn(4000, 4, 8, 8), torch.randn(4000, 6, CONTEXT))
+        chosen = layout(torch.randn(4000, 4, 8, 8), torch.randn(1, 6, CONTEXT).expand(4000, 6, CONTEXT))
     counts = torch.stack([(chosen == guess).flatten(1).all(dim=1).sum() for guess in guesses])
     assert counts.sum() == 4000
     assert counts.min() > 131 and counts.max() < 269
+
+
+def test_every_draw_is_seen_in_every_view(layout):
+    with torch.inference_mode():
+        context = torch.randn(1, 6, CONTEXT)
+        guesses = layout._guesses_for(context[0])
+        assert guesses.shape == (GUESSES, 4, 8, 8)
+        drawn = layout.guesses(layout.decided(context), torch.arange(DRAWS * 5) % 5)[0]
+        one = seen(drawn[[7]], layout.views[[3]])
+        torch.testing.assert_close(guesses[[7 * VIEWS + 3]], one)
+        layout.views.copy_(seen_straight(8))
+        straight = layout._guesses_for(context[0])
+    torch.testing.assert_close(straight, drawn.repeat_interleave(VIEWS, dim=0), atol=1e-5, rtol=1e-4)
+
+
+def seen_straight(size: int) -> torch.Tensor:
+    return torch.nn.functional.affine_grid(torch.eye(2, 3)[None], (1, 1, size, size), align_corners=False)
 
 
 def test_the_empty_prompt_has_no_guess(layout):
@@ -109,20 +129,32 @@ def test_the_empty_prompt_has_no_guess(layout):
     assert told.abs().max() > 0.01 and empty.abs().max() == 0
 
 
+def test_each_row_has_the_guess_for_its_own_prompt(layout):
+    a, b = torch.randn(2, 6, CONTEXT)
+    layout.reader.told.weight.data *= 20
+    x = torch.randn(4, 4, 8, 8)
+    with torch.inference_mode():
+        together = layout(x, torch.stack([a, b, a, b]))
+        for row, prompt in enumerate([a, b, a, b]):
+            torch.testing.assert_close(together[[row]], layout(x[[row]], prompt[None]))
+        assert not torch.allclose(together, layout(x, torch.stack([b, a, b, a])), atol=1e-3)
+
+
 def test_a_prompt_is_read_once(layout, monkeypatch):
     read, calls = layout.reader.forward, []
     monkeypatch.setattr(layout.reader, "forward", lambda context: calls.append(1) or read(context))
-    x, context = torch.randn(1, 4, 8, 8), torch.randn(1, 6, CONTEXT)
+    x, context = torch.randn(3, 4, 8, 8), torch.randn(1, 6, CONTEXT).expand(3, 6, CONTEXT)
     with torch.inference_mode():
         first = layout(x, context)
-        assert torch.equal(layout(x, context), first)
+        assert torch.equal(layout(x, context.clone()), first)
         assert len(calls) == 1
         assert not torch.equal(layout(x, context + 1), first)  # another prompt is read anew
 
 
-def test_guesses_are_stretched_to_the_latents(layout):
+@pytest.mark.parametrize("size", [(16, 24), (4, 8)])
+def test_guesses_are_stretched_to_the_latents(layout, size):
     with torch.inference_mode():
-        assert layout(torch.randn(2, 4, 16, 24), torch.randn(2, 6, CONTEXT)).shape == (2, 4, 16, 24)
+        assert layout(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT)).shape == (2, 4, *size)
 
 
 @pytest.fixture

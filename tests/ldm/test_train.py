@@ -13,7 +13,9 @@ from ldm import train
 from ldm.checkpoint import load_model
 from ldm.data.captions import vocabulary
 from ldm.data.scenes import attribute_values, sample_scene
+from ldm.data.views import view
 from ldm.models.autoencoder import ShuffleAutoencoder
+from ldm.modules.layout import seen
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_the_layout_learns_to_read_and_to_draw(folder):
 def test_thumbnails_are_about_the_latents(folder):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
     pool = train.Thumbnails(model, 16, 0)
-    pictures = train.to_tensor(next(train.rendered(0, 16, 256)))
+    pictures = train.to_tensor(next(train.rendered(0, 16, 256, whole=True)))
     with torch.inference_mode():
         z = model.encode_first_stage(pictures)
     assert pool.pixels.shape == (16, 32, 32, 3)
@@ -188,7 +190,8 @@ def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
     values = torch.tensor([attribute_values(scene) for scene in scenes])
     variants = torch.tensor([scene.variant for scene in scenes])
     t = torch.linspace(0, 999, len(x_0)).long()
-    return train.Batch(x_0, prompts, values, variants, t, torch.randn_like(x_0))
+    views = torch.from_numpy(np.stack([view(seed, x_0.shape[2]) for seed in range(len(x_0))]))
+    return train.Batch(x_0, prompts, values, variants, views, t, torch.randn_like(x_0))
 
 
 def test_loss_of_a_perfect_prediction_is_zero(folder):
@@ -199,7 +202,7 @@ def test_loss_of_a_perfect_prediction_is_zero(folder):
 
 
 def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
-    """Beside a prompt; none of which says nothing. Each picture of the batch has its own."""
+    """As it is seen there, if there is a prompt. Each picture of the batch has its own."""
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
     layout = train.layout_of(model)
     batch = batch_of(torch.zeros(3, 4, 32, 32), ["a", "", "red"])
@@ -207,11 +210,11 @@ def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
     assert guess.shape == batch.x_0.shape
     assert guess[1].abs().max() == 0
     for row in (0, 2):
-        expected = train.guess_of(layout, batch.values[[row]], batch.variants[[row]])
-        torch.testing.assert_close(guess[[row]], expected)
+        whole = train.guess_of(layout, batch.values[[row]], batch.variants[[row]]).detach()
+        torch.testing.assert_close(guess[[row]], seen(whole, torch.from_numpy(view(row, 32)[None])))
     assert not torch.allclose(guess[0], guess[2], atol=1e-2)
-    half = train.known_guess(layout, batch._replace(x_0=torch.zeros(3, 4, 16, 16)))
-    assert half.shape == (3, 4, 16, 16)
+    half = batch_of(torch.zeros(3, 4, 16, 16), ["a", "", "red"])
+    assert train.known_guess(layout, half).shape == (3, 4, 16, 16)
 
 
 def test_batches_tell_of_the_scenes_that_their_latents_are_of():
@@ -221,6 +224,7 @@ def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
     assert batch.values.tolist() == [attribute_values(sample_scene(1000 + row)) for row in rows]
+    assert np.array_equal(batch.views, np.stack([view(1000 + row, 2) for row in rows]))
     assert batch.variants.tolist() == [sample_scene(1000 + row).variant for row in rows]
     assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
     assert batch.t.min() >= 0 and batch.t.max() <= 999 and (batch.t.diff() > 0).all()
