@@ -14,6 +14,7 @@ import csv
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,6 +137,18 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
     return rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").float() / 127.5 - 1.0
 
 
+@contextmanager
+def mixed_precision(device: torch.device) -> Iterator[None]:
+    """bfloat16 where it does no harm.
+
+    On a CPU attention is not fused: the backward pass of the fused one costs more than the attention itself.
+    """
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+    backends = [SDPBackend.MATH] if device.type == "cpu" else [*fused, SDPBackend.MATH]
+    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(backends):
+        yield
+
+
 # --- checkpoints and logs --------------------------------------------------------------------------------------------
 
 
@@ -228,11 +241,12 @@ def first_stage_loss(model: ShuffleAutoencoder, x: Tensor, options: FirstStageOp
     the batch; up to `latent_noise` standard deviations of noise must do no harm; and `roughness` is penalised.
     """
     halved = max(1, int(options.halved_share * len(x)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision(x.device):
         mean, log_variance = model.posterior(x)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        amount = options.latent_noise * torch.rand(len(x), 1, 1, 1) * mean.detach().std(dim=(0, 2, 3), keepdim=True)
-        z = z + amount * torch.randn_like(mean)
+        spread = mean.detach().std(dim=(0, 2, 3), keepdim=True)
+        share = options.latent_noise * torch.rand(len(x), 1, 1, 1, device=x.device)
+        z = z + share * spread * torch.randn_like(mean)
         y, y_halved = model.decoder(z[halved:]).float(), model.decoder(F.avg_pool2d(z[:halved], 2)).float()
     mean, log_variance = mean.float(), log_variance.float()
     kl = 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).mean()
@@ -247,7 +261,7 @@ def first_stage_loss(model: ShuffleAutoencoder, x: Tensor, options: FirstStageOp
 def standardise(model: ShuffleAutoencoder, pictures: Tensor) -> None:
     """Set `shift` and `scale` so that latents of `pictures` have mean 0 and standard deviation 1 in each channel."""
     with torch.inference_mode():
-        mean = torch.cat([model.posterior(batch)[0] for batch in pictures.split(8)])
+        mean = torch.cat([model.posterior(batch.to(model.shift.device))[0] for batch in pictures.split(8)])
     model.shift.copy_(mean.mean(dim=(0, 2, 3))[:, None, None])
     model.scale.copy_(mean.std(dim=(0, 2, 3))[:, None, None])
 
@@ -272,7 +286,7 @@ def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, fol
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - progress) ** 0.5
         x = random_crops(pool, options.batch_size, options.crop, np.random.default_rng((seed, step)))
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.to(model.shift.device, memory_format=torch.channels_last)
         loss, l1, kl = first_stage_loss(model, x, options)
         optimizer.zero_grad()
         loss.backward()
@@ -294,14 +308,15 @@ def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, fol
 def save_reconstructions(model: ShuffleAutoencoder, pictures: Tensor, path: Path) -> None:
     """Rows of pictures, each with its reconstruction below."""
     with torch.inference_mode():
-        y = model.decode(model.encode(pictures[:8]))
+        y = model.decode(model.encode(pictures[:8].to(model.shift.device))).cpu()
     save_png(grid(to_uint8(torch.cat([pictures[:8], y])), columns=8), path)
 
 
 def psnr(model: ShuffleAutoencoder, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of the reconstructions of `pictures` [B, 3, H, W]."""
     with torch.inference_mode():
-        y = torch.cat([model.decode(model.encode(batch)).clamp(-1, 1) for batch in pictures.split(8)])
+        batches = pictures.to(model.shift.device).split(8)
+        y = torch.cat([model.decode(model.encode(batch)).clamp(-1, 1) for batch in batches]).cpu()
     return (-10 * ((pictures - y) / 2).pow(2).mean(dim=(1, 2, 3)).log10()).mean().item()
 
 
@@ -337,7 +352,7 @@ class Thumbnails:
         self.variants = torch.tensor([scene.variant for scene in scenes])
         large = to_tensor(next(rendered(first_seed, min(count, RENDER_CHUNK), 8 * self.size, whole=True)))
         with torch.inference_mode():
-            z = torch.cat([model.encode_first_stage(batch) for batch in large.split(8)])
+            z = torch.cat([model.encode_first_stage(batch.to(model.device)).cpu() for batch in large.split(8)])
         latents, pixels = rearrange(z, "b c h w -> (b h w) c"), self._homogeneous(range(len(z))).flatten(0, 2)
         # float64: in float32 the last bits hang on where the arrays lie in memory, and a resumed run would differ
         self.colours = torch.linalg.lstsq(pixels.double(), latents.double()).solution.float()  # [4, C]
@@ -361,9 +376,9 @@ def reading_loss(model: LatentDiffusion, reader: PromptReader, step: int, option
     rng = np.random.default_rng((seed, step))
     scenes = [sample_scene(int(number)) for number in rng.integers(LAYOUT_SEED, 2**30, size=options.reading_batch_size)]
     prompts = ["" if rng.random() < options.prompt_dropout else caption(scene, rng) for scene in scenes]
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision(model.device):
         scores = reader.scores(model.get_learned_conditioning(prompts))
-    values = torch.tensor([attribute_values(scene) for scene in scenes])
+    values = torch.tensor([attribute_values(scene) for scene in scenes], device=model.device)
     losses = [F.cross_entropy(s.float(), v) for s, v in zip(scores, values.unbind(dim=1), strict=True)]
     return torch.stack(losses).sum()
 
@@ -376,9 +391,10 @@ def guess_of(layout: PromptLayout, values: Tensor, variants: Tensor) -> Tensor:
 def drawing_loss(layout: PromptLayout, pool: Thumbnails, step: int, options: LayoutOptions, seed: int) -> Tensor:
     """Squared error of the guess for a scene's attributes and variant."""
     rows = np.random.default_rng((seed, step)).integers(len(pool.pixels), size=options.drawing_batch_size)
-    with torch.autocast("cpu", torch.bfloat16):
-        guess = guess_of(layout, pool.values[rows], pool.variants[rows])
-    return (guess.float() - pool.latents(rows)).square().mean()
+    device = layout.shapes.device
+    with mixed_precision(device):
+        guess = guess_of(layout, pool.values[rows].to(device), pool.variants[rows].to(device))
+    return (guess.float() - pool.latents(rows).to(device)).square().mean()
 
 
 def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, seed: int) -> None:
@@ -427,7 +443,7 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
 
 def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folder: Path) -> np.ndarray:
     """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `folder`."""
-    weights = b"".join(tensor.numpy().tobytes() for tensor in model.first_stage_model.state_dict().values())
+    weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.first_stage_model.state_dict().values())
     first_stage = hashlib.sha256(weights).hexdigest()[:8]  # another first stage, other latents
     path = folder / f"latents-{first_stage}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
     if not path.is_file():
@@ -435,8 +451,9 @@ def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folde
         model.first_stage_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
         chunks = tqdm(rendered(first_seed, stage.pictures, stage.size), "encoding", -(-stage.pictures // RENDER_CHUNK))
         for chunk in chunks:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                rows += [model.encode_first_stage(batch).half() for batch in to_tensor(chunk).split(32)]
+            with torch.inference_mode(), mixed_precision(model.device):
+                batches = to_tensor(chunk).to(model.device).split(32)
+                rows += [model.encode_first_stage(batch).half().cpu() for batch in batches]
         with atomic_path(path) as temporary:
             np.save(temporary, torch.cat(rows).numpy())
     return np.load(path, mmap_mode="r")
@@ -461,6 +478,9 @@ class Batch(NamedTuple):
     views: Tensor
     t: Tensor
     noise: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
 
 
 class DiffusionBatches:
@@ -493,7 +513,8 @@ def known_guess(layout: PromptLayout, batch: Batch) -> Tensor:
     """
     with torch.no_grad():
         guess = seen(guess_of(layout, batch.values, batch.variants).float(), batch.views)
-    return guess * torch.tensor([float(prompt != "") for prompt in batch.prompts])[:, None, None, None]
+    told = torch.tensor([float(prompt != "") for prompt in batch.prompts], device=guess.device)
+    return guess * told[:, None, None, None]
 
 
 def diffusion_loss(model: LatentDiffusion, batch: Batch, max_weight: float) -> Tensor:
@@ -503,12 +524,11 @@ def diffusion_loss(model: LatentDiffusion, batch: Batch, max_weight: float) -> T
     Much noise keeps its full weight, unlike there.
     """
     x_t = model.q_sample(batch.x_0, batch.t, batch.noise)
-    # on a CPU the fused attention's backward pass costs more than the attention itself
-    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with mixed_precision(x_t.device):
         c = model.get_learned_conditioning(batch.prompts)
         prediction = model.model.diffusion_model(x_t, batch.t, c, known_guess(layout_of(model), batch))
     error = (prediction.float() - model.target(batch.x_0, batch.t, batch.noise)).pow(2).mean(dim=(1, 2, 3))
-    snr_plus_1 = 1.0 / (1.0 - model.alphas_cumprod[batch.t].float())
+    snr_plus_1 = 1.0 / (1.0 - model.alphas_cumprod.to(batch.t.device)[batch.t].float())
     return (snr_plus_1.clamp(max=max_weight) / snr_plus_1 * error).mean()
 
 
@@ -556,7 +576,7 @@ def train_diffusion(
                 progress = step / sum(stage.steps for stage in options.stages)
                 for group in optimizer.param_groups:
                     group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1.0 - progress)
-                loss = diffusion_loss(model, batches(step, stage.batch_size), options.max_weight)
+                loss = diffusion_loss(model, batches(step, stage.batch_size).to(model.device), options.max_weight)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -579,7 +599,7 @@ def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
     prompts = [*SHEET_PROMPTS, *SHEET_PROMPTS]
     x_T = torch.randn(len(prompts), 4, size, size, generator=torch.Generator().manual_seed(0))
     model.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), mixed_precision(model.device):
         samples, _ = DPMSolverSampler(model).sample(
             S=20,
             batch_size=len(prompts),
@@ -625,7 +645,10 @@ def model_node(settings: Any, words: Path) -> dict[str, Any]:
 
 
 def build(node: dict[str, Any], folder: Path, trained: Sequence[str] = ("first_stage", "layout")) -> LatentDiffusion:
-    """A fresh model with the word vectors in place, and with those parts of it that are `trained` already."""
+    """A fresh model with the word vectors in place, and with those parts of it that are `trained` already.
+
+    It lies on the CUDA device, if there is one.
+    """
     model: LatentDiffusion = instantiate_from_config(node)
     text = model.cond_stage_model
     if not isinstance(text, WordEmbedder):
@@ -641,7 +664,7 @@ def build(node: dict[str, Any], folder: Path, trained: Sequence[str] = ("first_s
         for part, module in parts[name].items():
             module.load_state_dict(state[part])
             module.requires_grad_(False)
-    return model
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(argv: list[str] | None = None) -> int:
