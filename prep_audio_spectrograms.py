@@ -10,6 +10,7 @@ examples:
   python prep_audio_spectrograms.py --input_dir ~/recordings --workers 4 --verbose
 """
 
+import shlex
 from pathlib import Path
 
 import cli
@@ -20,7 +21,7 @@ def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--input_dir",
-        type=Path,
+        type=cli.existing_folder,
         default=config.AUDIO_INPUT_DIR,
         metavar="DIR",
         help="recordings, in any folders below it (default: %(default)s)",
@@ -51,8 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
     output: Path = options.output_file
-    if options.input_dir.is_file():
-        parser.error(f"argument --input_dir: {options.input_dir} is a file, a folder is needed")
     if options.workers and options.dask_scheduler:
         parser.error("argument --workers: the cluster has its own; leave it out with --dask_scheduler")
 
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{report.new_seconds / 3600 / report.wall:.3f} hours of sound per second"
             + (f"; slowest {path!a}, {took:.2f} s" if path else "")
         )
-    elsewhere = "" if output == config.SIMILARITY_VECTOR_NPY else f" --input_file {output}"
+    elsewhere = "" if output == config.SIMILARITY_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"
     print(f"next: python z_transformation_with_stats.py{elsewhere}")
     return 0
 

@@ -177,7 +177,11 @@ def _add_model(parser: cli.CommandParser) -> None:
 def _add_output(parser: cli.CommandParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add(
-        "--outdir", type=Path, default=config.OUTPUT_DIR, metavar="DIR", help="where pictures go (default: %(default)s)"
+        "--outdir",
+        type=cli.new_folder,
+        default=config.OUTPUT_DIR,
+        metavar="DIR",
+        help="where pictures go (default: %(default)s)",
     )
     add("--preview_every", type=cli.bounded(int, 1, 1000), metavar="K", help="every K steps write what the pictures "
         "become, small and in rough colours, to DIR/preview.png")  # fmt: skip
@@ -200,7 +204,7 @@ def subjects(text: str) -> list[int] | None:
         return None
     chosen: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip())
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 7, a list such as 0,3,5-9, or all")
         chosen += range(int(match[1]), int(match[2] or match[1]) + 1)

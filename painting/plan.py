@@ -18,11 +18,11 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
     `held` says how many latents each file holds.
 
     Raises:
-        ValueError: a file of prompts without any.
+        ValueError: a file of prompts without any, or that is no text.
     """
     prompts = [args.prompt]
     if args.from_file:
-        prompts = [line.strip() for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [line.strip() for line in _text(args.from_file).splitlines() if line.strip()]
         if not prompts:
             raise ValueError(f"{args.from_file} holds no prompts: write one a line")
     variations, starts = range(args.n_iter * args.n_samples), starts_of(args, held)
@@ -41,6 +41,13 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
     ]  # fmt: skip
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # Windows likes to begin with a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: save it as that") from error
+
+
 def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | None, tuple[tuple[int, float], ...]]]:
     """What pictures start from: `subject` and `blend` of a PictureSpec for each."""
     if not held:
@@ -55,6 +62,8 @@ def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | Non
 def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
     """Raises ValueError if a spec starts from latents that are not there."""
     for parts in {spec.parts for spec in specs}:
+        if files and not parts:
+            raise ValueError("this picture was made from noise: leave out --init_latents, --mix and --walk")
         if parts and len(parts) != len(files):
             option = "--init_latents" if len(parts) == 1 else f"--mix, {len(parts)} files"
             raise ValueError(f"this picture was made from latents: give the same with {option}")

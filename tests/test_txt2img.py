@@ -17,6 +17,7 @@ import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.options import OTHER_SCALE, parse_options
+from painting.plan import plan
 
 ROOT = config.REPO_DIR
 
@@ -273,6 +274,37 @@ def test_a_picture_without_or_with_broken_metadata_cannot_be_replayed(content, t
     assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
 
 
+def test_a_picture_made_from_noise_is_replayed_without_latents(voices, tmp_path):
+    paint(tmp_path / "noise")
+    (picture,) = (tmp_path / "noise" / "samples").iterdir()
+    result = run("--replay", picture, "--init_latents", voices, data=tmp_path)
+    assert result.returncode == 1 and "made from noise: leave out --init_latents" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"\xef\xbb\xbfa red flower\r\n")
+    args = parse_options("", ["--from_file", str(tmp_path / "prompts.txt")])
+    assert [spec.prompt for spec in plan(args, [], torch.device("cpu"))] == ["a red flower"]
+
+
+def test_prompts_that_are_no_text_get_one_line(tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(b"caf\xe9")
+    result = run("--from_file", tmp_path / "prompts.txt", data=tmp_path)
+    assert result.returncode == 1 and "prompts.txt is not text in UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--mix", "--walk"])
+def test_scripts_that_stand_by_may_mix(option, voices, tmp_path):
+    """And answer a last request that has no end of line."""
+    result = subprocess.run(
+        [sys.executable, "txt2img.py", "--standby", option, voices, voices, "--ddim_steps", "1", "--outdir", tmp_path],
+        input='{"seed": 7}', capture_output=True, text=True, cwd=config.REPO_DIR, timeout=120,
+    )  # fmt: skip
+    ready, answer = map(json.loads, result.stdout.splitlines())
+    assert ready == {"ready": True} and answer["pictures"], result.stdout
+
+
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     from ldm.painter import Painter
 
@@ -453,10 +485,12 @@ def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, t
     assert expected in result.stderr
 
 
-def test_a_folder_that_cannot_be_written_gets_one_line(tmp_path):
+def test_a_file_in_place_of_a_folder_gets_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     result = run("--outdir", tmp_path / "file", "--ddim_steps", 1, data=tmp_path)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "is a file, a folder is needed" in result.stderr
+    result = run("--outdir", tmp_path / "file" / "below", "--ddim_steps", 1, data=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "a file stands where" in result.stderr
 
 
 def test_words_without_effect_are_named(tmp_path, capsys):

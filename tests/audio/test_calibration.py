@@ -89,6 +89,7 @@ def test_describes_itself(made):
 
 def test_names_are_those_of_config():
     assert (config.MEAN_NPY.name, config.STD_NPY.name) == (calibration.MEAN_NAME, calibration.STD_NAME)
+    assert Recipe(**config.RECIPE) == Recipe()
 
 
 def test_builtin_calibration():
