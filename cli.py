@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import NoReturn
 
 VERSION = "0.1.0"
 REMEDIES = {
-    errno.EACCES: "choose a place that you may write to, or change its permissions",
+    errno.EACCES: "choose another one, or change its permissions",
     errno.EROFS: "choose a place that can be written to",
     errno.ENOSPC: "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk",
     errno.ENOTDIR: "a file stands where a folder is needed",
@@ -75,6 +76,22 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def existing_folder(text: str) -> Path:
+    """An argparse type: the path of a folder that is there."""
+    path = new_folder(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def new_folder(text: str) -> Path:
+    """An argparse type: the path of a folder that will be made if it is not there."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")
+    return path
+
+
 def existing_path(text: str) -> Path:
     """An argparse type: the path of a file or a folder that is there."""
     path = Path(text)
@@ -91,9 +108,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     # so that `finally` blocks run, and temporary files go, also when a terminal is closed
     for name in ("SIGTERM", "SIGHUP"):
-        if number := getattr(signal, name, None):
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, lambda received, _: sys.exit(128 + received))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # a file may have any name
     try:
         sys.exit(main())
     except KeyboardInterrupt:

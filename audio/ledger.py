@@ -101,7 +101,8 @@ class Ledger:
             except sqlite3.DatabaseError as error:
                 if "not a database" not in str(error) and "malformed" not in str(error):
                     raise
-                self.path.unlink()
+                self._database.close()
+                self._unlink()
                 self._connect()
             if self._get("finishing"):
                 self._rename()
@@ -122,14 +123,15 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        useless = self._finished
         with suppress(sqlite3.Error):
             if self._database.in_transaction:
                 self._database.execute("COMMIT")
-            nothing = not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
-            if (nothing or self._finished) and os.name != "nt":
+            useless |= not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
+            if useless and os.name != "nt":
                 self._unlink()  # before the lock goes, so that a run that comes now makes its own
         self._database.close()
-        if self._finished and os.name == "nt":  # which keeps open files
+        if useless and os.name == "nt":  # which keeps open files
             self._unlink()
 
     def _unlink(self) -> None:

@@ -87,6 +87,7 @@ class Booth:
             if not self.options.loop:
                 raise
             recorder.forget_devices()
+            self._microphone = None  # numbers of devices may have changed
             return None, cli.describe(error)
         finally:
             show.speaking(False)

@@ -145,9 +145,11 @@ def _locked(path: Path) -> int | None:
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
             else:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(descriptor)
-            return None
+            if isinstance(error, BlockingIOError | PermissionError):  # POSIX, Windows
+                return None
+            raise  # a file system without locks
         # whoever had the lock may have removed the file in between: then this is the lock of a file that is gone
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor

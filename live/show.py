@@ -138,7 +138,6 @@ class Show:
         if self.options.loop and (left := len(self._waiting)):
             self.screen.say(f"{left} {'pictures are' if left > 1 else 'picture is'} still to be made")
         while self._waiting:
-            self.check()
             time.sleep(0.02)  # not a join: on Windows Ctrl-C would not end it
 
     def abandon(self) -> list[Path]:
@@ -168,7 +167,8 @@ class Show:
             if self._closing:
                 return  # who ends it tells of the recording
             self.failed += 1
-            self._lament(take, error)
+            with suppress(Exception):  # nobody is left to tell; else `finish` would wait for ever
+                self._lament(take, error)
         self._waiting.remove(take)
 
     def _publish(self, recording: Path) -> Path:

@@ -4,7 +4,8 @@ Both are JSON objects. The first line, {"ready": true}, comes once everything is
 command line by their names, {"prompt": "calm blue waves", "seed": 7}; those that were given at the start hold where a
 request does not say otherwise. An answer holds what the script makes, or {"error": why not}, in "said" the lines that
 it would have printed, and in "warned" those for standard error; only progress goes there, as it is made. The end of
-standard input ends the script, once all requests are answered; the end of whoever started it ends it at once.
+standard input ends the script, once all requests are answered; the end of whoever started it ends it at once (on
+Windows, which does not tell of that, the end of standard input has to do).
 """
 
 import argparse
@@ -69,6 +70,8 @@ def _listen(requests: "queue.SimpleQueue[bytes | None]", starter: int) -> None:
             *lines, left = (left + came).split(b"\n")
             for line in lines:
                 requests.put(line)
+    if left.strip():  # a last line without an end
+        requests.put(left)
     requests.put(None)
     while os.getppid() == starter:
         time.sleep(0.05)

@@ -1,6 +1,5 @@
 """The terminal of a show: lines that stay, one line below them that changes, and ENTER."""
 
-import io
 import os
 import queue
 import shutil
@@ -46,9 +45,6 @@ class Screen:
         self._lock = threading.Lock()
         self._shown = ""
         self.is_terminal = sys.stdout.isatty()
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="surrogateescape")  # a folder may have any name
 
     def hush_libraries(self) -> None:
         """Show nothing any more that C libraries write to standard error: ALSA comments on every device that goes away.

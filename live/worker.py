@@ -83,7 +83,9 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"},
-            start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the script
+            # so that Ctrl-C reaches this process alone, which then ends the script; on Windows the second
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._process = process = _Process(popen)
         threading.Thread(target=self._read_answers, args=(process,), daemon=True).start()

@@ -4,8 +4,9 @@ import argparse
 import functools
 import hashlib
 import sys
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -39,8 +40,17 @@ def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 @functools.cache
 def model_sha256(weights: Path) -> Future[str]:
-    """Of the weights, which are loaded meanwhile: hashing gigabytes takes seconds."""
-    return ThreadPoolExecutor(1).submit(sha256_of, weights)
+    """Of the weights, which are loaded meanwhile: hashing gigabytes takes seconds, which Ctrl-C does not wait for."""
+    sha256: Future[str] = Future()
+
+    def hash_file() -> None:
+        try:
+            sha256.set_result(sha256_of(weights))
+        except OSError as error:
+            sha256.set_exception(error)
+
+    threading.Thread(target=hash_file, daemon=True).start()
+    return sha256
 
 
 class Inputs:

@@ -1,5 +1,6 @@
 """What all scripts share: exit statuses, one line an error, files written whole or not at all."""
 
+import argparse
 import importlib
 import os
 import re
@@ -99,6 +100,37 @@ def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
     assert process.returncode == 143 and not list(tmp_path.iterdir())
 
 
+def test_a_closed_terminal_does_not_end_what_nohup_started():
+    code = "import cli, os, signal, time\ndef main():\n print('ready', flush=True); time.sleep(1); print('done')\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{code}cli.run(main)"], cwd=config.REPO_DIR, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate(timeout=10)[0] == "done\n" and process.returncode == 0
+
+
+def test_a_path_of_any_bytes_can_be_printed():
+    process = python("import cli, os\ncli.run(lambda: print(os.fsdecode(b'caf\\xe9')))", stdout=subprocess.PIPE)
+    assert process.wait() == 0
+    assert process.stdout.buffer.read() == b"caf\xe9\n"
+
+
+@pytest.mark.parametrize("kind", [cli.existing_folder, cli.new_folder])
+def test_folders_are_folders(kind, tmp_path):
+    (tmp_path / "file").touch()
+    assert kind(str(tmp_path)) == tmp_path
+    with pytest.raises(argparse.ArgumentTypeError, match="is a file, a folder is needed"):
+        kind(str(tmp_path / "file"))
+
+
+def test_a_folder_to_read_has_to_be_there(tmp_path):
+    assert cli.new_folder(str(tmp_path / "new")) == tmp_path / "new"
+    with pytest.raises(argparse.ArgumentTypeError, match="there is no folder"):
+        cli.existing_folder(str(tmp_path / "new"))
+
+
 def test_all_scripts_are_there():
     assert SCRIPTS == [
         "prep_audio_spectrograms.py",
@@ -134,6 +166,8 @@ def test_help_shows_examples_that_the_script_understands(script, tmp_path, monke
             if Path(word).suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
                 Path(word).parent.mkdir(parents=True, exist_ok=True)
                 Path(word).touch()
+            elif Path(word).name == "recordings":
+                Path(word).mkdir(parents=True)
         parse(words)
 
 
