@@ -8,6 +8,8 @@ examples:
   python prep_ldm.py --input_file z_scores.npy --output_file latents.pt
 """
 
+import shlex
+
 import cli
 import config
 
@@ -51,23 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from einops import rearrange
 
-    from files import atomic_path
-
     channels, height, _ = config.LATENT_SHAPE
     with warnings.catch_warnings():  # torch warns of memory that may not be written to; nothing writes
         warnings.simplefilter("ignore", UserWarning)
         # a memory map, which is saved without being read into memory first
         latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(latents, file)
-        except RuntimeError as error:  # torch's words do not say why
-            raise OSError(f"{options.output_file} cannot be written, is the disk full? ({error})") from error
-        origin.note(temporary, origin.read_sidecar(options.input_file, len(z_scores)))
+    origin.save_latents(options.output_file, latents, origin.read_sidecar(options.input_file, len(z_scores)))
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
-    print(f'next: python txt2img.py --init_latents {options.output_file} --subject_idx 0 --prompt "calm blue waves"')
+    there = shlex.quote(str(options.output_file))
+    print(f'next: python txt2img.py --init_latents {there} --subject_idx 0 --prompt "calm blue waves"')
     return 0
 
 

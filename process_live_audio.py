@@ -9,6 +9,7 @@ examples:
 """
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -111,17 +112,13 @@ def make_latent(options: argparse.Namespace) -> Path:
     import torch
     from einops import rearrange
 
-    from files import atomic_path
-
     channels, height, _ = config.LATENT_SHAPE
     z_score = torch.from_numpy(calibration.z_score(recording.vector))
     latent = rearrange(z_score, "(c h w) -> 1 c h w", c=channels, h=height)
-    with atomic_path(options.output_file) as temporary:
-        with temporary.open("wb") as file:
-            torch.save(latent, file)
-        origin.note(temporary, origin.statistics_sha256(calibration.mean_db, calibration.std_db))
+    made_by = origin.statistics_sha256(calibration.mean_db, calibration.std_db)
+    origin.save_latents(options.output_file, latent, made_by)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
-    print(f'next: python txt2img.py --init_latents {options.output_file} --prompt "..."')
+    print(f'next: python txt2img.py --init_latents {shlex.quote(str(options.output_file))} --prompt "..."')
     return options.output_file
 
 
@@ -129,7 +126,7 @@ def save_picture(recording: Path, picture: Path, seconds: float, recipe: "Recipe
     """Draw a recording."""
     from audio import features, pictures
 
-    waveform, decibels = features.overview(recording, PICTURE_COLUMNS, recipe)
+    waveform, decibels = features.overview(recording, PICTURE_COLUMNS, seconds, recipe)
     pictures.save_recording(picture, waveform, decibels, seconds, recipe)
     print(f"drawn: {picture}")
 

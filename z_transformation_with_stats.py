@@ -10,6 +10,7 @@ examples:
   python z_transformation_with_stats.py --input_file vectors.npy --output_file z_scores.npy --stats_dir stats
 """
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def build_parser() -> cli.CommandParser:
     )
     parser.add_argument(
         "--stats_dir",
-        type=Path,
+        type=cli.new_folder,
         default=config.STATS_DIR,
         metavar="DIR",
         help="folder for the statistics (default: %(default)s, where the other scripts look for them)",
@@ -87,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} (N(0, I): 0, 1, 5, 3, 0): {output}"
     )
     print(f"mean and standard deviation as a picture: {picture}")
-    elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {output}"
+    elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"
     print(f"next: python prep_ldm.py{elsewhere}")
     return 0
 

@@ -158,14 +158,17 @@ def samples_to_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarra
         return spectrogram.vector()
 
 
-def overview(path: Path | str, columns: int, recipe: Recipe = RECIPE) -> tuple[np.ndarray, np.ndarray]:
+def overview(path: Path | str, columns: int, seconds: float, recipe: Recipe = RECIPE) -> tuple[np.ndarray, np.ndarray]:
     """What a person wants to see of a recording: its waveform, float32 [2, columns] (lowest and highest sample of
     each stretch), and its spectrogram, float32 [n_mels, columns] in dB. Memory does not grow with its length.
+
+    Args:
+        seconds: how long it is, as `listen`, which has to have found it usable, tells.
 
     Raises:
         AudioError, OSError: as `listen`.
     """
-    length = int(np.ceil(listen(path, recipe).seconds * recipe.sample_rate))  # samples
+    length = int(np.ceil(seconds * recipe.sample_rate))  # samples
     waveform, begin = np.zeros((2, columns), np.float32), 0
     with open_sound(path) as sound, _Spectrogram(recipe) as spectrogram:
         for block in _resample(sound.blocks, sound.sample_rate, recipe.sample_rate):

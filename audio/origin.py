@@ -10,10 +10,15 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from audio.whitening import WHITENING_NAME, Whitening
+from files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RECORD = "voicetoimg.json"
 LONGEST_RECORD = 4096  # bytes
@@ -24,6 +29,23 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the same latents, the same bytes
 def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
     """The fingerprint of a calibration, as far as z-scores depend on it: of mean and std as little-endian float32."""
     return hashlib.sha256(mean_db.astype("<f4").tobytes() + std_db.astype("<f4").tobytes()).hexdigest()
+
+
+def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
+    """Write latents [N, C, H, W] to the .pt file `path`, whole or not at all, with a `note` of what made them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import torch  # what only reads latents' notes starts faster without
+
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("wb") as file:
+                torch.save(latents, file)
+        except RuntimeError as error:  # torch's words do not say why
+            raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
+        note(temporary, statistics)
 
 
 def note(path: Path, statistics: str | None) -> None:

@@ -32,7 +32,7 @@ def save_card(recording: Path, picture: Path, prompt: str, path: Path, recipe: R
         OSError: a file cannot be read or written.
     """
     seconds = features.listen(recording, recipe).seconds
-    waveform, decibels = features.overview(recording, LEFT, recipe)
+    waveform, decibels = features.overview(recording, LEFT, seconds, recipe)
     waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills its place, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     with Image.open(picture) as painted:

@@ -221,7 +221,7 @@ def test_flaws_of_an_mp3_are_not_commented_on(tmp_path):
 def test_overview(tmp_path):
     sound = np.concatenate([speech(1.0, 8000) / 2, np.zeros(8000, np.float32)])
     soundfile.write(tmp_path / "s.wav", sound, 8000, subtype="FLOAT")
-    waveform, decibels = features.overview(tmp_path / "s.wav", 300)
+    waveform, decibels = features.overview(tmp_path / "s.wav", 300, 2.0)
     assert waveform.shape == (2, 300) and decibels.shape == (64, 300)
     assert waveform[1].max() == pytest.approx(sound.max(), abs=0.05) and (waveform[0] <= waveform[1]).all()
     assert np.abs(waveform[:, 160:]).max() < 1e-3 < np.abs(waveform[:, :140]).max() and decibels.max() == 0
