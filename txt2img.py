@@ -45,8 +45,8 @@ def rehearse(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mean = Path(folder, "mean.pt")
         torch.save(torch.zeros(1, config.LATENT_CHANNELS, args.H // 8, args.W // 8), mean)
-        changes = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
-        changes |= {"ddim_steps": 2, "n_samples": 1, "n_iter": 1}
+        from_mean = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
+        changes = {**from_mean, "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
         paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}))
 
 

@@ -480,7 +480,8 @@ class Batch(NamedTuple):
     noise: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(part.to(device) if isinstance(part, Tensor) else part for part in self))
+        x_0, prompts, *others = self
+        return Batch(x_0.to(device), prompts, *(part.to(device) for part in others))
 
 
 class DiffusionBatches:
