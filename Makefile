@@ -65,7 +65,7 @@ $(VENV)/.ready: requirements.txt | $(VENV)/bin/python
 	@$(PY) -c "import cv2" 2>/dev/null || tools/need "OpenCV" libgl1 libglib2.0-0
 	@touch $@
 
-$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.ready-dev: requirements-dev.txt requirements-dask.txt $(VENV)/.ready
 	@echo "installing what requirements-dev.txt lists into $(VENV) (once)"
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

@@ -1,10 +1,11 @@
 """Train the judge that tells pattern families apart, for benchmarks/model.py: python benchmarks/judge.py
 
 A small convolutional network, trained on renders of the training data's kind and tested on unseen ones. It is kept in
-training/judge.pt; delete that file to train it anew.
+training/judge-<digest>.pt; with other pictures it is trained anew.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,6 @@ from files import atomic_path  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 
-PATH = ROOT / "training" / "judge.pt"
 SIZE = 64  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED
 TEST_SEED = 3_500_000_000
@@ -141,15 +141,17 @@ def train(judge: Judge) -> None:
 
 
 def trained_judge() -> Judge:
-    """The judge of `PATH`, trained first if it is not there."""
+    """The judge of pictures as they are drawn now, trained first if it is not there."""
     torch.manual_seed(0)
     judge = Judge()
-    if PATH.is_file():
-        judge.load_state_dict(torch.load(PATH, map_location="cpu", weights_only=True))
+    digest = hashlib.sha256(b"".join(render(single_pattern(FIRST_SEED + i), 64).tobytes() for i in range(4)))
+    path = ROOT / "training" / f"judge-{digest.hexdigest()[:8]}.pt"
+    if path.is_file():
+        judge.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     else:
         train(judge)
-        PATH.parent.mkdir(exist_ok=True)
-        with atomic_path(PATH) as temporary:
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary:
             torch.save(judge.state_dict(), temporary)
     return judge.eval()
 

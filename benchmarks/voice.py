@@ -188,7 +188,20 @@ class Artist:
         precision = choose_precision("auto", device)
         self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, precision, device)
         self.spec = PictureSpec(
-            prompt, "", SEED, None, "dpmpp", steps, 4.0, 0.0, (0.0, 1.0), 256, 256, "auto", STRENGTH, precision
+            prompt,
+            "",
+            SEED,
+            None,
+            "dpmpp",
+            steps,
+            config.BUILTIN_SCALE,
+            eta=0.0,
+            guidance_interval=(0.0, 1.0),
+            height=256,
+            width=256,
+            x_T="auto",
+            voice_strength=STRENGTH,
+            precision=precision,
         )
         self.noise = seeded_noise([SEED], config.LATENT_SHAPE).numpy()
 

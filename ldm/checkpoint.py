@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli
-
-PRECISIONS = ("fp32", "bf16", "fp16")
+from ldm.spec import PRECISIONS
 
 
 def get_parser() -> cli.CommandParser:
@@ -196,6 +195,8 @@ def _check_schedule(model: "LatentDiffusion", tensors: Mapping[str, Tensor], wei
     """
     ours, theirs = model.alphas_cumprod, tensors.get("alphas_cumprod")
     if theirs is not None:
+        if theirs.ndim != 1 or not len(theirs):
+            raise ValueError(f"{weights} has an alphas_cumprod of shape {list(theirs.shape)}: the file is damaged")
         tolerance = 1e-5 if theirs.dtype in (torch.float32, torch.float64) else 5e-3
         if ours.shape != theirs.shape or (ours - theirs.double().cpu()).abs().max() > tolerance:
             raise ValueError(

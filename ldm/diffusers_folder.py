@@ -40,6 +40,8 @@ def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, An
         node = _model_node(configs["unet"], configs[autoencoder], configs["bert"], configs["scheduler"], folder)
     except KeyError as error:
         raise ValueError(f"the json files in {folder} do not give {error}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the json files in {folder} are not those of a text-to-image LDM: {error}") from error
     unet, vae = configs["unet"], configs[autoencoder]
     levels = len(vae["block_out_channels"])
     renamers: dict[str, Callable[[str], str]] = {

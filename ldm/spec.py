@@ -13,6 +13,7 @@ JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
 MAX_BATCH_SIZE = 256
 KINDS: dict[Any, type | tuple[type, ...]] = {str: str, int: int, float: (int, float)}  # what JSON may give for each
+PRECISIONS = ("fp32", "bf16", "fp16")
 WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
 
 
@@ -67,6 +68,10 @@ class PictureSpec:
                 raise ValueError(f"{name} is {value!r}")
         if spec.subject is not None and (isinstance(spec.subject, bool) or not isinstance(spec.subject, int)):
             raise ValueError(f"subject is {spec.subject!r}")
+        if spec.sampler not in WEB_SAMPLERS or spec.precision not in PRECISIONS:
+            raise ValueError(f"sampler is {spec.sampler!r}, precision {spec.precision!r}")
+        if not all(isinstance(end, int | float) for end in interval):
+            raise ValueError(f"guidance_interval is {interval!r}")
         if not 0 <= spec.batch_index < spec.batch_size <= MAX_BATCH_SIZE:
             raise ValueError(f"it is number {spec.batch_index} of a batch of {spec.batch_size}")
         return spec

@@ -30,7 +30,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 import cli
-import config
 from files import atomic_path
 from ldm.data.captions import caption
 from ldm.data.pictures import render
@@ -50,6 +49,7 @@ SHEET_EVERY = 420.0  # seconds
 RENDER_CHUNK = 256  # pictures
 LAYOUT_SEED = 500_000_000  # of the first scene that the layout is trained on; the others' are below
 CONFIG = Path("configs/latent-diffusion/chladni.yaml")
+SHEET_SCALE = 2.0  # of guidance
 SHEET_PROMPTS = (
     "a golden spiral on purple",
     "calm blue and turquoise waves",
@@ -295,7 +295,7 @@ def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, fol
         if step % 50 == 0:
             bar.set_postfix(l1=f"{l1:.4f}", kl=f"{kl:.2f}")
             run.log(step, l1=l1.item(), kl=kl.item())
-        if run.save_due():
+        if run.save_due() and step + 1 < options.steps:  # the last time after latents are standardised
             run.save(step + 1)
         if run.sheet_due():
             save_reconstructions(model, held_out, folder / f"sheet-{step:06d}.png")
@@ -326,8 +326,7 @@ def psnr(model: ShuffleAutoencoder, pictures: Tensor) -> float:
 def layout_of(model: LatentDiffusion) -> PromptLayout:
     """The part of the U-Net that knows what prompts look like."""
     layout = model.model.diffusion_model.layout
-    if layout is None:
-        raise ValueError("the U-Net has no layout; only one with a layout is trained here")
+    assert layout is not None  # see model_node
     return layout
 
 
@@ -412,7 +411,6 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
     for step in bar:
         reading = step < options.reading_steps
         if not reading and pool is None:
-            torch.manual_seed(seed)
             pool = Thumbnails(model, options.pictures, LAYOUT_SEED)
         torch.manual_seed(seed + step)
         done, of = (step, options.reading_steps) if reading else (step - options.reading_steps, options.drawing_steps)
@@ -432,6 +430,7 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
         if run.save_due():
             run.save(step + 1)
     model.cond_stage_model.eval()
+    layout.draws.copy_(torch.from_numpy(np.random.default_rng(seed).gumbel(size=layout.draws.shape)))
     layout.views.copy_(torch.from_numpy(np.stack([view(seed, layout.size) for seed in range(VIEWS)])))
     with torch.inference_mode():
         layout.nothing.copy_(model.get_learned_conditioning([""]).mean(dim=(0, 1)))
@@ -443,9 +442,12 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
 
 def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folder: Path) -> np.ndarray:
     """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `folder`."""
-    weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in model.first_stage_model.state_dict().values())
-    first_stage = hashlib.sha256(weights).hexdigest()[:8]  # another first stage, other latents
-    path = folder / f"latents-{first_stage}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
+    digest = hashlib.sha256()  # another first stage, or other pictures: other latents
+    for tensor in model.first_stage_model.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for number in range(first_seed, first_seed + 4):
+        digest.update(render(sample_scene(number), 64).tobytes())
+    path = folder / f"latents-{digest.hexdigest()[:8]}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
     if not path.is_file():
         rows = []
         model.first_stage_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
@@ -552,6 +554,19 @@ class PowerEMA:
         torch._foreach_lerp_(self.average, self.live, 1.0 - decay)
 
 
+@contextmanager
+def same_layout(model: LatentDiffusion, folder: Path) -> Iterator[None]:
+    """What is loaded meanwhile must not change the layout, which the text encoder beside it was trained with.
+
+    Raises:
+        ValueError: the U-Net in `folder` was trained with another.
+    """
+    before = {name: tensor.clone() for name, tensor in layout_of(model).state_dict().items()}
+    yield
+    if any(not torch.equal(tensor, before[name]) for name, tensor in layout_of(model).state_dict().items()):
+        raise ValueError(f"the U-Net in {folder} was trained with another layout: move the folder away to train anew")
+
+
 def train_diffusion(
     model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, seed: int
 ) -> None:
@@ -563,7 +578,8 @@ def train_diffusion(
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     run = Run(folder, {"unet": model.model, "average_unet": average.model}, optimizer)
     ema = PowerEMA(model, average)
-    step = run.resume()
+    with same_layout(model, folder):
+        step = run.resume()
     stage_start = 0
     for number, stage in enumerate(options.stages):
         first_seed = (number + 1) * 10_000_000
@@ -607,7 +623,7 @@ def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
             shape=tuple(x_T.shape[1:]),
             conditioning=model.get_learned_conditioning(prompts),
             unconditional_conditioning=model.get_learned_conditioning([""] * len(prompts)),
-            unconditional_guidance_scale=config.BUILTIN_SCALE,
+            unconditional_guidance_scale=SHEET_SCALE,
             x_T=x_T,
             verbose=False,
         )
@@ -636,7 +652,10 @@ def model_node(settings: Any, words: Path) -> dict[str, Any]:
     node: Any = OmegaConf.to_container(settings.model)
     vectors = np.load(words / "word_vectors.npy", mmap_mode="r")
     node["params"]["cond_stage_config"]["params"].update(vocab_size=vectors.shape[0], vector_dim=vectors.shape[1])
-    node["params"]["unet_config"]["params"]["layout"].update(
+    layout = node["params"]["unet_config"]["params"].get("layout")
+    if layout is None:
+        raise ValueError("the U-Net has no layout; only one with a layout is trained here")
+    layout.update(
         size=node["params"]["image_size"],
         shape_attributes=[len(values) for values in SHAPE_ATTRIBUTES.values()],
         colour_attributes=[len(COLOURS) + 1] * NAMED_COLOURS,
@@ -709,7 +728,8 @@ def main(argv: list[str] | None = None) -> int:
         train_diffusion(model, average, options, args.dir / "diffusion", seed)
     else:
         state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
-        average.model.load_state_dict(state["average_unet"])
+        with same_layout(average, args.dir / "diffusion"):
+            average.model.load_state_dict(state["average_unet"])
         export(average, node, args.dir / "words", args.out)
     return 0
 

@@ -258,6 +258,21 @@ def test_a_picture_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path)
     assert Image.open(again).info["voicetoimg"] == Image.open(path).info["voicetoimg"]
 
 
+@pytest.mark.parametrize(
+    "change", [{"sampler": "magic"}, {"precision": "int1"}, {"guidance_interval": ["a", "b"]}, {"steps": "9"}]
+)
+def test_metadata_that_no_picture_has_get_one_line(change, tmp_path, capsys):
+    paint(tmp_path)
+    (path,) = (tmp_path / "samples").iterdir()
+    content = json.loads(Image.open(path).info["voicetoimg"])
+    content["picture"].update(change)
+    text = PngInfo()
+    text.add_itxt("voicetoimg", json.dumps(content))
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png", pnginfo=text)
+    with pytest.raises(ValueError, match="in a way that cannot be read"):
+        txt2img.main(["--replay", str(tmp_path / "p.png")])
+
+
 def test_no_metadata_leaves_nothing_of_the_prompt(tmp_path):
     paint(tmp_path, "--no_metadata", "--prompt", "xyzzy")
     content = (tmp_path / "samples" / "sample_0000.png").read_bytes()

@@ -93,9 +93,9 @@ def steepness(field: np.ndarray) -> np.ndarray:
     return np.sqrt(dx * dx + dy * dy)
 
 
-def sharpened(field: np.ndarray, softness: float = 0.0, level: float | np.float32 = 0.5) -> np.ndarray:
-    """Two-tone version of a field, 0 below `level` and 1 above, with an edge about a pixel wide (or `softness`)."""
-    width = np.maximum(steepness(field) * 1.3, np.float32(max(softness, 1e-4)))
+def sharpened(field: np.ndarray, level: float | np.float32 = 0.5) -> np.ndarray:
+    """Two-tone version of a field, 0 below `level` and 1 above, with an edge about a pixel wide."""
+    width = np.maximum(steepness(field) * 1.3, np.float32(1e-4))
     return np.clip(0.5 + (field - np.float32(level)) / width, 0, 1)
 
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from einops import rearrange
 
 from ldm.data.fields import TAU, Grid, make_grid, mix, noise, smoothstep, spread, steepness, triangle, wave
 from ldm.data.palette import apply_lut, ramp, shade
 
-MAIN, SECOND, DARK, LIGHT, GROUND = "main", "second", "dark", "light", "ground"
+MAIN, SECOND, DARK, LIGHT = "main", "second", "dark", "light"
 
 
 @dataclass
@@ -90,7 +91,7 @@ def _spline(points: np.ndarray, steps: int = 10) -> np.ndarray:
         + (2 * before - 5 * points + 4 * after - later) * t**2
         + (3 * points - before - 3 * after + later) * t**3
     ) / 2
-    return curve.transpose(1, 0, 2).reshape(-1, 2)
+    return rearrange(curve, "t n xy -> (n t) xy")
 
 
 def _mirrored(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -215,7 +216,7 @@ def _eye(c: Canvas, rng: np.random.Generator) -> None:
     lens = (1 + height**2) / (2 * height)
     lid = np.maximum(_circle(c, 0, height - lens, lens), _circle(c, 0, lens - height, lens))
     white = c.fill(lid)
-    lashes = c.line(np.sin(c.grid.angle * 18) * 0.05 * (1 + 0 * lid), 0.012) * smoothstep(0.36, 0.3, lid) * (c.y > 0)
+    lashes = c.line(np.sin(c.grid.angle * 18) * 0.05, 0.012) * smoothstep(0.36, 0.3, lid) * (c.y > 0)
     c.paint(DARK, lashes * smoothstep(0.1, 0.12, lid), solid=False)
     c.paint(MAIN, c.fill(lid - 0.15), 0.62 - 0.5 * smoothstep(0.0, 0.15, lid) + 0.2 * wave(lid * 70))
     c.paint(DARK, c.fill(lid - 0.035))
@@ -229,21 +230,23 @@ def _eye(c: Canvas, rng: np.random.Generator) -> None:
     c.paint(LIGHT, c.fill(_circle(c, 0.13, 0.15, 0.08)), 1.0)
 
 
-def _branch(c: Canvas, start: np.ndarray, angle: float, length: float, level: int, rng: np.random.Generator) -> list:
-    """Segments (start, end, width) and leaf places of a branching tree."""
+def _branch(
+    start: np.ndarray, angle: float, length: float, level: int, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Segments (start, end, width) of a branching tree."""
     end = start + length * np.array([np.sin(angle), np.cos(angle)])
     parts = [(start, end, 0.02 + 0.028 * level)]
     if level:
         for turn in (-1, 1):
             parts += _branch(
-                c, end, angle + turn * rng.uniform(0.35, 0.6), length * rng.uniform(0.68, 0.8), level - 1, rng
+                end, angle + turn * rng.uniform(0.35, 0.6), length * rng.uniform(0.68, 0.8), level - 1, rng
             )
     return parts
 
 
 @_figure
 def _tree(c: Canvas, rng: np.random.Generator) -> None:
-    parts = _branch(c, np.array([0.0, -0.98]), rng.normal(0, 0.04), 0.62, 2, rng)
+    parts = _branch(np.array([0.0, -0.98]), rng.normal(0, 0.04), 0.62, 2, rng)
     crown: np.ndarray = np.full(c.x.shape, 9.0, np.float32)
     for _, end, _ in parts[1:]:
         crown = np.minimum(crown, _circle(c, end[0], end[1] + 0.05, rng.uniform(0.3, 0.4)))

@@ -1,13 +1,14 @@
-"""Render scenes to pictures: pattern fields, palettes, shading, moods and figures put together."""
+"""Render scenes to pictures: pattern fields, palettes, shading, moods and figures put together.
 
-import argparse
-import sys
+python -m ldm.data.pictures --sheet sheet.png     writes a contact sheet, and prints a caption for every picture
+"""
+
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+import cli
 from ldm.data.fields import (
     Grid,
     equalised,
@@ -273,27 +274,24 @@ def contact_sheet(scenes: list[Scene], size: int = 128, columns: int = 8) -> np.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write a contact sheet and print a caption for every picture; returns the exit status."""
     from ldm.data.captions import caption
+    from ldm.pictures import save_png  # brings torch
 
-    parser = argparse.ArgumentParser(prog="python -m ldm.data.pictures", description=main.__doc__)
-    parser.add_argument("--sheet", type=Path, required=True, help="PNG file to write; must not exist")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene")
-    parser.add_argument("--count", type=int, default=48, help="number of scenes")
-    parser.add_argument("--size", type=int, default=128, help="pixels a side of each picture")
+    parser = cli.CommandParser(__doc__)
+    add = parser.add_argument
+    add("--sheet", type=cli.new_file(".png"), required=True, metavar="F.png", help="the file to write, not there yet")
+    add("--seed", type=cli.bounded(int, 0), default=0, metavar="K", help="of the first scene (default: %(default)s)")
+    add("--count", type=cli.bounded(int, 1), default=48, metavar="N", help="number of scenes (default: %(default)s)")
+    add("--size", type=cli.bounded(int, 16), default=128, metavar="N", help="pixels a side (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.sheet.exists():
-        print(f"{options.sheet} exists; not overwritten", file=sys.stderr)
-        return 1
+        raise FileExistsError(f"{options.sheet} exists, and is not overwritten: name another file")
     scenes = [sample_scene(options.seed + i) for i in range(options.count)]
-    sheet = contact_sheet(scenes, options.size)
-    if not cv2.imwrite(str(options.sheet), sheet[..., ::-1]):
-        print(f"cannot write {options.sheet}", file=sys.stderr)
-        return 1
+    save_png(contact_sheet(scenes, options.size), options.sheet)
     for scene in scenes:
         print(f"{scene.seed}\t{caption(scene, np.random.default_rng([scene.seed, 3]))}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

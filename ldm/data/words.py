@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import trange
 
 import cli
+from files import atomic_path
 
 MEANING_DIM = 60
 COLOUR_DIM = 4
@@ -102,8 +103,10 @@ def main(argv: list[str] | None = None) -> int:
     caption_rows = [words.index(word) for word in vocabulary()]
     meaning = principal_axes(encode_words(encoder, words), caption_rows, MEANING_DIM)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    np.save(args.out / "word_vectors.npy", np.concatenate([meaning, colour_elements(words)], axis=1))
+    with atomic_path(args.out / "word_vectors.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate([meaning, colour_elements(words)], axis=1))
+    with atomic_path(args.out / "vocab.txt") as temporary:  # last: make train looks for it
+        temporary.write_text("\n".join(words) + "\n", encoding="utf-8")
     print(f"{len(words)} words -> {args.out}")
     return 0
 

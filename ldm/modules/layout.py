@@ -48,6 +48,12 @@ class PromptReader(nn.Module):
         return torch.cat([scores.float().softmax(dim=1) for scores in self.scores(context)], dim=1)
 
 
+def _normal(*shape: int) -> nn.Parameter:
+    """From N(0, ½²), or without numbers on the meta device, see `random_embedding`."""
+    weight = torch.empty(*shape)
+    return nn.Parameter(weight if weight.is_meta else nn.init.normal_(weight, std=0.5))
+
+
 class PromptLayout(nn.Module):
     """A guess [B, C, H, W] of the clean latents from a prompt, out of many that noisy latents choose from.
 
@@ -67,8 +73,8 @@ class PromptLayout(nn.Module):
         maps: shapes of each guess.
     """
 
-    draws: Tensor  # [DRAWS · variants, A]
-    # both given by training
+    # given by training
+    draws: Tensor  # [DRAWS · variants, A]: Gumbel noise
     views: Tensor  # [VIEWS, size, size, 2]: coordinates
     nothing: Tensor  # [context_dim]: the mean embedding of the empty prompt
 
@@ -87,16 +93,15 @@ class PromptLayout(nn.Module):
         self.channels, self.size, self.maps = channels, size, maps
         self.split = [sum(shape_attributes), sum(colour_attributes)]
         self.reader = PromptReader(context_dim, [*shape_attributes, *colour_attributes])
-        self.shapes = nn.Parameter(torch.randn(variants, self.split[0], width) / 2)
+        self.shapes = _normal(variants, self.split[0], width)
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width)) for _ in range(2)
         )
         self.draw = nn.Linear(width, maps * size * size)
-        self.colours = nn.Parameter(torch.randn(self.split[1], 256) / 2)
+        self.colours = _normal(self.split[1], 256)
         self.tint = nn.Linear(width, 256)
         self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
-        uniform = torch.rand(DRAWS * variants, sum(self.split), generator=torch.Generator().manual_seed(0))
-        self.register_buffer("draws", -(-uniform.clamp(1e-6, 1 - 1e-6).log()).log())
+        self.register_buffer("draws", torch.zeros(DRAWS * variants, sum(self.split)))
         self.register_buffer("views", torch.zeros(VIEWS, size, size, 2))
         self.register_buffer("nothing", torch.zeros(context_dim))
         self._kept: tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]] | None = None  # context, see _kept_guesses
@@ -145,6 +150,7 @@ class PromptLayout(nn.Module):
         They are kept: prompts stay the same through all steps of sampling, and often from picture to picture.
         """
         if self._kept is None or not torch.equal(self._kept[0], context):
+            self._kept = None  # frees what was kept before more is made
             prompts, row = context.unique(dim=0, return_inverse=True)
             kept = []
             for number, prompt in enumerate(prompts):

@@ -343,6 +343,13 @@ def test_a_schedule_of_another_length_is_refused(place, state):
         load_model(path)
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (2, 500)])
+def test_a_schedule_that_is_none_is_refused(place, state, shape):
+    path = save(place / "model.safetensors", {**state, "alphas_cumprod": torch.ones(shape)})
+    with pytest.raises(ValueError, match="alphas_cumprod of shape"):
+        load_model(path)
+
+
 def test_a_measured_scale_factor_is_taken_over(place, state):
     path = save(place / "model.safetensors", {**state, "scale_factor": torch.tensor(0.25)})
     assert load_model(path).scale_factor == 0.25

@@ -243,5 +243,5 @@ def test_contact_sheet_and_command(tmp_path, capsys) -> None:
     arguments = ["--sheet", str(out), "--count", "3", "--size", "32"]
     assert main(arguments) == 0
     assert out.stat().st_size > 0 and len(capsys.readouterr().out.splitlines()) == 3
-    assert main(arguments) == 1
-    assert "exists" in capsys.readouterr().err
+    with pytest.raises(FileExistsError, match=r"sheet\.png exists"):
+        main(arguments)

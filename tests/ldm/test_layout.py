@@ -19,6 +19,7 @@ GUESSES = DRAWS * 5 * VIEWS
 def layout() -> PromptLayout:
     torch.manual_seed(0)
     layout = PromptLayout(CONTEXT, 4, **OPTIONS).eval()
+    layout.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=layout.draws.shape)))
     layout.views.copy_(torch.from_numpy(np.stack([view(seed, 8) for seed in range(VIEWS)])))
     return layout
 

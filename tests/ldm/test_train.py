@@ -201,6 +201,27 @@ def test_loss_of_a_perfect_prediction_is_zero(folder):
     assert train.diffusion_loss(model, batch, 5.0).item() == 0.0
 
 
+@pytest.mark.parametrize(("t", "cut"), [(5, True), (990, False)])
+def test_the_loss_weighs_the_error_of_v_by_noise_cut_at_little(folder, t, cut):
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    batch = batch_of(torch.randn(1, 4, 8, 8), ["red"])._replace(t=torch.tensor([t]))
+    off_by_one = model.target(batch.x_0, batch.t, batch.noise) + 1
+    model.model.diffusion_model.forward = lambda x, t, c, guess: off_by_one
+    snr_plus_1 = 1 / (1 - model.alphas_cumprod[t].item())
+    assert (snr_plus_1 > 5) == cut
+    expected = min(snr_plus_1, 5.0) / snr_plus_1
+    assert train.diffusion_loss(model, batch, 5.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_layout_trained_anew_is_not_lost(folder, tmp_path):
+    """Neither training nor export goes on with a U-Net that was trained with another."""
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    with train.same_layout(model, folder):
+        pass
+    with pytest.raises(ValueError, match="was trained with another layout"), train.same_layout(model, folder):
+        train.layout_of(model).draws += 1
+
+
 def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
     """As it is seen there, if there is a prompt. Each picture of the batch has its own."""
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder)

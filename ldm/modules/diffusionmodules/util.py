@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MAX_PERIOD = 10_000  # timesteps, over 2π
 
-def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Cosines and sines of the timesteps `t` [B] at `dim / 2` frequencies from 1 to 1 / max_period: [B, dim] float32.
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Cosines and sines of the timesteps `t` [B] at `dim / 2` frequencies from 1 to 1 / MAX_PERIOD: [B, dim] float32.
 
     Vaswani et al. 2017, section 3.5, with the cosines first as the published weights expect.
 
@@ -18,7 +20,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
     if dim % 2:
         raise ValueError(f"a timestep embedding needs an even width, not {dim}")
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
