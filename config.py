@@ -27,13 +27,16 @@ SHORT_SECONDS = 0.3  # about one syllable
 QUIET_PEAK = 0.003  # -50 dB of full scale: hardly more than the noise of a sound card
 CLIPPED_SHARE = 0.001  # of the samples at full scale: from here on it can be heard as distortion
 
+# --- classifier-free guidance ----------------------------------------------------------------------------------------
+GUIDANCE_SCALE = 4.0
+BUILTIN_INTERVAL = (0.0, 0.8)  # parts of the noise schedule that suit the built-in model: benchmarks/model.py --ways
+
 # --- what is shipped -------------------------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent
 MODELS_DIR = REPO_DIR / "models"
 CONFIGS_DIR = REPO_DIR / "configs"
 EXAMPLES_DIR = REPO_DIR / "examples"
 BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml lies beside it
-BUILTIN_SCALE = 2.5  # of guidance: benchmarks/model.py --ways
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
 # --- what is written -------------------------------------------------------------------------------------------------

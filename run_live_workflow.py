@@ -47,7 +47,7 @@ def build_parser() -> cli.CommandParser:
         metavar="S",
         help="as many steps as let the picture be ready S seconds after the recording",
     )
-    add("--scale", type=cli.bounded(float, 0, 100), default=config.BUILTIN_SCALE, metavar="S", help="how closely the "
+    add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="how closely the "
         "picture follows the prompt (default: %(default)s)")  # fmt: skip
     add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of the noise that is mixed in "
         "(default: %(default)s)")  # fmt: skip

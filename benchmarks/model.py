@@ -56,13 +56,15 @@ class Way(NamedTuple):
 
     sampler: str = "dpmpp"
     steps: int = 20
-    scale: float = config.BUILTIN_SCALE
+    scale: float = config.GUIDANCE_SCALE
+    interval: tuple[float, float] = config.BUILTIN_INTERVAL
 
 
-FULL = (0.0, 1.0)  # guidance at all noise levels
 DEFAULT = Way()
 WAYS = (
-    *(Way(scale=scale) for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)),
+    *(Way(scale=scale, interval=(0.0, 1.0)) for scale in (1.0, 1.5, 2.0, 2.5, 4.0)),
+    *(Way(scale=scale) for scale in (2.0, 3.0, 4.0, 5.0, 6.0)),
+    *(Way(interval=(0.0, high)) for high in (0.7, 0.9)),
     *(Way(steps=steps) for steps in (8, 12, 30)),
     *(Way("ddim", steps) for steps in (20, 50)),
     Way("plms", 20),
@@ -85,7 +87,22 @@ class Studio:
         for first in range(0, len(prompts), BATCH):
             rows = slice(first, first + BATCH)
             specs = [
-                PictureSpec(prompt, "", 0, None, *way, 0.0, FULL, 256, 256, "raw", 1.0, self.precision)
+                PictureSpec(
+                    prompt,
+                    "",
+                    0,
+                    None,
+                    way.sampler,
+                    way.steps,
+                    way.scale,
+                    eta=0.0,
+                    guidance_interval=way.interval,
+                    height=256,
+                    width=256,
+                    x_T="raw",
+                    voice_strength=1.0,
+                    precision=self.precision,
+                )
                 for prompt in prompts[rows]
             ]
             pictures.append(self.painter.paint(specs, x_T[rows]))
@@ -181,10 +198,13 @@ def synonyms_that_steer(studio: Studio) -> list[str]:
 def compare_ways(studio: Studio, judge: Judge, scenes: list[Scene]) -> None:
     """Print how samplers, steps and guidance scales do: what the defaults were chosen by."""
     prompts = [prompt_of(scene) for scene in scenes]
-    print("| sampler | steps | scale | both colours dominant | pattern recognised |\n| --- | --- | --- | --- | --- |")
+    print("| sampler | steps | scale | guided at | both colours dominant | pattern recognised |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for way in WAYS:
         pictures = studio.from_noise(prompts, way=way)
-        print(f"| {way.sampler} | {way.steps} | {way.scale} | {followed(scenes, pictures, judge)} |", flush=True)
+        low, high = way.interval
+        how = f"| {way.sampler} | {way.steps} | {way.scale} | {low:g} to {high:g} |"
+        print(f"{how} {followed(scenes, pictures, judge)} |", flush=True)
 
 
 def x_T_of_recordings(source: Path, count: int) -> torch.Tensor:

@@ -27,9 +27,9 @@ VOICES = (
 )
 PROMPTS = (
     "a golden spiral on purple",
-    "calm blue and turquoise waves",
-    "a red flower, green background",
     "psychedelic mandala, orange and teal",
+    "a red flower, green background",
+    "calm blue and turquoise waves",
     "kaleidoscope, magenta, yellow, black",
     "cyan and navy rings",
     "pink and white marble",

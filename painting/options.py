@@ -15,7 +15,7 @@ DECIDED_BY_PICTURE = (
     "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
 )  # fmt: skip
 UNSET = object()
-OTHER_SCALE = 4.0  # of guidance, for models that are not built in
+OTHER_INTERVAL = (0.0, 1.0)  # at which models are guided that are not built in
 
 
 def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,13 +32,13 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
     if args.standby and (args.replay or args.from_file):
         parser.error("--standby waits for requests, and takes --replay or --from_file in them: leave it out here")
-    if args.guidance_interval[0] > args.guidance_interval[1]:
+    if args.guidance_interval and args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
     # parsed again into a namespace that is not empty, no default takes the place of what was not given
     blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
-    if args.scale is None:
-        args.scale = OTHER_SCALE if is_another_model(args) else config.BUILTIN_SCALE
+    if args.guidance_interval is None:
+        args.guidance_interval = OTHER_INTERVAL if is_another_model(args) else config.BUILTIN_INTERVAL
     if problem := problem_of_voices(args) or without_effect(args, given):
         parser.error(problem)
     return args
@@ -154,10 +154,12 @@ def _add_sampling(parser: cli.CommandParser) -> None:
     either("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
     add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
         "(default: 0)")  # fmt: skip
-    add("--scale", type=cli.bounded(float, 0, 100), metavar="S", help="guidance to the prompt; 1 is none, and twice as "
-        f"fast (default: {config.BUILTIN_SCALE:g} for the built-in model, {OTHER_SCALE:g} for others)")  # fmt: skip
-    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
-        help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
+    add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="guidance to the "
+        "prompt; 1 is none, and twice as fast (default: %(default)s)")  # fmt: skip
+    ours, others = ("{:g} {:g}".format(*interval) for interval in (config.BUILTIN_INTERVAL, OTHER_INTERVAL))
+    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, metavar=("LO", "HI"), help="guide only at these "
+        f"parts of the noise schedule, 1 is pure noise (default: {ours} for the built-in model, {others} for others)"
+        )  # fmt: skip
     add("--batch_size", type=cli.bounded(int, 1, 256), default=4, metavar="N", help="pictures sampled together; more "
         "need more memory (default: %(default)s)")  # fmt: skip
 

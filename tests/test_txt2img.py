@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.options import OTHER_SCALE, parse_options
+from painting.options import OTHER_INTERVAL, parse_options
 from painting.plan import plan
 
 ROOT = config.REPO_DIR
@@ -212,17 +212,17 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "scale"),
+    ("arguments", "interval"),
     [
-        ([], config.BUILTIN_SCALE),
-        (["--model", "chladni"], config.BUILTIN_SCALE),
-        (["--model", "another"], OTHER_SCALE),
-        (["--ckpt", __file__], OTHER_SCALE),
-        (["--scale", "0"], 0.0),
+        ([], config.BUILTIN_INTERVAL),
+        (["--model", "chladni"], config.BUILTIN_INTERVAL),
+        (["--model", "another"], OTHER_INTERVAL),
+        (["--ckpt", __file__], OTHER_INTERVAL),
+        (["--guidance_interval", "0", "0"], [0, 0]),
     ],
 )
-def test_guidance_is_as_the_model_needs_it(arguments, scale):
-    assert parse_options(None, arguments).scale == scale
+def test_guidance_is_as_the_model_needs_it(arguments, interval):
+    assert parse_options(None, arguments).guidance_interval == interval
 
 
 def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, caps
     original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
     path = tmp_path / "samples" / "subject_001_sample_0000.png"
     line = Image.open(path).info["parameters"]
-    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {config.BUILTIN_SCALE:g}, "
+    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {config.GUIDANCE_SCALE:g}, "
     assert line.startswith("a golden spiral on purple\n" + told)
     assert "Seed: 7, Size: 256x256, Model hash: " in line and line.endswith("Model: chladni")
     again = ["--replay", str(path), "--outdir", str(tmp_path / "again")]
