@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli
-from ldm.spec import PRECISIONS
+
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def get_parser() -> cli.CommandParser:

@@ -9,11 +9,12 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from ldm.checkpoint import PRECISIONS
+
 JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
 MAX_BATCH_SIZE = 256
 KINDS: dict[Any, type | tuple[type, ...]] = {str: str, int: int, float: (int, float)}  # what JSON may give for each
-PRECISIONS = ("fp32", "bf16", "fp16")
 WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
 
 

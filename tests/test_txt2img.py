@@ -156,16 +156,19 @@ def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
     from audio.start_noise import cosine_basis, layout_of
     from audio.whitening import Whitening
 
-    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
-    layout = layout_of(whitening, torch.load(apart[1], weights_only=True).numpy()).ravel()
-    basis, likeness = cosine_basis(256), {}
-    for strength in (0.0, 0.6):
-        picture = paint(tmp_path / str(strength), "--init_latents", apart[1], "--layout_strength", strength)[0]
+    whitening, basis = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"), cosine_basis(256)
+
+    def likeness(voice: Path, strength: float) -> float:
+        layout = layout_of(whitening, torch.load(voice, weights_only=True).numpy()).ravel()
+        options = ["--init_latents", voice, "--layout_strength", strength, "--ddim_steps", 8]
+        picture = paint(tmp_path / f"{voice.stem} {strength}", *options)[0]
         coarse = np.stack([(basis @ picture[..., colour] @ basis.T).ravel() for colour in range(3)])
         coarse[:, 0] = 0
         explained = coarse.T @ np.linalg.lstsq(coarse.T, layout, rcond=None)[0]  # by whatever colour
-        likeness[strength] = np.linalg.norm(explained) / np.linalg.norm(layout)
-    assert likeness[0.6] > likeness[0.0] + 0.2, likeness
+        return float(np.linalg.norm(explained) / np.linalg.norm(layout))
+
+    without, with_it = ([likeness(voice, strength) for voice in apart] for strength in (0.0, 0.6))
+    assert np.mean(with_it) > np.mean(without) + 0.2, (without, with_it)
 
 
 def test_noise_as_latents_is_left_alone(tmp_path, capsys):
@@ -204,7 +207,7 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
     one = paint(tmp_path / "one")[0].astype(int)
     for name, arguments in {
         "negative": ["--negative_prompt", "purple"],
-        "interval": ["--guidance_interval", 0.3, 0.7],
+        "interval": ["--guidance_interval", 0, 0.5],
     }.items():
         assert np.abs(paint(tmp_path / name, *arguments)[0] - one).mean() > 0.5, name
     never = paint(tmp_path / "never", "--guidance_interval", 0, 0)[0]
