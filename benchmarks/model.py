@@ -36,7 +36,6 @@ from ldm.data.pictures import render  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
 from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
-from ldm.spec import PictureSpec  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
@@ -87,21 +86,13 @@ class Studio:
         for first in range(0, len(prompts), BATCH):
             rows = slice(first, first + BATCH)
             specs = [
-                PictureSpec(
+                voice.spec_of(
                     prompt,
-                    "",
-                    0,
-                    None,
-                    way.sampler,
-                    way.steps,
-                    way.scale,
-                    eta=0.0,
+                    self.precision,
+                    sampler=way.sampler,
+                    steps=way.steps,
+                    scale=way.scale,
                     guidance_interval=way.interval,
-                    height=256,
-                    width=256,
-                    x_T="raw",
-                    voice_strength=1.0,
-                    precision=self.precision,
                 )
                 for prompt in prompts[rows]
             ]

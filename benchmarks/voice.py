@@ -13,6 +13,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sounds
@@ -25,6 +26,9 @@ from audio.calibration import Calibration
 from audio.features import samples_to_vector
 from audio.start_noise import correlation, mix
 from audio.whitening import WHITENING_NAME, Whitening
+
+if TYPE_CHECKING:
+    from ldm.spec import PictureSpec
 
 STRENGTH = 0.9  # txt2img.py's default
 SHOWN = (0, 1, 2, 4, 8, 12, 16)  # cycles over the latent's width
@@ -176,33 +180,29 @@ def print_words(codes: Codes, source: Path) -> None:
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
+def spec_of(prompt: str, precision: str, **changes: object) -> "PictureSpec":
+    """A picture of the built-in model from x_T as it is, by txt2img.py's defaults but for `changes`."""
+    from ldm.spec import PictureSpec
+
+    usual: dict[str, Any] = {
+        "negative_prompt": "", "seed": 0, "subject": None, "sampler": "dpmpp", "steps": 20,
+        "scale": config.GUIDANCE_SCALE, "eta": 0.0, "guidance_interval": config.BUILTIN_INTERVAL,
+        "height": 256, "width": 256, "x_T": "raw", "voice_strength": 1.0,
+    }  # fmt: skip
+    return PictureSpec(prompt=prompt, precision=precision, **{**usual, **changes})
+
+
 class Artist:
     """The built-in model with one prompt and one seed."""
 
     def __init__(self, prompt: str, steps: int) -> None:
         from ldm.models.diffusion.sampling import seeded_noise
         from ldm.painter import Painter, choose_device, choose_precision
-        from ldm.spec import PictureSpec
 
         device = choose_device("auto")
         precision = choose_precision("auto", device)
         self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, precision, device)
-        self.spec = PictureSpec(
-            prompt,
-            "",
-            SEED,
-            None,
-            "dpmpp",
-            steps,
-            config.GUIDANCE_SCALE,
-            eta=0.0,
-            guidance_interval=config.BUILTIN_INTERVAL,
-            height=256,
-            width=256,
-            x_T="auto",
-            voice_strength=STRENGTH,
-            precision=precision,
-        )
+        self.spec = spec_of(prompt, precision, steps=steps, seed=SEED, x_T="auto", voice_strength=STRENGTH)
         self.noise = seeded_noise([SEED], config.LATENT_SHAPE).numpy()
 
     def thumbnails(self, x_T: np.ndarray, name: str) -> np.ndarray:

@@ -173,6 +173,16 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         return state["step"]
 
+    def descend(self, loss: Tensor, learning_rate: float, max_norm: float) -> None:
+        """One step of the optimizer, with the gradient's norm cut at `max_norm`."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+        self.optimizer.step()
+
     def save(self, step: int) -> None:
         state = {name: module.state_dict() for name, module in self.modules.items()}
         with atomic_path(self.folder / "checkpoint.pt") as temporary:
@@ -282,16 +292,11 @@ def train_first_stage(model: ShuffleAutoencoder, options: FirstStageOptions, fol
     bar = tqdm(range(start, options.steps), "first stage", options.steps, initial=start)
     for step in bar:
         torch.manual_seed(seed + step)
-        progress = step / options.steps
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - progress) ** 0.5
+        learning_rate = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - step / options.steps) ** 0.5
         x = random_crops(pool, options.batch_size, options.crop, np.random.default_rng((seed, step)))
         x = x.to(model.shift.device, memory_format=torch.channels_last)
         loss, l1, kl = first_stage_loss(model, x, options)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        optimizer.step()
+        run.descend(loss, learning_rate, 0.5)
         if step % 50 == 0:
             bar.set_postfix(l1=f"{l1:.4f}", kl=f"{kl:.2f}")
             run.log(step, l1=l1.item(), kl=kl.item())
@@ -414,16 +419,11 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
             pool = Thumbnails(model, options.pictures, LAYOUT_SEED)
         torch.manual_seed(seed + step)
         done, of = (step, options.reading_steps) if reading else (step - options.reading_steps, options.drawing_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(1.0, (done + 1) / 50) * (1.0 - done / of) ** 0.5
         if pool is None:
             loss = reading_loss(model, layout.reader, step, options, seed)
         else:
             loss = drawing_loss(layout, pool, step, options, seed)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        run.descend(loss, options.learning_rate * min(1.0, (done + 1) / 50) * (1.0 - done / of) ** 0.5, 1.0)
         if step % 25 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
             run.log(step, loss=loss.item())
@@ -580,7 +580,7 @@ def train_diffusion(
     ema = PowerEMA(model, average)
     with same_layout(model, folder):
         step = run.resume()
-    stage_start = 0
+    stage_start, steps = 0, sum(stage.steps for stage in options.stages)
     for number, stage in enumerate(options.stages):
         first_seed = (number + 1) * 10_000_000
         stage_end = stage_start + stage.steps
@@ -590,14 +590,9 @@ def train_diffusion(
             bar = tqdm(range(step, stage_end), f"{stage.size} px", stage_end, initial=step)
             for step in bar:
                 torch.manual_seed(seed + step)
-                progress = step / sum(stage.steps for stage in options.stages)
-                for group in optimizer.param_groups:
-                    group["lr"] = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1.0 - progress)
+                learning_rate = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1.0 - step / steps)
                 loss = diffusion_loss(model, batches(step, stage.batch_size).to(model.device), options.max_weight)
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
+                run.descend(loss, learning_rate, 1.0)
                 ema.update(step)
                 if step % 25 == 0:
                     bar.set_postfix(loss=f"{loss.item():.4f}")

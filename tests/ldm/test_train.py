@@ -116,50 +116,50 @@ def test_thumbnails_are_about_the_latents(folder):
     assert error < 0.5
 
 
-def test_layout_training_resumes_where_it_was(folder, monkeypatch, tmp_path):
-    whole = torch.load(folder / "layout" / "checkpoint.pt", weights_only=True)
-    (folder / "layout").rename(tmp_path / "whole")
-    log = train.Run.log
+@pytest.fixture
+def interrupted_and_resumed(folder, monkeypatch, tmp_path):
+    """A function that trains anew in `folder`, is interrupted once, goes on, and returns both checkpoints.
 
-    def stop_at_75(self: train.Run, step: int, **values: float) -> None:
-        if step == 75:
-            raise KeyboardInterrupt
-        log(self, step, **values)
+    The interruption comes as `method`, whose first argument is the step, is called for step `stop`.
+    """
 
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(train.Run, "log", stop_at_75)
-    with pytest.raises(KeyboardInterrupt):
-        command("layout", folder)
-    monkeypatch.setattr(train.Run, "log", log)
-    command("layout", folder)
-    resumed = torch.load(folder / "layout" / "checkpoint.pt", weights_only=True)
-    for part in ("text", "layout"):
+    def train_twice(name: str, owner: type, method: str, stop: int) -> tuple[dict, dict]:
+        whole = torch.load(folder / name / "checkpoint.pt", weights_only=True)
+        (folder / name).rename(tmp_path / "whole")
+        uninterrupted = getattr(owner, method)
+
+        def interrupted(self: object, step: int, **values: float) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+            uninterrupted(self, step, **values)
+
+        monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+        monkeypatch.setattr(owner, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            command(name, folder)
+        monkeypatch.setattr(owner, method, uninterrupted)
+        command(name, folder)
+        return whole, torch.load(folder / name / "checkpoint.pt", weights_only=True)
+
+    return train_twice
+
+
+def assert_same_parts(resumed: dict, whole: dict, parts: tuple[str, ...]) -> None:
+    for part in parts:
         for name, tensor in whole[part].items():
             torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
 
 
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, monkeypatch, tmp_path):
+def test_layout_training_resumes_where_it_was(interrupted_and_resumed):
+    whole, resumed = interrupted_and_resumed("layout", train.Run, "log", 75)
+    assert_same_parts(resumed, whole, ("text", "layout"))
+
+
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, interrupted_and_resumed):
     command("diffusion", folder)
-    whole = torch.load(folder / "diffusion" / "checkpoint.pt", weights_only=True)
+    whole, resumed = interrupted_and_resumed("diffusion", train.PowerEMA, "update", 4)
     assert whole["step"] == 6
-    (folder / "diffusion").rename(tmp_path / "whole")
-    update = train.PowerEMA.update
-
-    def stop_at_4(self: train.PowerEMA, step: int) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-        update(self, step)
-
-    monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(train.PowerEMA, "update", stop_at_4)
-    with pytest.raises(KeyboardInterrupt):
-        command("diffusion", folder)
-    monkeypatch.setattr(train.PowerEMA, "update", update)
-    command("diffusion", folder)
-    resumed = torch.load(folder / "diffusion" / "checkpoint.pt", weights_only=True)
-    for part in ("unet", "average_unet"):
-        for name, tensor in whole[part].items():
-            torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
+    assert_same_parts(resumed, whole, ("unet", "average_unet"))
 
 
 def test_export_loads_and_paints(folder, tmp_path):
