@@ -28,7 +28,7 @@ QUIET_PEAK = 0.003  # -50 dB of full scale: hardly more than the noise of a soun
 CLIPPED_SHARE = 0.001  # of the samples at full scale: from here on it can be heard as distortion
 
 # --- classifier-free guidance ----------------------------------------------------------------------------------------
-GUIDANCE_SCALE = 4.0
+GUIDANCE_SCALE = 2.5
 BUILTIN_INTERVAL = (0.0, 0.8)  # parts of the noise schedule that suit the built-in model: benchmarks/model.py --ways
 
 # --- what is shipped -------------------------------------------------------------------------------------------------

@@ -34,12 +34,12 @@ from files import atomic_path
 from ldm.data.captions import caption
 from ldm.data.pictures import render
 from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
-from ldm.data.views import view
+from ldm.data.views import BEND, KNOTS, NEAREST, view
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
-from ldm.modules.layout import VIEWS, PromptLayout, PromptReader, seen
+from ldm.modules.layout import PromptLayout, PromptReader, seen
 from ldm.pictures import grid, save_png, to_uint8
 from ldm.tensor_files import write_safetensors
 from ldm.util import instantiate_from_config
@@ -431,7 +431,6 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, s
             run.save(step + 1)
     model.cond_stage_model.eval()
     layout.draws.copy_(torch.from_numpy(np.random.default_rng(seed).gumbel(size=layout.draws.shape)))
-    layout.views.copy_(torch.from_numpy(np.stack([view(seed, layout.size) for seed in range(VIEWS)])))
     with torch.inference_mode():
         layout.nothing.copy_(model.get_learned_conditioning([""]).mean(dim=(0, 1)))
     run.save(steps)
@@ -655,6 +654,9 @@ def model_node(settings: Any, words: Path) -> dict[str, Any]:
         shape_attributes=[len(values) for values in SHAPE_ATTRIBUTES.values()],
         colour_attributes=[len(COLOURS) + 1] * NAMED_COLOURS,
         variants=VARIANTS,
+        nearest=NEAREST,
+        bend=BEND,
+        knots=KNOTS,
     )
     return node
 

@@ -5,17 +5,18 @@ a laptop can give. A picture of this program's art is a few shapes filled with a
 colours can be learned apart, thousands of times as fast, and the U-Net be given what they make together.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 EMPTY = 0.05  # so near is the mean of an embedded prompt to that of the empty one, however it is rounded
 SURE = 0.5  # a likelier value of an attribute is what the prompt says, not a matter of chance
 DRAWS = 4  # for each variant
-VIEWS = 16  # of each draw
+DECISIVENESS = 200.0  # of the choice among draws: at 16 the guess is often two in one, without end walks have jumps
 
 
 def seen(latents: Tensor, coordinates: Tensor) -> Tensor:
@@ -55,27 +56,29 @@ def _normal(*shape: int) -> nn.Parameter:
 
 
 class PromptLayout(nn.Module):
-    """A guess [B, C, H, W] of the clean latents from a prompt, out of many that noisy latents choose from.
+    """A guess [B, C, H, W] of the clean latents from a prompt and the noise that sampling starts from.
 
-    Each guess is a sum of `maps`, which share each cell among them, times a colour (a vector of latent channels) for
-    each: what decides shapes is kept from what decides colours. The guess is that of one variant of all shapes, as it
-    is in training, where the variant is known; so that the U-Net is told all that is to be known of the composition.
-    What a prompt leaves open, each guess decides for itself, as likely as it is: noise chooses the pattern if words
-    do not. And each is seen in several ways (`ldm/data/views.py`).
+    What is drawn is a sum of `maps`, which share each cell among them, times a colour (a vector of latent channels) for
+    each: what decides shapes is kept from what decides colours. It is that of one variant of all shapes, as in
+    training, where the variant is known; so that the U-Net is told all that is to be known of the composition.
+
+    What a prompt leaves open, each of a few draws decides for itself, as likely as it is. The noise chooses among the
+    draws, and how they are seen (as in `ldm/data/views.py`). All of it is continuous: what is nearly the same noise
+    gives nearly the same picture, and between two noises lies a way without a jump.
 
     Args:
         context_dim: width of the prompt's embedding.
-        channels, size: of the latents.
+        channels, size: of the latents; three channels at least.
         shape_attributes: how many values each attribute has that shapes depend on.
         colour_attributes: the same for colours.
         variants: shapes that the same attributes can have.
+        nearest, bend, knots: the views' largest zoom, standard deviation of the bending (half pictures), knots a side.
         width: of the hidden layers.
         maps: shapes of each guess.
     """
 
     # given by training
     draws: Tensor  # [DRAWS · variants, A]: Gumbel noise
-    views: Tensor  # [VIEWS, size, size, 2]: coordinates
     nothing: Tensor  # [context_dim]: the mean embedding of the empty prompt
 
     def __init__(
@@ -86,11 +89,15 @@ class PromptLayout(nn.Module):
         shape_attributes: Sequence[int],
         colour_attributes: Sequence[int],
         variants: int,
+        nearest: float,
+        bend: float,
+        knots: int,
         width: int,
         maps: int,
     ) -> None:
         super().__init__()
-        self.channels, self.size, self.maps = channels, size, maps
+        self.size, self.maps = size, maps
+        self.nearest, self.bend, self.knots = nearest, bend, knots
         self.split = [sum(shape_attributes), sum(colour_attributes)]
         self.reader = PromptReader(context_dim, [*shape_attributes, *colour_attributes])
         self.shapes = _normal(variants, self.split[0], width)
@@ -102,9 +109,7 @@ class PromptLayout(nn.Module):
         self.tint = nn.Linear(width, 256)
         self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
         self.register_buffer("draws", torch.zeros(DRAWS * variants, sum(self.split)))
-        self.register_buffer("views", torch.zeros(VIEWS, size, size, 2))
         self.register_buffer("nothing", torch.zeros(context_dim))
-        self._kept: tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]] | None = None  # context, see _kept_guesses
 
     def decided(self, context: Tensor) -> Tensor:
         """Attributes [B, K, A], each one-hot, of the K draws for prompts [B, M, context_dim].
@@ -131,40 +136,49 @@ class PromptLayout(nn.Module):
         colours = rearrange(colours, "b k (m c) -> b k m c", m=self.maps)
         return rearrange(einsum(maps, colours, "b k m n, b k m c -> b k c n"), "b k c (h w) -> b k c h w", h=self.size)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """The guess for prompts [B, M, context_dim] that is most like latents `x` [B, C, H, W], or 0 for none.
+    def view(self, x_T: Tensor) -> Tensor:
+        """How noise [B, C, H, W] sees what is drawn: coordinates [B, size, size, 2], see `ldm.data.views.view`.
 
-        The likeness is the cosine: of latents that are a guess and noise it finds the guess, and of pure noise it
-        prefers none. Once chosen, a guess is more and more of the latents, so that sampling does not change its mind.
+        Its means over knots × knots squares, normal numbers all, take the place of random numbers there: those of the
+        first two channels bend, the first three of the third say how near and from where the picture is seen.
         """
-        small = F.interpolate(x.float(), (self.size, self.size), mode="area")
-        guess = torch.empty_like(small)
-        for rows, guesses, norms in self._kept_guesses(context):
-            likeness = einsum(small[rows], guesses, "b c h w, k c h w -> b k") / norms
-            guess[rows] = guesses[likeness.argmax(dim=1)]
-        return F.interpolate(guess, x.shape[2:], mode="bilinear").to(x.dtype)
+        squares = _normal_numbers(x_T, self.knots)
+        zoom, *place = (_uniform(squares[:, 2].flatten(1)[:, number]) for number in range(3))
+        share = 1 / (1 + (self.nearest - 1) * zoom)
+        centre = (2 * torch.stack(place, dim=1) - 1) * (1 - share)[:, None]
+        axis = (torch.arange(self.size, device=x_T.device) + 0.5) * (2 / self.size) - 1
+        straight = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # [size, size, 2]
+        bent = F.interpolate(self.bend * squares[:, :2], (self.size, self.size), mode="bicubic")
+        return straight * share[:, None, None, None] + centre[:, None, None] + rearrange(bent, "b xy h w -> b h w xy")
 
-    def _kept_guesses(self, context: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each different prompt of `context`: its rows, its guesses [K, C, H, W] and their norms [K].
+    def forward(self, x_T: Tensor, context: Tensor) -> Tensor:
+        """The guess for prompts [B, M, context_dim] and start noise `x_T` [B, C, H, W]; 0 for the empty prompt."""
+        told = (context.mean(dim=1) - self.nothing).abs().amax(dim=1) >= EMPTY
+        guess = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
+        if told.any():
+            guess[told] = self._chosen(x_T[told].float(), context[told]).float()
+        return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
-        They are kept: prompts stay the same through all steps of sampling, and often from picture to picture.
+    def _chosen(self, x_T: Tensor, context: Tensor) -> Tensor:
+        """Of all draws for each prompt, as they are seen, the likest to the noise: [B, C, size, size].
+
+        Every other draw is mirrored.
         """
-        if self._kept is None or not torch.equal(self._kept[0], context):
-            self._kept = None  # frees what was kept before more is made
-            prompts, row = context.unique(dim=0, return_inverse=True)
-            kept = []
-            for number, prompt in enumerate(prompts):
-                guesses = self._guesses_for(prompt)
-                norms = guesses.square().sum(dim=(1, 2, 3)).sqrt()
-                kept.append(((row == number).nonzero()[:, 0], guesses, norms))
-            self._kept = (context, kept)
-        return self._kept[1]
+        variant = torch.arange(len(self.draws), device=context.device) % len(self.shapes)
+        drawn = self.guesses(self.decided(context), variant).float()
+        drawn[:, 1::2] = drawn[:, 1::2].flip(4)
+        shown = seen(rearrange(drawn, "b k c h w -> b (k c) h w"), self.view(x_T))
+        shown = rearrange(shown, "b (k c) h w -> b k c h w", c=x_T.shape[1])
+        likeness = einsum(_normal_numbers(x_T, self.size), shown, "b c h w, b k c h w -> b k")
+        likeness = likeness / shown.square().sum(dim=(2, 3, 4)).sqrt()  # from N(0, 1), for each draw
+        return einsum((DECISIVENESS * likeness).softmax(dim=1), shown, "b k, b k c h w -> b c h w")
 
-    def _guesses_for(self, prompt: Tensor) -> Tensor:
-        """Every draw in every view [K, C, H, W] float32 for a prompt [M, context_dim]; for the empty one a single 0."""
-        if (prompt.mean(dim=0) - self.nothing).abs().amax() < EMPTY:
-            return torch.zeros(1, self.channels, self.size, self.size, device=prompt.device)
-        variant = torch.arange(len(self.draws), device=prompt.device) % len(self.shapes)
-        drawn = self.guesses(self.decided(prompt[None]), variant)[0].float()
-        drawn = repeat(drawn, "k c h w -> (k v) c h w", v=len(self.views))
-        return seen(drawn, repeat(self.views, "v h w xy -> (k v) h w xy", k=len(self.draws)))
+
+def _normal_numbers(x: Tensor, count: int) -> Tensor:
+    """Means of noise [B, C, H, W] over count × count squares, times the root of their area: N(0, 1) again."""
+    return F.interpolate(x, (count, count), mode="area") * (math.sqrt(x.shape[2] * x.shape[3]) / count)
+
+
+def _uniform(normal: Tensor) -> Tensor:
+    """What part of N(0, 1) lies below: uniform in 0…1."""
+    return torch.special.ndtr(normal)

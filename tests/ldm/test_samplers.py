@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +33,14 @@ FEW_STEP_COUNTS = [1, 2, 3, 4, 9, 15, 20, 27, 36, 37, 60, 75, 101, 111, 251, 333
 STEP_COUNTS = range(1, 1001) if os.environ.get("VOICETOIMG_EVERY_STEP_COUNT") else FEW_STEP_COUNTS
 
 
-class ToyModel:
+class StartlessModel:
+    """Has `apply_model`; where sampling starts is nothing to it."""
+
+    def conditioned(self, c, x_T):
+        return partial(self.apply_model, c=c)
+
+
+class ToyModel(StartlessModel):
     """A nearly ideal denoiser of N(0, I) data, made non-linear by a fixed random convolution; cheap, not exact."""
 
     def __init__(self, parameterization="eps", betas=None):
@@ -54,7 +62,7 @@ class ToyModel:
         return (1 - self.alphas_cumprod[t]).sqrt().view(-1, 1, 1, 1) * x + disturbed
 
 
-class KnowsX0:
+class KnowsX0(StartlessModel):
     """The exact model of a data set of one element: its eps (or v) leads from any x to x0."""
 
     def __init__(self, x0, parameterization):
@@ -67,7 +75,7 @@ class KnowsX0:
         return eps if self.parameterization == "eps" else a.sqrt() * eps - (1 - a).sqrt() * self.x0
 
 
-class UnitGaussianData:
+class UnitGaussianData(StartlessModel):
     """The exact eps of N(0, I) data. Every x_t is N(0, I) then: the probability-flow ODE leaves x_T as it is."""
 
     parameterization = "eps"

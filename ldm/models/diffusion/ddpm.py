@@ -4,12 +4,14 @@
 Latent Diffusion Models" (Rombach et al. 2022).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ldm.models.diffusion.sampling import PARAMETERIZATIONS
 from ldm.modules.diffusionmodules.schedule import make_betas
 from ldm.util import instantiate_from_config
 
@@ -26,8 +28,8 @@ class DiffusionWrapper(nn.Module):
         super().__init__()
         self.diffusion_model: UNetModel = instantiate_from_config(unet_config)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
-        return self.diffusion_model(x, t, c)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None, guess: Tensor | None = None) -> Tensor:
+        return self.diffusion_model(x, t, c, guess)
 
 
 class LatentDiffusion(nn.Module):
@@ -70,8 +72,8 @@ class LatentDiffusion(nn.Module):
         image_size: int = 32,
     ) -> None:
         super().__init__()
-        if parameterization not in ("eps", "v"):
-            raise ValueError(f"parameterization is {parameterization!r}, it may be eps or v")
+        if parameterization not in PARAMETERIZATIONS:
+            raise ValueError(f"parameterization is {parameterization!r}, it may be {' or '.join(PARAMETERIZATIONS)}")
         if conditioning_key != "crossattn":
             raise ValueError(f"conditioning_key is {conditioning_key!r}, only crossattn can be built")
         self.model = DiffusionWrapper(unet_config)
@@ -112,9 +114,22 @@ class LatentDiffusion(nn.Module):
         alpha, sigma = self._alpha_sigma(t)
         return alpha * noise - sigma * x_0
 
-    def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None) -> Tensor:
+    def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None, guess: Tensor | None = None) -> Tensor:
         """The U-Net's prediction [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c`."""
-        return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype)).float()
+        return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype), guess).float()
+
+    def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """`apply_model` as a function of `x` and `t` alone, for one sampling that starts from noise `x_T` [B, C, h, w].
+
+        Raises:
+            ValueError: no conditioning for a U-Net with a layout.
+        """
+        layout = self.model.diffusion_model.layout
+        if layout is None:
+            return partial(self.apply_model, c=c)
+        if c is None:
+            raise ValueError("a U-Net with a layout needs a prompt: there is no conditioning")
+        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype)))
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, M, context_dim] of `prompts`."""

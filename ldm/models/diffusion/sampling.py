@@ -30,8 +30,11 @@ class DiffusionModel(Protocol):
     alphas_cumprod: torch.Tensor  # [n], descending
     parameterization: str  # what apply_model predicts: "eps", or "v" = sqrt(a) eps - sqrt(1 - a) x0
 
-    def apply_model(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-        """x [B, C, H, W] float32, t [B] int64, c [B, L, D] or None -> [B, C, H, W] of any floating type."""
+    def conditioned(
+        self, c: torch.Tensor | None, x_T: torch.Tensor
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """For conditioning c [B, L, D] or None and start noise x_T [B, C, H, W]: the model as a function of
+        x [B, C, H, W] float32 and t [B] int64, which gives [B, C, H, W] of any floating type."""
         ...
 
 
@@ -144,6 +147,7 @@ def eps_and_pred_x0(
 def guided_denoiser(
     model: DiffusionModel,
     alphas: Sequence[float],
+    x_T: torch.Tensor,
     c: torch.Tensor | None,
     uc: torch.Tensor | None,
     options: SamplerOptions,
@@ -156,18 +160,21 @@ def guided_denoiser(
 
     Args:
         alphas: the model's alphas_cumprod as floats.
+        x_T: start noise [B, C, H, W].
         c, uc: conditioning and unconditional conditioning, [B, L, D].
     """
     lo, hi = (bound * (len(alphas) - 1) for bound in options.guidance_interval)
-    both = torch.cat([uc, c]) if options.scale != 1 and uc is not None and c is not None else None
+    alone, both = model.conditioned(c, x_T), None
+    if options.scale != 1 and uc is not None and c is not None:
+        both = model.conditioned(torch.cat([uc, c]), torch.cat([x_T, x_T]))
 
     def denoise(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         if both is not None and lo <= t <= hi:
-            output = model.apply_model(torch.cat([x, x]), _filled(t, 2 * len(x), x), both).float()
+            output = both(torch.cat([x, x]), _filled(t, 2 * len(x), x)).float()
             uncond, cond = output.chunk(2)
             output = uncond + options.scale * (cond - uncond)
         else:
-            output = model.apply_model(x, _filled(t, len(x), x), c).float()
+            output = alone(x, _filled(t, len(x), x)).float()
         return eps_and_pred_x0(output, x, alphas[t], model.parameterization)
 
     return denoise
@@ -240,7 +247,7 @@ class Sampler:
             raise ValueError("unconditional conditioning was given without conditioning")
         x = x_T.to(x_T.device if c is None else c.device, torch.float32)
         c, uc = (_one_for_each(conditioning, len(x)) for conditioning in (c, uc))
-        denoise = guided_denoiser(self.model, self.alphas, c, uc, options)
+        denoise = guided_denoiser(self.model, self.alphas, x, c, uc, options)
         noise = noise_stream(() if seeds is None else seeds, x.shape[1:])
         if options.eta:
             next(noise)  # the start noise, which x_T may be made of

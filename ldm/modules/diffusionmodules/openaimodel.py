@@ -122,9 +122,6 @@ class UNetModel(nn.Module):
         context_dim: width of the prompt's embedding.
         pool_context: the mean of the prompt's embeddings also joins the time embedding, as class labels do in Dhariwal
             & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
-        patch_size: side of the squares of latents that are taken together as one cell, with their channels side by side
-            (as in "Scalable Diffusion Models with Transformers", Peebles & Xie 2023): 2 saves three quarters of the
-            work. Published LDMs have 1.
         positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
             Published LDMs are without.
         layout: options of a `PromptLayout`, whose guess of the picture is a second input beside the latents; a share
@@ -151,7 +148,6 @@ class UNetModel(nn.Module):
         transformer_depth: int = 1,
         use_spatial_transformer: bool = True,
         pool_context: bool = False,
-        patch_size: int = 1,
         positions: bool = False,
         layout: Mapping[str, Any] | None = None,
     ) -> None:
@@ -161,9 +157,8 @@ class UNetModel(nn.Module):
         if (num_heads == -1) == (num_head_channels == -1):
             raise ValueError("a U-Net config gives either num_heads or num_head_channels")
         self.model_channels = model_channels
-        self.patch_size = patch_size
         self.positions = positions
-        self.multiple = patch_size * 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
+        self.multiple = 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
         emb_channels = 4 * model_channels
         self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
@@ -183,13 +178,13 @@ class UNetModel(nn.Module):
         if layout is not None:
             inputs = 2 * in_channels
             self.bypass = zero_module(nn.Linear(emb_channels, 2))
-        ch_in = inputs * patch_size**2 + POSITION_CHANNELS * positions
+        ch_in = inputs + POSITION_CHANNELS * positions
         first = Stage(nn.Conv2d(ch_in, model_channels, 3, padding=1))
         self.input_blocks, skips = _way_down(first, model_channels, widths, num_res_blocks, stage)
         ch = widths[-1]
         self.middle_block = Stage(ResBlock(ch, emb_channels, ch), attention(ch), ResBlock(ch, emb_channels, ch))
         self.output_blocks = _way_up(skips, widths, num_res_blocks, stage)
-        last = nn.Conv2d(widths[0], out_channels * patch_size**2, 3, padding=1)
+        last = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zero_module(last))
 
     def forward(
@@ -198,10 +193,11 @@ class UNetModel(nn.Module):
         """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
 
         Args:
-            guess: of the clean latents, the shape of `x`, in place of the layout's own: training knows better.
+            guess: of the clean latents, the shape of `x`, if the U-Net has a layout: what that makes of the prompt and
+                the start noise, or in training what is known.
 
         Raises:
-            ValueError: H or W that cannot be halved as often as the U-Net has levels; no prompt for a layout.
+            ValueError: H or W that cannot be halved as often as the U-Net has levels; a layout and no guess.
         """
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple:
@@ -214,11 +210,10 @@ class UNetModel(nn.Module):
             emb = emb + self.context_embed(context.mean(dim=1))
         known = x
         if self.layout is not None:
-            if context is None:
-                raise ValueError("a U-Net with a layout needs a prompt: context is None")
-            known = torch.cat([x, self.layout(x, context) if guess is None else guess], dim=1)
-        skips = []
-        h = F.pixel_unshuffle(known, self.patch_size)
+            if guess is None:
+                raise ValueError("a U-Net with a layout needs a guess: guess is None")
+            known = torch.cat([x, guess.to(x.dtype)], dim=1)
+        skips, h = [], known
         if self.positions:
             where = position_features(h.shape[2], h.shape[3], h.device).to(h.dtype)
             h = torch.cat([h, repeat(where, "c h w -> b c h w", b=len(h))], dim=1)
@@ -228,7 +223,7 @@ class UNetModel(nn.Module):
         h = self.middle_block(h, emb, context)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, context)
-        y = F.pixel_shuffle(self.out(h), self.patch_size)
+        y = self.out(h)
         if self.layout is None:
             return y
         shares = self.bypass(F.silu(emb))[:, :, None, None, None]  # [B, 2, 1, 1, 1]
