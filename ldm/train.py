@@ -7,7 +7,10 @@
     python -m ldm.train export --out models/chladni
 
 Everything lies under --dir: checkpoints (each command resumes from its own), loss.csv, sample sheets. Every random
-number follows from the seed and the step, so that a run that was interrupted goes on as if it had not been.
+number follows from the seed and the step, so that a run that was interrupted goes on as if it had not been. A command
+that has no checkpoint yet begins at random, or with --from at the weights of a model that is there:
+
+    python -m ldm.train diffusion --from models/chladni
 """
 
 import csv
@@ -31,6 +34,7 @@ from tqdm import tqdm
 
 import cli
 from files import atomic_path
+from ldm.checkpoint import find_model, mismatches
 from ldm.data.captions import caption
 from ldm.data.pictures import render
 from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
@@ -41,7 +45,7 @@ from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
 from ldm.modules.layout import PromptLayout, PromptReader, seen
 from ldm.pictures import grid, save_png, to_uint8
-from ldm.tensor_files import write_safetensors
+from ldm.tensor_files import read_tensors, write_safetensors
 from ldm.util import instantiate_from_config
 
 SAVE_EVERY = 180.0  # seconds
@@ -661,10 +665,31 @@ def model_node(settings: Any, words: Path) -> dict[str, Any]:
     return node
 
 
-def build(node: dict[str, Any], folder: Path, trained: Sequence[str] = ("first_stage", "layout")) -> LatentDiffusion:
-    """A fresh model with the word vectors in place, and with those parts of it that are `trained` already.
+def take_words(start: Path, words: Path) -> None:
+    """Put the vocabulary and the word vectors of the model folder `start` into the folder `words`, if it has none."""
+    if (words / "vocab.txt").is_file():
+        return
+    words.mkdir(parents=True, exist_ok=True)
+    vectors = read_tensors(find_model(start)[0]).tensors["cond_stage_model.word_vectors"]
+    with atomic_path(words / "word_vectors.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, vectors.float().numpy())
+    with atomic_path(words / "vocab.txt") as temporary:
+        temporary.write_bytes((start / "vocab.txt").read_bytes())
 
-    It lies on the CUDA device, if there is one.
+
+def build(
+    node: dict[str, Any],
+    folder: Path,
+    trained: Sequence[str] = ("first_stage", "layout"),
+    start: Path | None = None,
+) -> LatentDiffusion:
+    """A model with the word vectors in place, and with those parts of it that are `trained` in `folder` already.
+
+    The rest is fresh, or from the model folder `start`, which then also stands in for parts that `folder` lacks. It
+    lies on the CUDA device, if there is one.
+
+    Raises:
+        ValueError: the text encoder is of another kind, or `start` of another shape.
     """
     model: LatentDiffusion = instantiate_from_config(node)
     text = model.cond_stage_model
@@ -672,14 +697,22 @@ def build(node: dict[str, Any], folder: Path, trained: Sequence[str] = ("first_s
         raise ValueError(f"the text encoder is a {type(text).__name__}; only a WordEmbedder is trained here")
     text.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
     text.load_vocabulary(folder / "words")
+    if start is not None:
+        tensors = read_tensors(find_model(start)[0]).tensors
+        if wrong := mismatches(model.state_dict(), tensors):
+            raise ValueError(f"{start} is no model as the yaml describes it: {'; '.join(wrong)}")
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     parts: dict[str, dict[str, nn.Module]] = {
         "first_stage": {"first_stage": model.first_stage_model},
         "layout": {"text": text, "layout": layout_of(model)},
     }
     for name in trained:
-        state = torch.load(folder / name / "checkpoint.pt", map_location="cpu", weights_only=True)
-        for part, module in parts[name].items():
-            module.load_state_dict(state[part])
+        path = folder / name / "checkpoint.pt"
+        if start is None or path.is_file():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            for part, module in parts[name].items():
+                module.load_state_dict(state[part])
+        for module in parts[name].values():
             module.requires_grad_(False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -694,6 +727,9 @@ def main(argv: list[str] | None = None) -> int:
         "--dir", type=Path, default=Path("training"), metavar="DIR", help="all is kept there (default: %(default)s)"
     )
     parser.add_argument(
+        "--from", type=cli.existing_folder, dest="start", metavar="MODEL", help="a model folder to begin with"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("models/chladni"), metavar="DIR", help="of export (default: %(default)s)"
     )
     args = parser.parse_args(argv)
@@ -701,10 +737,12 @@ def main(argv: list[str] | None = None) -> int:
     seed = settings.training.seed
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
+    if args.start is not None:
+        take_words(args.start, args.dir / "words")
     node = model_node(settings, args.dir / "words")
 
     if args.command == "first_stage":
-        model = build(node, args.dir, trained=())
+        model = build(node, args.dir, trained=(), start=args.start)
         autoencoder = model.first_stage_model
         if not isinstance(autoencoder, ShuffleAutoencoder):
             raise ValueError(
@@ -714,10 +752,10 @@ def main(argv: list[str] | None = None) -> int:
         train_first_stage(autoencoder, first_stage, args.dir / "first_stage", seed)
         return 0
     if args.command == "layout":
-        model = build(node, args.dir, trained=["first_stage"])
+        model = build(node, args.dir, trained=["first_stage"], start=args.start)
         train_layout(model, LayoutOptions(**settings.training.layout), args.dir / "layout", seed)
         return 0
-    model, average = (build(node, args.dir) for _ in range(2))
+    model, average = (build(node, args.dir, start=args.start) for _ in range(2))
     if args.command == "diffusion":
         average.load_state_dict(model.state_dict())
         stages = tuple(Stage(**stage) for stage in settings.training.diffusion.stages)

@@ -16,6 +16,9 @@ from ldm.data.scenes import attribute_values, sample_scene
 from ldm.data.views import view
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.modules.layout import seen
+from ldm.tensor_files import read_tensors
+
+UNET = "model.diffusion_model."
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +174,32 @@ def test_export_loads_and_paints(folder, tmp_path):
     model = load_model(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.yaml")
     train.save_samples(model, 8, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+def test_training_may_begin_with_a_model_that_is_there(folder, tmp_path):
+    """Its words, its first stage and its layout stand in for those that the folder lacks, and its U-Net learns on."""
+    if not (folder / "diffusion").exists():
+        command("diffusion", folder)
+    command("export", folder, "--out", str(tmp_path / "model"))
+    exported = read_tensors(tmp_path / "model" / "model.safetensors").tensors
+    further = tmp_path / "further"
+    further.mkdir()
+    (further / "tiny.yaml").write_bytes((folder / "tiny.yaml").read_bytes())
+    command("diffusion", further, "--from", str(tmp_path / "model"))
+    command("export", further, "--from", str(tmp_path / "model"), "--out", str(tmp_path / "again"))
+    trained = read_tensors(tmp_path / "again" / "model.safetensors").tensors
+    assert exported.keys() == trained.keys()
+    changed = {name for name in exported if not torch.equal(exported[name], trained[name])}
+    unet = {name for name in exported if name.startswith(UNET) and ".layout." not in name}
+    assert changed <= unet and len(changed) > len(unet) / 2
+    for name in changed:  # six steps from there
+        assert (exported[name].float() - trained[name].float()).abs().max() < 0.05
+
+
+def test_a_model_of_another_shape_is_no_beginning(folder, tmp_path):
+    node = train.model_node(tiny_config(), folder / "words")
+    with pytest.raises(ValueError, match="chladni is no model as the yaml describes it"):
+        train.build(node, folder, start=config.BUILTIN_MODEL_WEIGHTS.parent)
 
 
 def test_moving_average_follows_and_forgets():
