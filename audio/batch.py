@@ -185,10 +185,20 @@ def _time_limit(path: Path | None) -> Iterator[None]:
         yield
         return
     _leave_signals_to_the_parent()
-    faulthandler.dump_traceback_later(LEAST_SECONDS + path.stat().st_size / BYTES_A_SECOND, exit=True, file=_nowhere())
+    _end_after(LEAST_SECONDS + path.stat().st_size / BYTES_A_SECOND)
     try:
         yield
     finally:
+        _end_after(0)
+
+
+def _end_after(seconds: float) -> None:
+    """End this process so much later, whatever it does then; 0: do not."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, which nothing here handles
+    elif seconds:  # Windows: a thread that has to be started, and later waited for while all cores are busy
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
+    else:
         faulthandler.cancel_dump_traceback_later()
 
 

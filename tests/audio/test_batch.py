@@ -449,14 +449,24 @@ def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
     assert all(one.seconds == 1.0 for one in results.values())
 
 
-def test_a_decoder_that_hangs_is_ended(tmp_path):
+@pytest.mark.parametrize(
+    ("system", "status"),
+    [("", -signal.SIGALRM), ("import signal; del signal.setitimer\n", 1)],
+    ids=["a timer", "none, as on Windows"],
+)
+def test_a_decoder_that_hangs_is_ended(tmp_path, system, status):
     (tmp_path / "f").write_bytes(b"x")
     code = (
-        "import pathlib, time; from audio import batch; batch.LEAST_SECONDS = 0.3\n"
-        f"with batch._time_limit(pathlib.Path({str(tmp_path / 'f')!r})): time.sleep(60)"
+        f"{system}import pathlib, time; from audio import batch; batch.LEAST_SECONDS = 0.3\n"
+        f"limit = lambda: batch._time_limit(pathlib.Path({str(tmp_path / 'f')!r}))\n"
+        "with limit(): pass\n"
+        "time.sleep(0.5)\n"  # the limit went with the file
+        "print('alive', flush=True)\n"
+        "with limit(): time.sleep(60)"
     )
     started = time.monotonic()
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 1
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == status and result.stdout == "alive\n"
     assert time.monotonic() - started < 30
 
 
