@@ -8,6 +8,7 @@ the machines, or on how often the run was interrupted: they are those of one uni
 import contextlib
 import faulthandler
 import functools
+import itertools
 import os
 import signal
 import threading
@@ -25,7 +26,7 @@ from files import sha256_of
 
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that go to a worker and come back together
-WAITING_TASKS = "2*n_jobs"  # tasks under way, the most that a kill can lose
+WAITING_TASKS = "2*n_jobs"  # tasks under way: one in each worker, and one that it finds when it has done that
 LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
 
 # the signals that end a program, as far as the system has them
@@ -230,36 +231,44 @@ class _Pool:
             return
         waiting = dict.fromkeys(paths)
         while waiting:
-            under_way: list[str] = []
+            left = list(waiting)
+            tasks = (left[begin : begin + FILES_A_TASK] for begin in range(0, len(left), FILES_A_TASK))
+            under_way: list[list[str]] = []
             try:
-                for one in self._parallel(function, _noted(list(waiting), under_way)):
+                for one in self._parallel(function, _noted(tasks, under_way)):
                     del waiting[one.path]
                     yield one
             except self.died:
                 # one of those under way ended its worker: each of them once more, alone
-                for path in under_way:
+                for path in itertools.chain(*under_way):
                     if path in waiting:
                         del waiting[path]
                         yield self._alone(function, path)
 
     def _alone(self, function: Callable[..., Measured], path: str) -> Measured:
         try:
-            return next(iter(self._parallel(function, [path])))
+            return next(self._parallel(function, [[path]]))
         except self.died:
             return Measured(path, reason="its decoder crashed or came to no end; convert it to wav")
 
-    def _parallel(self, function: Callable[..., Measured], paths: Iterable[str]) -> Iterator[Measured]:
+    def _parallel(self, function: Callable[..., Measured], tasks: Iterable[list[str]]) -> Iterator[Measured]:
         from joblib import Parallel, delayed
 
-        tasks = (delayed(function)(self.folder, path, limited=True) for path in paths)
-        settings = {"batch_size": FILES_A_TASK, "pre_dispatch": WAITING_TASKS}
-        return Parallel(n_jobs=self.n_jobs, return_as="generator_unordered", **settings)(tasks)
+        # not joblib's batches: it counts WAITING_TASKS in files, so that workers would wait for their next batch
+        settings = {"batch_size": 1, "pre_dispatch": WAITING_TASKS}
+        parallel = Parallel(n_jobs=self.n_jobs, return_as="generator_unordered", **settings)
+        return itertools.chain.from_iterable(parallel(delayed(_task)(function, self.folder, task) for task in tasks))
 
 
-def _noted(paths: Iterable[str], under_way: list[str]) -> Iterator[str]:
-    for path in paths:
-        under_way.append(path)
-        yield path
+def _task(function: Callable[..., Measured], folder: str, paths: list[str]) -> list[Measured]:
+    """Runs in a worker."""
+    return [function(folder, path, limited=True) for path in paths]
+
+
+def _noted(tasks: Iterable[list[str]], under_way: list[list[str]]) -> Iterator[list[str]]:
+    for task in tasks:
+        under_way.append(task)
+        yield task
 
 
 @contextlib.contextmanager

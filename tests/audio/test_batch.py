@@ -449,6 +449,19 @@ def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
     assert all(one.seconds == 1.0 for one in results.values())
 
 
+def test_a_worker_that_ends_a_task_finds_the_next_one(tmp_path):
+    def done(folder: str, path: str, limited: bool) -> ledger.Measured:
+        return ledger.Measured(path)
+
+    under_way: list[list[str]] = []
+    tasks = [[str(i)] for i in range(50)]
+    with batch._pool(2, None, tmp_path) as pool:
+        results = pool._parallel(done, batch._noted(tasks, under_way))
+        first = next(results)
+        assert len(under_way) >= 4  # of two workers: one that each is at, and one that it finds
+        assert {first.path, *(one.path for one in results)} == {path for (path,) in tasks}
+
+
 @pytest.mark.parametrize(
     ("system", "status"),
     [("", -signal.SIGALRM), ("import signal; del signal.setitimer\n", 1)],
