@@ -70,12 +70,13 @@ def prepare_batch(
     started = time.perf_counter()
     made_with = {"recipe": asdict(recipe), "constants": CONSTANTS, "libraries": LIBRARIES}
     report = BatchReport()
-    if next(find_recordings(folder), None) is None:  # asked before anything is written
+    found = find_recordings(folder)
+    if (first := next(found, None)) is None:  # asked before anything is written
         raise ValueError(f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir")
     with Ledger(output) as ledger, _pool(workers, dask_scheduler, folder) as pool:
         if changed := ledger.begin(made_with, ffmpeg_version()):
             say(f"{changed}: all recordings are done afresh")
-        files = ledger.enlist(find_recordings(folder))
+        files = ledger.enlist(itertools.chain([first], found))
         if ledger.knows_anything():
             for paths in ledger.open_files(CHUNK):
                 ledger.identify((one.path, one.sha256) for one in pool.run(identify, paths))
@@ -126,12 +127,13 @@ def find_recordings(folder: Path) -> Iterator[tuple[str, str]]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        below = os.path.relpath(root, folder)
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
         for name in (*folders, *names):
-            path = os.path.join(root, name)
-            relative = os.path.relpath(path, folder).replace(os.sep, "/")
             if name.startswith("."):
                 continue
+            path = os.path.join(root, name)
+            relative = (name if below == os.curdir else os.path.join(below, name)).replace(os.sep, "/")
             if os.path.isfile(path):
                 yield relative, ""
             elif named_as_sound(name):
