@@ -24,6 +24,7 @@ from audio.matrix import Matrix, MatrixWriter
 from files import sha256_of
 
 COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
+LOG_PAGES = 16_384  # 64 MB that SQLite gathers before it waits for the disk; only a power cut can take them
 FORMAT = 2  # of the tables below and of the csv files; another number starts afresh
 DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- what became of some content, under a name that promises sound, or not
@@ -110,8 +111,10 @@ class Ledger:
     def _connect(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._database.execute("PRAGMA synchronous = OFF")  # a new ledger has nothing to lose yet
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self._database.execute("BEGIN EXCLUSIVE")
         if not self.path.exists():
             raise self._just_ended()
