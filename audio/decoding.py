@@ -196,10 +196,12 @@ def _damage(file: soundfile.SoundFile, samples: int) -> str:
 
 def _mono(block: np.ndarray) -> np.ndarray:
     """[T, channels] -> [T], their mean. Summed by columns: np.mean along a short axis takes ten times as long."""
+    if block.shape[1] == 1:
+        return block[:, 0]
     mono = block[:, 0].copy()
     for channel in block.T[1:]:
         mono += channel
-    return mono / np.float32(block.shape[1]) if block.shape[1] > 1 else mono
+    return mono / np.float32(block.shape[1])
 
 
 @contextlib.contextmanager
