@@ -10,7 +10,9 @@ z-score is made of (`z * std + mean`):
    width;
 3. whiten: coefficients along the principal axes of many recordings, each over the root of its standard deviation, then
    the unit sphere: between the voice as it is and all axes alike, and better found again than either;
-4. spread: one fixed orthogonal map over all elements, at the radius of N(0, I).
+4. spread: one orthogonal map over all elements, at the radius of N(0, I). The low frequencies of x_T decide how a
+   picture is laid out, so they are given to what is most reliably the voice: the first principal axes, which change
+   least where a recording changes.
 
 `audio.start_noise` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads
 latents starts at once; only `Whitening.fit` takes SciPy. `python -m audio.whitening LATENTS.pt` says how near to noise
@@ -19,7 +21,8 @@ latents are (audio/doctor.py).
 How floor, edges and axes were chosen, and what else was tried: models/calibration/README.md.
 
 Sources: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (PCA whitening); Ailon, Chazelle, "The fast
-Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast random rotation).
+Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast random rotation); Everaert et al.,
+"Exploiting the signal-leak bias in diffusion models", WACV 2024 (low frequencies of x_T decide the layout).
 """
 
 import functools
@@ -41,6 +44,7 @@ BLOCK = 512  # pictures held at a time while fitting
 LONG_FIT = 20 * BLOCK  # recordings; from here on a progress bar is worth its line
 RANGE_TOLERANCE_DB = 0.1  # float32 z-scores times std lose less than 0.001
 SPREAD_SEED = 4096  # never change: the same voice would give another picture
+SQUARES = 4  # a side of each channel: the means over them, the lowest frequencies of x_T, are the first axes' alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +191,9 @@ class Whitening:
             ValueError: another number of elements than this whitening was made for, or not finite.
         """
         codes = self.codes(self.align(self.decibels(latents)))
-        noise = _spread(codes, self.mean_db.size) * math.sqrt(self.mean_db.size)
-        return noise.astype(np.float32).reshape(latents.shape)
+        scales = self.scales.astype(np.float64)
+        noise = _spread(codes, scales / tree_sum(scales), latents.shape[1:]) * math.sqrt(self.mean_db.size)
+        return noise.astype(np.float32)
 
     def fits(self, latents: np.ndarray) -> np.ndarray:
         """Bool [B]: do these z-scores give back pictures from -top_db to 0 dB? If not, other statistics made them."""
@@ -279,23 +284,53 @@ def _stretch(picture: np.ndarray, first: float, last: float) -> np.ndarray:
     return picture[:, left] * (1 - weight) + picture[:, left + 1] * weight
 
 
-# --- step 4: one fixed orthogonal map, without storing 4096 x 4096 numbers -------------------------------------------
-def _spread(codes: np.ndarray, size: int) -> np.ndarray:
+# --- step 4: one orthogonal map, without storing 4096 x 4096 numbers -------------------------------------------------
+def _spread(codes: np.ndarray, variances: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Codes [B, K], each axis of its part [K] of the variance -> float64 [B, C, H, W], lengths and angles kept.
+
+    Each axis from the first on gives one square's mean the variance that it has in noise, the rest is for all that the
+    means leave open. The last channel gets the first axes, and within a channel each square hangs on all of its axes.
+    With fewer axes than squares they take turns.
+    """
+    channels, height, width = shape
+    squares, cells = channels * SQUARES**2, (height // SQUARES) * (width // SQUARES)
+    turns = np.arange(squares) % codes.shape[1]
+    count = np.bincount(turns, minlength=codes.shape[1])
+    share = np.minimum(1.0, count / (squares * cells * variances))
+    means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, SQUARES**2)
+    means = hadamard((means[:, ::-1] * _signs(squares).reshape(channels, -1)).reshape(-1, SQUARES**2))
+    rest = _scatter(codes * np.sqrt(1 - share), squares * (cells - 1))
+    # of Hadamard's basis of each square the first is constant
+    spread = hadamard(np.hstack((means.reshape(-1, 1), rest.reshape(-1, cells - 1))))
+    spread = spread.reshape(len(codes), channels, SQUARES, SQUARES, height // SQUARES, width // SQUARES)
+    return spread.swapaxes(3, 4).reshape(len(codes), *shape)
+
+
+def _scatter(codes: np.ndarray, size: int) -> np.ndarray:
     """[B, K] -> float64 [B, size], lengths and angles kept. The codes are padded with zeros, then twice: random signs,
-    Hadamard transform, permutation. Once is not enough: with few axes it repeats itself all over the picture."""
-    spread = np.zeros((len(codes), size))
-    spread[:, : codes.shape[1]] = codes
-    for signs, order in _spreading(size):
-        spread = hadamard(spread * signs)[:, order]
-    return spread
+    Hadamard transforms, permutation. Once is not enough: with few axes it repeats itself all over the picture."""
+    scattered = np.zeros((len(codes), size))
+    scattered[:, : codes.shape[1]] = codes
+    window = 1 << (size.bit_length() - 1)  # the largest power of 2: one at either end covers all
+    for signs, order in _scattering(size):
+        scattered *= signs
+        for start in sorted({0, size - window}):
+            scattered[:, start : start + window] = hadamard(scattered[:, start : start + window])
+        scattered = scattered[:, order]
+    return scattered
+
+
+# RandomState's stream is frozen: no version of NumPy will change it
+@functools.cache
+def _scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Signs and permutations of `_scatter`."""
+    draw = np.random.RandomState(SPREAD_SEED).random_sample
+    return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(2)]
 
 
 @functools.cache
-def _spreading(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Signs and permutations of `_spread`. RandomState's stream is frozen: no version of NumPy will change it."""
-    random = np.random.RandomState(SPREAD_SEED)
-    draw = random.random_sample
-    return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(2)]
+def _signs(count: int) -> np.ndarray:
+    return np.where(np.random.RandomState(SPREAD_SEED).random_sample(count) < 0.5, -1.0, 1.0)
 
 
 def hadamard(rows: np.ndarray) -> np.ndarray:
