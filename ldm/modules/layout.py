@@ -1,4 +1,4 @@
-"""What a prompt alone says of a picture: guesses of all of it, among which the noise chooses.
+"""What a prompt alone says of a picture: draws of all of it, of which the noise makes one guess.
 
 A small U-Net is a good painter and a bad composer: what a spiral is, all over the picture, takes it more training than
 a laptop can give. A picture of this program's art is a few shapes filled with a few colours, so that shapes and
@@ -16,7 +16,11 @@ from torch import Tensor, nn
 EMPTY = 0.05  # so near is the mean of an embedded prompt to that of the empty one, however it is rounded
 SURE = 0.5  # a likelier value of an attribute is what the prompt says, not a matter of chance
 DRAWS = 4  # for each variant
-DECISIVENESS = 200.0  # of the choice among draws: at 16 the guess is often two in one, without end walks have jumps
+MARGIN = 0.25  # behind the noise's favourite, in standard deviations: draws that are nearer share the picture with it
+COLOUR_MARGIN = 1.0  # the same for values of a colour, in log-probability
+OWN = 0.3  # of a draw's liking, against that of its variant, which all of them have that are nearly as well liked
+RING_EDGE = 0.04  # how wide the border of two draws is, as a share of the picture
+LARGEST = 5.0  # of a number from N(0, 1), beyond which float32 cannot tell its rank from 1
 
 
 def seen(latents: Tensor, coordinates: Tensor) -> Tensor:
@@ -62,16 +66,23 @@ class PromptLayout(nn.Module):
     each: what decides shapes is kept from what decides colours. It is that of one variant of all shapes, as in
     training, where the variant is known; so that the U-Net is told all that is to be known of the composition.
 
-    What a prompt leaves open, each of a few draws decides for itself, as likely as it is. The noise chooses among the
-    draws, and how they are seen (as in `ldm/data/views.py`). All of it is continuous: what is nearly the same noise
-    gives nearly the same picture, and between two noises lies a way without a jump.
+    What a prompt leaves open, each of a few draws decides for itself, as likely as it is; colours are mixed for the
+    whole picture. How all that comes out is decided by the lowest frequencies of the noise, its means over knots ×
+    knots squares of each channel: those of the first two bend what is seen (as in `ldm/data/views.py`), the third's
+    tell how near and from where, the fourth's choose draws, and the last two's colours. These are what changes least
+    where a voice does (`audio/whitening.py`).
+
+    All of it is continuous: what is nearly the same noise gives nearly the same picture, and between two noises lies a
+    way without a jump. A mean of two draws would be two in one, and what is drawn of the mean of their embeddings is
+    neither. So where a choice is close, one draw has the middle of the picture and the other what is around it: but for
+    their border it is as crisp as one alone, and what has a centre still has it.
 
     Args:
         context_dim: width of the prompt's embedding.
-        channels, size: of the latents; three channels at least.
+        channels, size: of the latents; four channels at least.
         shape_attributes: how many values each attribute has that shapes depend on.
         colour_attributes: the same for colours.
-        variants: shapes that the same attributes can have.
+        variants: shapes that the same attributes can have; knots × knots at most.
         nearest, bend, knots: the views' largest zoom, standard deviation of the bending (half pictures), knots a side.
         width: of the hidden layers.
         maps: shapes of each guess.
@@ -98,6 +109,7 @@ class PromptLayout(nn.Module):
         super().__init__()
         self.size, self.maps = size, maps
         self.nearest, self.bend, self.knots = nearest, bend, knots
+        self.shape_parts, self.colour_parts = list(shape_attributes), list(colour_attributes)
         self.split = [sum(shape_attributes), sum(colour_attributes)]
         self.reader = PromptReader(context_dim, [*shape_attributes, *colour_attributes])
         self.shapes = _normal(variants, self.split[0], width)
@@ -112,17 +124,43 @@ class PromptLayout(nn.Module):
         self.register_buffer("nothing", torch.zeros(context_dim))
 
     def decided(self, context: Tensor) -> Tensor:
-        """Attributes [B, K, A], each one-hot, of the K draws for prompts [B, M, context_dim].
+        """Attributes of shapes [B, K, S], each one-hot, of the K draws for prompts [B, M, context_dim].
 
         The Gumbel-max trick: the largest of log-probabilities and fixed noise is a draw from the probabilities.
         """
-        drawn = []
-        parts = self.reader.attributes
-        for p, noise in zip(self.reader(context).split(parts, dim=1), self.draws.split(parts, dim=1), strict=True):
-            unsure = (p.amax(dim=1) < SURE).to(p)
-            values = (p.log()[:, None] + unsure[:, None, None] * noise).argmax(dim=2)
-            drawn.append(F.one_hot(values, p.shape[1]))
+        probabilities, random = self.reader(context)[:, : self.split[0]], self.draws[:, : self.split[0]]
+        drawn = [
+            _one_hot(p.log()[:, None] + _open(p)[:, None, None] * noise)
+            for p, noise in zip(
+                probabilities.split(self.shape_parts, dim=1), random.split(self.shape_parts, dim=1), strict=True
+            )
+        ]
         return torch.cat(drawn, dim=2).to(self.shapes)
+
+    def coloured(self, chance: Tensor, context: Tensor) -> Tensor:
+        """Attributes of colours [B, A − S] for prompts [B, M, context_dim] and numbers `chance` [B, N] from N(0, 1).
+
+        The Gumbel-max trick, with noise that comes from `chance` and is alike for colours that are painted alike: so
+        the numbers are a point in a space of colours. Those that are nearly the largest are mixed. (Soft choices of
+        this kind: Maddison et al., arXiv 1611.00712; Jang et al., arXiv 1611.01144.)
+        """
+        chance = chance[:, : len(self.draws)]
+        random = (self.draws - self.draws.mean(dim=0))[: chance.shape[1]].float()  # [N, A]
+        probabilities = self.reader(context)[:, self.split[0] :].split(self.colour_parts, dim=1)
+        mixed = []
+        for p, noise, painted in zip(
+            probabilities,
+            random[:, self.split[0] :].split(self.colour_parts, dim=1),
+            self.colours.float().split(self.colour_parts),
+            strict=True,
+        ):
+            alike = F.normalize(painted - painted.mean(dim=0), dim=1)
+            directions = F.normalize(alike @ (alike.T @ noise.T), dim=1)  # [values, N]
+            scores = p.log() + _gumbel(chance @ directions.T)
+            shares = torch.where(_open(p)[:, None], _shares(scores, COLOUR_MARGIN), _one_hot(p))
+            # a mean is shorter than its parts, and would be painted paler
+            mixed.append(shares * (shares @ painted.norm(dim=1) / (shares @ painted).norm(dim=1))[:, None])
+        return torch.cat(mixed, dim=1)
 
     def guesses(self, attributes: Tensor, variant: Tensor) -> Tensor:
         """Guesses [B, K, C, H, W] for attributes [B, K, A] of the variants [K] or [B, K]."""
@@ -156,24 +194,70 @@ class PromptLayout(nn.Module):
         told = (context.mean(dim=1) - self.nothing).abs().amax(dim=1) >= EMPTY
         guess = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
         if told.any():
-            guess[told] = self._chosen(x_T[told].float(), context[told]).float()
+            noise = x_T[told].float()
+            guess[told] = seen(self._composed(noise, context[told]), self.view(noise))
         return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
-    def _chosen(self, x_T: Tensor, context: Tensor) -> Tensor:
-        """Of all draws for each prompt, as they are seen, the likest to the noise: [B, C, size, size].
+    def _likings(self, chance: Tensor) -> Tensor:
+        """How noise likes each draw by numbers `chance` [B, N] from N(0, 1), N at least the variants': [B, K], N(0, 1).
 
-        Every other draw is mirrored.
+        Each variant has a number, and each of its draws a share of that of another variant.
         """
-        variant = torch.arange(len(self.draws), device=context.device) % len(self.shapes)
-        drawn = self.guesses(self.decided(context), variant).float()
-        drawn[:, 1::2] = drawn[:, 1::2].flip(4)
-        shown = seen(rearrange(drawn, "b k c h w -> b (k c) h w"), self.view(x_T))
-        shown = rearrange(shown, "b (k c) h w -> b k c h w", c=x_T.shape[1])
-        likeness = einsum(_normal_numbers(x_T, self.size), shown, "b c h w, b k c h w -> b k")
-        likeness = likeness / shown.square().sum(dim=(2, 3, 4)).sqrt()  # from N(0, 1), for each draw
-        return einsum((DECISIVENESS * likeness).softmax(dim=1), shown, "b k, b k c h w -> b c h w")
+        numbers = chance[:, : len(self.shapes)]
+        likings = [numbers + OWN * numbers.roll(-1 - draw, dims=1) for draw in range(DRAWS)]
+        return torch.stack(likings, dim=2).flatten(1) / math.sqrt(1 + OWN**2)
+
+    def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
+        """One guess [B, C, size, size], unseen, of the draws that the noise likes best.
+
+        Every other variant is mirrored.
+        """
+        squares = _normal_numbers(x_T, self.knots)
+        shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
+        count = int((shares > 0).sum(dim=1).max())
+        draw = shares.topk(count).indices.sort(dim=1).values  # [B, count]
+        shapes = self.decided(context).take_along_dim(draw[..., None], dim=1)
+        colours = self.coloured(squares[:, 2:4].flatten(1), context)[:, None].expand(-1, count, -1)
+        variant = draw // DRAWS
+        drawn = self.guesses(torch.cat([shapes, colours.to(shapes)], dim=2), variant).float()
+        drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
+        rings = _rings(shares.take_along_dim(draw, dim=1), self.size)
+        return einsum(rings, drawn, "b k h w, b k c h w -> b c h w")
 
 
+# --- choosing --------------------------------------------------------------------------------------------------------
+def _open(p: Tensor) -> Tensor:
+    """Bool [B]: do probabilities [B, values] leave it to chance?"""
+    return p.amax(dim=1) < SURE
+
+
+def _one_hot(scores: Tensor) -> Tensor:
+    """1 for the largest of [..., values], 0 for the others."""
+    return F.one_hot(scores.argmax(dim=-1), scores.shape[-1]).to(scores)
+
+
+def _shares(scores: Tensor, margin: float) -> Tensor:
+    """[B, values] -> what is less than `margin` behind the largest has a share, the less the further; they sum to 1."""
+    ahead = (scores - scores.amax(dim=1, keepdim=True) + margin).clamp(min=0)
+    return ahead / ahead.sum(dim=1, keepdim=True)
+
+
+def _rings(shares: Tensor, size: int) -> Tensor:
+    """What each draw has of a picture: shares [B, K] -> weights of rings [B, K, size, size], the first in the middle.
+
+    They sum to 1 in each cell; a share of 0 has none.
+    """
+    axis = (torch.arange(size, device=shares.device) + 0.5) * (2 / size) - 1
+    square = axis[:, None] ** 2 + axis**2  # of the distance from the centre
+    cut = square.clamp(min=1)  # where a circle is cut off by the edges
+    within = square * (math.pi / 4 - cut.rsqrt().acos()) + (cut - 1).sqrt()  # share of the picture that is nearer
+    # the borders start and end outside of the picture
+    inner_and_outer = torch.stack([shares.cumsum(dim=1) - shares, shares.cumsum(dim=1)]) * (1 + RING_EDGE)
+    beyond = ((within - inner_and_outer[..., None, None]) / RING_EDGE + 1).clamp(0, 1)
+    return beyond[0] - beyond[1]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
 def _normal_numbers(x: Tensor, count: int) -> Tensor:
     """Means of noise [B, C, H, W] over count × count squares, times the root of their area: N(0, 1) again."""
     return F.interpolate(x, (count, count), mode="area") * (math.sqrt(x.shape[2] * x.shape[3]) / count)
@@ -182,3 +266,8 @@ def _normal_numbers(x: Tensor, count: int) -> Tensor:
 def _uniform(normal: Tensor) -> Tensor:
     """What part of N(0, 1) lies below: uniform in 0…1."""
     return torch.special.ndtr(normal)
+
+
+def _gumbel(normal: Tensor) -> Tensor:
+    """N(0, 1) to Gumbel noise of the same rank."""
+    return -(-_uniform(normal.clamp(-LARGEST, LARGEST)).log()).log()

@@ -6,7 +6,7 @@ import torch
 
 from ldm.data import views
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, PromptLayout, seen
+from ldm.modules.layout import DRAWS, PromptLayout, _rings, _shares, seen
 
 CONTEXT = 8
 VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
@@ -56,25 +56,47 @@ def test_colours_do_not_move_shapes(layout):
 
 
 def decide(layout: PromptLayout, probabilities: list[float], draws: int) -> torch.Tensor:
-    """Attributes [draws, 9] that are decided where the reader finds `probabilities`."""
-    layout.draws = -(-torch.rand(draws, 9, generator=torch.Generator().manual_seed(1)).log()).log()
-    layout.reader.forward = lambda context: torch.tensor([probabilities])
-    return layout.decided(torch.randn(1, 6, CONTEXT))[0]
+    """Attributes [draws, 9] where the reader finds `probabilities`: shapes decided by draws, colours by noise."""
+    generator = torch.Generator().manual_seed(1)
+    layout.draws = -(-torch.rand(draws, 9, generator=generator).log()).log()
+    layout.reader.forward = lambda context: torch.tensor([probabilities]).expand(len(context), -1)
+    with torch.inference_mode():
+        shapes = layout.decided(torch.randn(1, 6, CONTEXT))[0]
+        colours = layout.coloured(torch.randn(draws, 16, generator=generator), torch.randn(draws, 6, CONTEXT))
+    return torch.cat([shapes, colours], dim=1)
 
 
 def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layout):
     attributes = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.4, 0.1, 0.2, 0.3], 4000)
-    assert attributes.unique().tolist() == [0, 1]
+    assert attributes[:, :5].unique().tolist() == [0, 1]
     torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.25, 0.4, 0.35]), atol=0.03, rtol=0)
-    torch.testing.assert_close(attributes[:, 5:].mean(dim=0), torch.tensor([0.4, 0.1, 0.2, 0.3]), atol=0.03, rtol=0)
     # one attribute tells nothing of another
-    both = (attributes[:, 0] * attributes[:, 5]).mean()
-    assert both == pytest.approx(0.25 * 0.4, abs=0.03)
+    first = torch.nn.functional.one_hot(attributes[:, 5:].argmax(dim=1), 4)
+    both = (attributes[:, 0] * first[:, 0]).mean()
+    assert both == pytest.approx(0.25 * first[:, 0].float().mean().item(), abs=0.03)
+
+
+def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
+    """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
+    mixed = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.4, 0.1, 0.2, 0.3], 4000)[:, 5:]
+    often = torch.bincount(mixed.argmax(dim=1), minlength=4)
+    assert (often > 40).all() and often[0] > often[1]
+    assert (mixed > 0).sum(dim=1).unique().tolist()[:2] == [1, 2]
+    lengths = layout.colours.norm(dim=1)
+    painted = (mixed @ layout.colours).norm(dim=1)
+    assert painted.min() > lengths.min() - 1e-3 and painted.max() < lengths.max() + 1e-3
+
+
+def test_colours_that_are_painted_alike_are_chosen_alike(layout):
+    layout.colours.data[1] = layout.colours.data[0] + 0.02 * torch.randn(256)
+    mixed = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.25, 0.25, 0.25, 0.25], 4000)[:, 5:]
+    one, other = mixed[:, 0] > 0, mixed[:, 1] > 0
+    assert (one & other).sum() > 0.9 * (one | other).sum()
 
 
 def test_what_a_prompt_says_is_not_left_to_chance(layout):
-    attributes = decide(layout, [0.3, 0.6, 0.1, 0.1, 0.9, 0.4, 0.1, 0.2, 0.3], 4000)
-    assert attributes[:, :5].unique(dim=0).tolist() == [[0, 1, 0, 0, 1]]
+    attributes = decide(layout, [0.3, 0.6, 0.1, 0.1, 0.9, 0.2, 0.1, 0.6, 0.1], 4000)
+    torch.testing.assert_close(attributes, torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(4000, 9))
 
 
 # --- what the noise decides ------------------------------------------------------------------------------------------
@@ -107,48 +129,64 @@ def test_noise_sees_as_the_pictures_of_the_training_are_seen(layout, monkeypatch
         np.testing.assert_allclose(seen_by_noise[row], views.view(0, 8), atol=1e-4)
 
 
-def likest_noise(layout: PromptLayout, context: torch.Tensor, draw: int) -> torch.Tensor:
-    """Noise [1, 4, 8, 8] that is like one draw, as it is seen by it."""
-    x_T, target = torch.randn(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
-    with torch.inference_mode():
-        drawn = layout.guesses(layout.decided(context), torch.arange(DRAWS * 5) % 5)[:, draw]
-        for _ in range(30):  # how it is seen hangs on the noise itself
-            target = seen(drawn.flip(3) if draw % 2 else drawn, layout.view(x_T))
-            x_T = x_T + 0.3 * target * (20 / target.norm())
-    return x_T
+def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
+    """Noise [B, 4, size, size] whose squares have the numbers [B, 4, 4, 4]."""
+    side = size // 4
+    x = torch.randn(len(numbers), 4, 4, side, 4, side)
+    x = x - x.mean(dim=(3, 5), keepdim=True) + numbers[:, :, :, None, :, None] / side
+    return x.reshape(len(numbers), 4, size, size)
 
 
-@pytest.mark.parametrize("draw", [4, 7])
-def test_the_draw_that_is_likest_to_the_noise_is_the_guess(layout, draw):
+@pytest.mark.parametrize("variant", [0, 3])
+def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, variant):
+    """As the noise sees it, in the colours that it chooses; every other variant is mirrored."""
     layout.reader.told.weight.data *= 20
-    context = torch.randn(1, 6, CONTEXT)
-    x_T = likest_noise(layout, context, draw)
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
+    numbers[0, 3].flatten()[:5].fill_(0)
+    numbers[0, 3].flatten()[[variant, (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
+    x_T = noise_for(numbers)
     with torch.inference_mode():
-        drawn = layout.guesses(layout.decided(context), torch.arange(DRAWS * 5) % 5)[:, draw]
-        target = seen(drawn.flip(3) if draw % 2 else drawn, layout.view(x_T))
+        colours = layout.coloured(numbers[:, 2:].flatten(1), context)
+        attributes = torch.cat([layout.decided(context)[:, DRAWS * variant + 1], colours], dim=1)
+        drawn = layout.guesses(attributes[:, None], torch.tensor([variant]))[:, 0]
+        target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
         guess = layout(x_T, context)
-    assert torch.cosine_similarity(guess.flatten(1), target.flatten(1)) > 0.98
+    torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
 
 
-def test_pure_noise_prefers_no_draw(layout, monkeypatch):
-    """However bold some are: of 20, each as large as another, each is mostly chosen by a twentieth of 4,000."""
-    drawn = torch.randn(1, 20, 4, 8, 8) * torch.linspace(0.2, 2.0, 20)[:, None, None, None]
-    drawn[:, 1::2] = drawn[:, 1::2].flip(4)
-    monkeypatch.setattr(
-        layout, "guesses", lambda attributes, variant: drawn.expand(len(attributes), -1, -1, -1, -1).clone()
-    )
-    monkeypatch.setattr(layout, "view", lambda x_T: seen_straight(8).expand(len(x_T), -1, -1, -1))
+def test_nothing_but_the_lowest_frequencies_decides(layout):
+    """What else a sampler starts from may change as it likes."""
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     with torch.inference_mode():
-        guess = layout(torch.randn(4000, 4, 8, 8), torch.randn(1, 6, CONTEXT).expand(4000, 6, CONTEXT))
-    straight = drawn[0].clone()
-    straight[1::2] = straight[1::2].flip(3)
-    chosen = torch.cosine_similarity(guess.flatten(1)[:, None], straight.flatten(1)[None], dim=2).argmax(dim=1)
-    counts = chosen.bincount(minlength=20)
-    assert counts.min() > 131 and counts.max() < 269  # five standard deviations
+        one, other = (layout(noise_for(numbers), context) for _ in range(2))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def seen_straight(size: int) -> torch.Tensor:
-    return torch.nn.functional.affine_grid(torch.eye(2, 3)[None], (1, 1, size, size), align_corners=False)
+def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
+    """Where a hundredth of the noise's power is other noise; a hard choice among the draws is another in a tenth."""
+    layout.reader.told.weight.data *= 20
+    context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
+    numbers, others = torch.randn(2, 500, 4, 4, 4)
+    with torch.inference_mode():
+        one, other = (layout(noise_for(n), context).flatten(1) for n in (numbers, 0.995 * numbers + 0.1 * others))
+    mean = one.mean(dim=0)
+    assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.95
+
+
+def test_pure_noise_prefers_no_draw(layout):
+    """Of 20 draws, each is mostly chosen by about a twentieth of 4,000."""
+    shares = _shares(layout._likings(torch.randn(4000, 16)), 0.25)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(4000))
+    assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
+
+
+def test_rings_share_a_picture(layout):
+    """As much as each has of it, the first in the middle; one that has nothing has no cell."""
+    shares = torch.tensor([[0.0, 0.25, 0.0, 0.75], [1.0, 0.0, 0.0, 0.0]])
+    rings = _rings(shares, 32)
+    torch.testing.assert_close(rings.sum(dim=1), torch.ones(2, 32, 32))
+    torch.testing.assert_close(rings.mean(dim=(2, 3)), shares, atol=0.03, rtol=0)
+    assert rings[0, 1, 16, 16] == 1 and rings[0, 3, 0, 0] == 1 and not rings[shares == 0].any()
 
 
 def test_between_two_noises_there_is_no_jump(layout):
@@ -156,21 +194,18 @@ def test_between_two_noises_there_is_no_jump(layout):
     layout.reader.told.weight.data *= 20
     context, (a, b) = torch.randn(1, 6, CONTEXT), torch.randn(2, 4, 8, 8)
 
-    def guesses(first: float, last: float) -> torch.Tensor:
+    def changes(first: float, last: float) -> torch.Tensor:
         angle = torch.linspace(first, last, 201)[:, None, None, None]
         with torch.inference_mode():
-            return layout(angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT)).flatten(1)
-
-    def changes(guesses: torch.Tensor) -> torch.Tensor:
+            guesses = layout(angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT)).flatten(1)
         return (guesses[1:] - guesses[:-1]).norm(dim=1)
 
     step = np.pi / 2 / 200
-    coarse = changes(guesses(0, np.pi / 2))
+    coarse = changes(0, np.pi / 2)
+    assert coarse.max() > 5 * coarse.median()  # here another draw comes in
     largest = int(coarse.argmax())
-    near = guesses(largest * step, (largest + 1) * step)
-    whole = (near[-1] - near[0]).norm()
-    assert whole > 5 * coarse.median()  # here another draw is chosen
-    assert changes(near).max() < 0.1 * whole
+    near = changes(largest * step, (largest + 1) * step)
+    assert near.max() < 0.1 * coarse.max()
 
 
 def test_the_empty_prompt_has_no_guess(layout):
