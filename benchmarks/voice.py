@@ -25,7 +25,7 @@ import config
 from audio.calibration import Calibration
 from audio.features import samples_to_vector
 from audio.start_noise import correlation, mix
-from audio.whitening import WHITENING_NAME, Whitening
+from audio.whitening import SQUARES, WHITENING_NAME, Whitening
 
 if TYPE_CHECKING:
     from ldm.spec import PictureSpec
@@ -124,14 +124,21 @@ def found_again(known: np.ndarray, changed: np.ndarray) -> tuple[float, float, f
     return float((cosines.argmax(axis=1) == np.arange(len(known))).mean()), float(own.mean()), float(others)
 
 
+def lowest(x: np.ndarray) -> np.ndarray:
+    """Means of the last channel of [N, C, h, w], which choose what a picture shows, over 4×4 squares: [N, 4, 4]."""
+    return reduce(x[:, -1], "n (y h) (x w) -> n y x", "mean", y=SQUARES, x=SQUARES)
+
+
 def print_found_again(codes: Codes, recordings: list[np.ndarray], changes: dict[str, Change]) -> None:
     raw = codes.raw(recordings)
     voices = codes.voices(raw)
-    print("\n| found again (mean cosine) | raw z-score | x_T |\n| --- | --- | --- |")
+    print("\n| found again (mean cosine) | raw z-score | x_T | 16 numbers of x_T |\n| --- | --- | --- | --- |")
     rng = np.random.default_rng(1)
     for name, change in tqdm(changes.items(), "changes", disable=None):
         changed = codes.raw([change(sound, rng) for sound in recordings])
-        cells = [found_again(a, b) for a, b in ((raw, changed), (voices, codes.voices(changed)))]
+        changed_voices = codes.voices(changed)
+        pairs = ((raw, changed), (voices, changed_voices), (lowest(voices), lowest(changed_voices)))
+        cells = [found_again(known, again) for known, again in pairs]
         print(f"| {name} | " + " | ".join(f"{share:.1%} ({cosine:.2f})" for share, cosine, _ in cells) + " |")
 
 
