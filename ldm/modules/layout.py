@@ -194,8 +194,9 @@ class PromptLayout(nn.Module):
         told = (context.mean(dim=1) - self.nothing).abs().amax(dim=1) >= EMPTY
         guess = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
         if told.any():
-            noise = x_T[told].float()
-            guess[told] = seen(self._composed(noise, context[told]), self.view(noise))
+            # one by one: so a guess is the same to the last bit, whatever else is in the batch
+            rows = zip(x_T[told].float().split(1), context[told].split(1), strict=True)
+            guess[told] = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
         return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
     def _likings(self, chance: Tensor) -> Tensor:
@@ -208,16 +209,15 @@ class PromptLayout(nn.Module):
         return torch.stack(likings, dim=2).flatten(1) / math.sqrt(1 + OWN**2)
 
     def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
-        """One guess [B, C, size, size], unseen, of the draws that the noise likes best.
+        """One guess [1, C, size, size], unseen, for one `x_T` [1, C, H, W] and prompt [1, M, context_dim].
 
-        Every other variant is mirrored.
+        Of the K draws those are drawn that have a share; every other variant is mirrored.
         """
         squares = _normal_numbers(x_T, self.knots)
         shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
-        count = int((shares > 0).sum(dim=1).max())
-        draw = shares.topk(count).indices.sort(dim=1).values  # [B, count]
+        draw = shares.nonzero()[:, 1][None]
         shapes = self.decided(context).take_along_dim(draw[..., None], dim=1)
-        colours = self.coloured(squares[:, 2:4].flatten(1), context)[:, None].expand(-1, count, -1)
+        colours = self.coloured(squares[:, 2:4].flatten(1), context)[:, None].expand(-1, draw.shape[1], -1)
         variant = draw // DRAWS
         drawn = self.guesses(torch.cat([shapes, colours.to(shapes)], dim=2), variant).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
