@@ -14,12 +14,11 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 EMPTY = 0.05  # so near is the mean of an embedded prompt to that of the empty one, however it is rounded
-SURE = 0.5  # a likelier value of an attribute is what the prompt says, not a matter of chance
+SURE = 0.4  # a likelier value of an attribute is what the prompt says, not a matter of chance
 DRAWS = 4  # for each variant
-MARGIN = 0.25  # behind the noise's favourite, in standard deviations: draws that are nearer share the picture with it
+MARGIN = 0.01  # behind the noise's favourite, in standard deviations: draws that are nearer are mixed with it
 COLOUR_MARGIN = 1.0  # the same for values of a colour, in log-probability
 OWN = 0.3  # of a draw's liking, against that of its variant, which all of them have that are nearly as well liked
-RING_EDGE = 0.04  # how wide the border of two draws is, as a share of the picture
 LARGEST = 5.0  # of a number from N(0, 1), beyond which float32 cannot tell its rank from 1
 
 
@@ -73,9 +72,8 @@ class PromptLayout(nn.Module):
     where a voice does (`audio/whitening.py`).
 
     All of it is continuous: what is nearly the same noise gives nearly the same picture, and between two noises lies a
-    way without a jump. A mean of two draws would be two in one, and what is drawn of the mean of their embeddings is
-    neither. So where a choice is close, one draw has the middle of the picture and the other what is around it: but for
-    their border it is as crisp as one alone, and what has a centre still has it.
+    way without a jump. But a mean of two draws is two in one, and what is drawn of the mean of their embeddings is
+    neither; so they are mixed only where the choice is very close, on short ways.
 
     Args:
         context_dim: width of the prompt's embedding.
@@ -221,8 +219,7 @@ class PromptLayout(nn.Module):
         variant = draw // DRAWS
         drawn = self.guesses(torch.cat([shapes, colours.to(shapes)], dim=2), variant).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
-        rings = _rings(shares.take_along_dim(draw, dim=1), self.size)
-        return einsum(rings, drawn, "b k h w, b k c h w -> b c h w")
+        return einsum(shares.take_along_dim(draw, dim=1), drawn, "b k, b k c h w -> b c h w")
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -240,21 +237,6 @@ def _shares(scores: Tensor, margin: float) -> Tensor:
     """[B, values] -> what is less than `margin` behind the largest has a share, the less the further; they sum to 1."""
     ahead = (scores - scores.amax(dim=1, keepdim=True) + margin).clamp(min=0)
     return ahead / ahead.sum(dim=1, keepdim=True)
-
-
-def _rings(shares: Tensor, size: int) -> Tensor:
-    """What each draw has of a picture: shares [B, K] -> weights of rings [B, K, size, size], the first in the middle.
-
-    They sum to 1 in each cell; a share of 0 has none.
-    """
-    axis = (torch.arange(size, device=shares.device) + 0.5) * (2 / size) - 1
-    square = axis[:, None] ** 2 + axis**2  # of the distance from the centre
-    cut = square.clamp(min=1)  # where a circle is cut off by the edges
-    within = square * (math.pi / 4 - cut.rsqrt().acos()) + (cut - 1).sqrt()  # share of the picture that is nearer
-    # the borders start and end outside of the picture
-    inner_and_outer = torch.stack([shares.cumsum(dim=1) - shares, shares.cumsum(dim=1)]) * (1 + RING_EDGE)
-    beyond = ((within - inner_and_outer[..., None, None]) / RING_EDGE + 1).clamp(0, 1)
-    return beyond[0] - beyond[1]
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 
 from ldm.data import views
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, PromptLayout, _rings, _shares, seen
+from ldm.modules.layout import DRAWS, MARGIN, PromptLayout, _shares, seen
 
 CONTEXT = 8
 VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
@@ -67,18 +67,18 @@ def decide(layout: PromptLayout, probabilities: list[float], draws: int) -> torc
 
 
 def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layout):
-    attributes = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.4, 0.1, 0.2, 0.3], 4000)
+    attributes = decide(layout, [0.3, 0.36, 0.34, 0.1, 0.9, 0.36, 0.12, 0.22, 0.3], 4000)
     assert attributes[:, :5].unique().tolist() == [0, 1]
-    torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.25, 0.4, 0.35]), atol=0.03, rtol=0)
+    torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.3, 0.36, 0.34]), atol=0.03, rtol=0)
     # one attribute tells nothing of another
     first = torch.nn.functional.one_hot(attributes[:, 5:].argmax(dim=1), 4)
     both = (attributes[:, 0] * first[:, 0]).mean()
-    assert both == pytest.approx(0.25 * first[:, 0].float().mean().item(), abs=0.03)
+    assert both == pytest.approx(0.3 * first[:, 0].float().mean().item(), abs=0.03)
 
 
 def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
     """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
-    mixed = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.4, 0.1, 0.2, 0.3], 4000)[:, 5:]
+    mixed = decide(layout, [0.3, 0.36, 0.34, 0.1, 0.9, 0.36, 0.12, 0.22, 0.3], 4000)[:, 5:]
     often = torch.bincount(mixed.argmax(dim=1), minlength=4)
     assert (often > 40).all() and often[0] > often[1]
     assert (mixed > 0).sum(dim=1).unique().tolist()[:2] == [1, 2]
@@ -175,18 +175,9 @@ def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
 
 def test_pure_noise_prefers_no_draw(layout):
     """Of 20 draws, each is mostly chosen by about a twentieth of 4,000."""
-    shares = _shares(layout._likings(torch.randn(4000, 16)), 0.25)
+    shares = _shares(layout._likings(torch.randn(4000, 16)), MARGIN)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(4000))
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
-
-
-def test_rings_share_a_picture(layout):
-    """As much as each has of it, the first in the middle; one that has nothing has no cell."""
-    shares = torch.tensor([[0.0, 0.25, 0.0, 0.75], [1.0, 0.0, 0.0, 0.0]])
-    rings = _rings(shares, 32)
-    torch.testing.assert_close(rings.sum(dim=1), torch.ones(2, 32, 32))
-    torch.testing.assert_close(rings.mean(dim=(2, 3)), shares, atol=0.03, rtol=0)
-    assert rings[0, 1, 16, 16] == 1 and rings[0, 3, 0, 0] == 1 and not rings[shares == 0].any()
 
 
 def test_between_two_noises_there_is_no_jump(layout):
