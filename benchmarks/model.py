@@ -39,7 +39,7 @@ from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
-UNET_SEEDS = range(10_000_000, 10_008_192)  # as in ldm.train
+UNET_SEEDS = range(10_000_000, 10_016_384)  # as in ldm.train
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
@@ -56,14 +56,15 @@ class Way(NamedTuple):
     sampler: str = "dpmpp"
     steps: int = 20
     scale: float = config.GUIDANCE_SCALE
-    interval: tuple[float, float] = config.BUILTIN_INTERVAL
+    rescale: float = config.BUILTIN_RESCALE
+    interval: tuple[float, float] = (0.0, 1.0)
 
 
 DEFAULT = Way()
 WAYS = (
-    *(Way(scale=scale, interval=(0.0, 1.0)) for scale in (1.0, 1.5, 2.0, 2.5, 4.0)),
-    *(Way(scale=scale) for scale in (2.0, 3.0, 4.0, 5.0, 6.0)),
-    *(Way(interval=(0.0, high)) for high in (0.7, 0.9)),
+    *(Way(scale=scale) for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
+    *(Way(rescale=rescale) for rescale in (0.0, 0.5, 0.8, 1.0)),
+    *(Way(rescale=0.0, interval=(0.0, high)) for high in (0.7, 0.8, 0.9)),
     *(Way(steps=steps) for steps in (8, 12, 30)),
     *(Way("ddim", steps) for steps in (20, 50)),
     Way("plms", 20),
@@ -93,6 +94,7 @@ class Studio:
                     steps=way.steps,
                     scale=way.scale,
                     guidance_interval=way.interval,
+                    guidance_rescale=way.rescale,
                 )
                 for prompt in prompts[rows]
             ]
@@ -189,12 +191,12 @@ def synonyms_that_steer(studio: Studio) -> list[str]:
 def compare_ways(studio: Studio, judge: Judge, scenes: list[Scene]) -> None:
     """Print how samplers, steps and guidance scales do: what the defaults were chosen by."""
     prompts = [prompt_of(scene) for scene in scenes]
-    print("| sampler | steps | scale | guided at | both colours dominant | pattern recognised |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| sampler | steps | scale | rescaled by | guided at | both colours dominant | pattern recognised |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for way in WAYS:
         pictures = studio.from_noise(prompts, way=way)
         low, high = way.interval
-        how = f"| {way.sampler} | {way.steps} | {way.scale} | {low:g} to {high:g} |"
+        how = f"| {way.sampler} | {way.steps} | {way.scale} | {way.rescale} | {low:g} to {high:g} |"
         print(f"{how} {followed(scenes, pictures, judge)} |", flush=True)
 
 

@@ -193,8 +193,8 @@ def spec_of(prompt: str, precision: str, **changes: object) -> "PictureSpec":
 
     usual: dict[str, Any] = {
         "negative_prompt": "", "seed": 0, "subject": None, "sampler": "dpmpp", "steps": 20,
-        "scale": config.GUIDANCE_SCALE, "eta": 0.0, "guidance_interval": config.BUILTIN_INTERVAL,
-        "height": 256, "width": 256, "x_T": "raw", "voice_strength": 1.0,
+        "scale": config.GUIDANCE_SCALE, "eta": 0.0, "guidance_interval": (0.0, 1.0),
+        "guidance_rescale": config.BUILTIN_RESCALE, "height": 256, "width": 256, "x_T": "raw", "voice_strength": 1.0,
     }  # fmt: skip
     return PictureSpec(prompt=prompt, precision=precision, **{**usual, **changes})
 

@@ -126,6 +126,7 @@ class Painter:
             ),
             unconditional_guidance_scale=spec.scale,
             guidance_interval=spec.guidance_interval,
+            guidance_rescale=spec.guidance_rescale,
             eta=spec.eta,
             x_T=x_T,
             seeds=[spec.seed for spec in specs],

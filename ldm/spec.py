@@ -40,6 +40,7 @@ class PictureSpec:
     batch_index: int = 0  # its place among them
     layout_strength: float = 0.0
     blend: tuple[tuple[int, float], ...] = ()  # several voices in place of a subject: row in each file, and its weight
+    guidance_rescale: float = 0.0
 
     @property
     def parts(self) -> tuple[tuple[int, float], ...]:

@@ -12,10 +12,10 @@ from live import standby
 # what a replayed picture says of itself, so that no option may say otherwise
 DECIDED_BY_PICTURE = (
     "negative_prompt", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
-    "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval", "precision",
+    "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval",
+    "guidance_rescale", "precision",
 )  # fmt: skip
 UNSET = object()
-OTHER_INTERVAL = (0.0, 1.0)  # at which models are guided that are not built in
 
 
 def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -32,13 +32,13 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
     if args.standby and (args.replay or args.from_file):
         parser.error("--standby waits for requests, and takes --replay or --from_file in them: leave it out here")
-    if args.guidance_interval and args.guidance_interval[0] > args.guidance_interval[1]:
+    if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
     # parsed again into a namespace that is not empty, no default takes the place of what was not given
     blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
-    if args.guidance_interval is None:
-        args.guidance_interval = OTHER_INTERVAL if is_another_model(args) else config.BUILTIN_INTERVAL
+    if args.guidance_rescale is None:
+        args.guidance_rescale = 0.0 if is_another_model(args) else config.BUILTIN_RESCALE
     if problem := problem_of_voices(args) or without_effect(args, given):
         parser.error(problem)
     return args
@@ -59,7 +59,7 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
             return f"--{name} is about latents: name a file with --init_latents, or leave it out"
     if "frames" in given and not args.walk:
         return "--frames is for --walk: leave it out"
-    for name in ("negative_prompt", "guidance_interval") if args.scale == 1 else ():
+    for name in ("negative_prompt", "guidance_interval", "guidance_rescale") if args.scale == 1 else ():
         if name in given:
             return f"--{name} is about guidance, and --scale 1 is none: leave one of them out"
     if "voice_strength" in given and args.x_T == "raw":
@@ -156,9 +156,10 @@ def _add_sampling(parser: cli.CommandParser) -> None:
         "(default: 0)")  # fmt: skip
     add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="guidance to the "
         "prompt; 1 is none, and twice as fast (default: %(default)s)")  # fmt: skip
-    ours, others = ("{:g} {:g}".format(*interval) for interval in (config.BUILTIN_INTERVAL, OTHER_INTERVAL))
-    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, metavar=("LO", "HI"), help="guide only at these "
-        f"parts of the noise schedule, 1 is pure noise (default: {ours} for the built-in model, {others} for others)"
+    add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
+        help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
+    add("--guidance_rescale", type=cli.bounded(float, 0, 1), metavar="PHI", help="how much of the contrast that "
+        f"guidance adds is taken back (default: {config.BUILTIN_RESCALE}, for other models than the built-in one 0)"
         )  # fmt: skip
     add("--batch_size", type=cli.bounded(int, 1, 256), default=4, metavar="N", help="pictures sampled together; more "
         "need more memory (default: %(default)s)")  # fmt: skip

@@ -35,7 +35,7 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
         PictureSpec(
             prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
             args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
-            layout_strength=args.layout_strength, blend=blend,
+            layout_strength=args.layout_strength, blend=blend, guidance_rescale=args.guidance_rescale,
         )
         for prompt, (row, blend), variation in jobs
     ]  # fmt: skip

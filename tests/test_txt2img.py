@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.options import OTHER_INTERVAL, parse_options
+from painting.options import parse_options
 from painting.plan import plan
 
 ROOT = config.REPO_DIR
@@ -213,6 +213,7 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
     for name, arguments in {
         "negative": ["--negative_prompt", "purple"],
         "interval": ["--guidance_interval", 0, 0.5],
+        "rescale": ["--guidance_rescale", 0],
     }.items():
         assert np.abs(paint(tmp_path / name, *arguments)[0] - one).mean() > 0.5, name
     never = paint(tmp_path / "never", "--guidance_interval", 0, 0)[0]
@@ -220,17 +221,17 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "interval"),
+    ("arguments", "phi"),
     [
-        ([], config.BUILTIN_INTERVAL),
-        (["--model", "chladni"], config.BUILTIN_INTERVAL),
-        (["--model", "another"], OTHER_INTERVAL),
-        (["--ckpt", __file__], OTHER_INTERVAL),
-        (["--guidance_interval", "0", "0"], [0, 0]),
+        ([], config.BUILTIN_RESCALE),
+        (["--model", "chladni"], config.BUILTIN_RESCALE),
+        (["--model", "another"], 0.0),
+        (["--ckpt", __file__], 0.0),
+        (["--guidance_rescale", "0.2"], 0.2),
     ],
 )
-def test_guidance_is_as_the_model_needs_it(arguments, interval):
-    assert parse_options(None, arguments).guidance_interval == interval
+def test_guidance_is_as_the_model_needs_it(arguments, phi):
+    assert parse_options(None, arguments).guidance_rescale == phi
 
 
 def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
@@ -481,6 +482,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--voice_strength", 0.5, "--x_T", "raw", "--init_latents", "VOICES"], 2, "--x_T raw leaves them as they are"),
         (["--scale", 1, "--negative_prompt", "blue"], 2, "--scale 1 is none"),
         (["--scale", 1, "--guidance_interval", 0, 1], 2, "--scale 1 is none"),
+        (["--scale", 1, "--guidance_rescale", 0.5], 2, "--scale 1 is none"),
         (["--config", config.BUILTIN_MODEL_WEIGHTS], 2, "name its weights with --ckpt or --model"),
         (["--preview_every", 0], 2, "from 1 to 1000"),
         (["--preview_every", 21], 2, "is never reached in 20 steps"),

@@ -15,6 +15,7 @@ from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampling import (
     SamplerOptions,
+    guided_denoiser,
     leading_timesteps,
     linspace_timesteps,
     noise_stream,
@@ -357,6 +358,27 @@ def test_guidance_interval_saves_evaluations(conditioned, sampler):
     assert torch.equal(nowhere, unguided)
 
 
+@pytest.mark.parametrize("parameterization", ["eps", "v"])
+def test_rescaled_guidance_is_as_loud_as_what_is_not_guided(conditioned, parameterization):
+    """In each image, whatever the model predicts; and x_t is still made of pred_x0 and eps."""
+    model, x_T = ToyModel(parameterization), noise(3, 4, 8, 8)
+    alphas = model.alphas_cumprod.tolist()
+    c, uc = (conditioned[name][:1].expand(3, -1, -1) for name in ("conditioning", "unconditional_conditioning"))
+
+    def pred_x0(scale: float, phi: float) -> torch.Tensor:
+        options = SamplerOptions(scale=scale, guidance_rescale=phi)
+        eps, clean = guided_denoiser(model, alphas, x_T, c, uc, options)(x_T, 700)
+        torch.testing.assert_close(math.sqrt(alphas[700]) * clean + math.sqrt(1 - alphas[700]) * eps, x_T)
+        return clean
+
+    unguided, guided, half, whole = pred_x0(1, 0), pred_x0(4, 0), pred_x0(4, 0.5), pred_x0(4, 1)
+    loudness = unguided.std(dim=(1, 2, 3))
+    assert ((guided.std(dim=(1, 2, 3)) / loudness).log().abs() > 0.01).all()
+    torch.testing.assert_close(whole.std(dim=(1, 2, 3)), loudness)
+    torch.testing.assert_close(half, (guided + whole) / 2)
+    assert not torch.allclose(whole, unguided, atol=1e-2)
+
+
 def test_one_conditioning_counts_for_all_images():
     c, x_T = noise(1, 3, 5), noise(3, 4, 8, 8)
     one = sample(DDIMSampler(ToyModel()), 5, x_T, conditioning=c)
@@ -412,6 +434,7 @@ def test_noise_is_refused_where_there_is_none(sampler):
         *(("steps", value) for value in (0, -3, 2.5, True)),
         *(("scale", value) for value in (-1.0, math.inf, math.nan)),
         *(("eta", value) for value in (-0.1, 1.1, math.nan)),
+        *(("guidance_rescale", value) for value in (-0.1, 1.1, math.nan)),
         *(("guidance_interval", value) for value in ((0.5, 0.2), (-0.1, 1.0), (0.0, 1.5), (0.0, math.nan), (0.5,))),
     ],
 )

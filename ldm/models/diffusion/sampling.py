@@ -13,6 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -46,6 +47,7 @@ class SamplerOptions:
     scale: float = 1.0  # of classifier-free guidance: 1 = the conditional model alone
     eta: float = 0.0  # 0 = deterministic, 1 = as much noise a step as DDPM; DDIM only
     guidance_interval: tuple[float, float] = (0.0, 1.0)  # guide only while lo <= t / (n - 1) <= hi
+    guidance_rescale: float = 0.0  # phi of `rescaled`: 0 = guided latents as they are, 1 = as loud as unguided ones
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
@@ -57,6 +59,8 @@ class SamplerOptions:
         interval = tuple(self.guidance_interval)
         if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
             raise ValueError(f"guidance_interval must be (lo, hi) with 0 <= lo <= hi <= 1, got {interval!r}")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must lie in 0 .. 1, got {self.guidance_rescale!r}")
 
 
 # --- timesteps -------------------------------------------------------------------------------------------------------
@@ -130,6 +134,11 @@ def pred_x0_from_eps(x: torch.Tensor, eps: torch.Tensor, a: float) -> torch.Tens
     return (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
 
 
+def eps_from_pred_x0(x: torch.Tensor, pred_x0: torch.Tensor, a: float) -> torch.Tensor:
+    """The noise [B, C, H, W] that x_t and its clean latents imply: eps = (x - sqrt(a) x0) / sqrt(1 - a)."""
+    return (x - math.sqrt(a) * pred_x0) / math.sqrt(1 - a)
+
+
 def eps_and_pred_x0(
     output: torch.Tensor, x: torch.Tensor, a: float, parameterization: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,6 +153,16 @@ def eps_and_pred_x0(
     return signal * output + noise * x, signal * x - noise * output
 
 
+def rescaled(guided: torch.Tensor, cond: torch.Tensor, phi: float) -> torch.Tensor:
+    """Clean latents [B, C, H, W] `guided`, on the way by `phi` to the standard deviation of `cond`, image by image.
+
+    Guidance makes contrasts louder, most of all where there is much noise (Lin et al. 2024, arXiv 2305.08891, equations
+    15 and 16, there of what the model predicts).
+    """
+    loudness, wanted = (x.std(dim=(1, 2, 3), keepdim=True) for x in (guided, cond))
+    return guided * (phi * wanted / loudness + (1 - phi))
+
+
 def guided_denoiser(
     model: DiffusionModel,
     alphas: Sequence[float],
@@ -154,9 +173,9 @@ def guided_denoiser(
 ) -> Denoise:
     """The model with classifier-free guidance (Ho & Salimans 2022), as a function (x, t) -> (eps, pred_x0).
 
-    output = uncond + scale (cond - uncond), both from one batch of 2B. The unconditional half is left out where it
-    would not count: at scale 1, without `uc`, and outside of the guidance interval, where guidance does harm or
-    nothing (Kynkaanniemi et al. 2024, arXiv 2404.07724).
+    output = uncond + scale (cond - uncond), both from one batch of 2B, then `rescaled`. The unconditional half is left
+    out where it would not count: at scale 1, without `uc`, and outside of the guidance interval, where guidance does
+    harm or nothing (Kynkaanniemi et al. 2024, arXiv 2404.07724).
 
     Args:
         alphas: the model's alphas_cumprod as floats.
@@ -169,13 +188,15 @@ def guided_denoiser(
         both = model.conditioned(torch.cat([uc, c]), torch.cat([x_T, x_T]))
 
     def denoise(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if both is not None and lo <= t <= hi:
-            output = both(torch.cat([x, x]), _filled(t, 2 * len(x), x)).float()
-            uncond, cond = output.chunk(2)
-            output = uncond + options.scale * (cond - uncond)
-        else:
-            output = alone(x, _filled(t, len(x), x)).float()
-        return eps_and_pred_x0(output, x, alphas[t], model.parameterization)
+        split = partial(eps_and_pred_x0, x=x, a=alphas[t], parameterization=model.parameterization)
+        if both is None or not lo <= t <= hi:
+            return split(alone(x, _filled(t, len(x), x)).float())
+        uncond, cond = both(torch.cat([x, x]), _filled(t, 2 * len(x), x)).float().chunk(2)
+        eps, pred_x0 = split(uncond + options.scale * (cond - uncond))
+        if options.guidance_rescale:
+            pred_x0 = rescaled(pred_x0, split(cond)[1], options.guidance_rescale)
+            eps = eps_from_pred_x0(x, pred_x0, alphas[t])
+        return eps, pred_x0
 
     return denoise
 
@@ -266,6 +287,7 @@ class Sampler:
         unconditional_guidance_scale: float = 1.0,
         unconditional_conditioning: torch.Tensor | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        guidance_rescale: float = 0.0,
         seeds: Sequence[int] | None = None,
         callback: StepCallback | None = None,
         log_every_t: int = 100,
@@ -293,7 +315,7 @@ class Sampler:
         """
         if refused:
             raise TypeError(self._refusal(refused))
-        options = SamplerOptions(S, unconditional_guidance_scale, eta, guidance_interval)
+        options = SamplerOptions(S, unconditional_guidance_scale, eta, guidance_interval, guidance_rescale)
         seeds = torch.randint(2**31, (batch_size,)).tolist() if seeds is None else seeds
         _check_batch(batch_size, shape, x_T, seeds, log_every_t)
         x_T = seeded_noise(seeds, shape) if x_T is None else x_T
