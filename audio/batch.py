@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -296,11 +297,16 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
 def _start_workers(count: int) -> None:
     """Start them with signals held back, for good in the workers: Ctrl-C would end one that starts with a traceback.
 
-    One that comes meanwhile reaches this process once they have been started.
+    One that comes meanwhile reaches this process once they have been started. The trackers, which remove what workers
+    leave behind, come first, since starting one lets signals through again.
     """
     from joblib import Parallel, delayed
+    from joblib.externals.loky.backend import resource_tracker as joblib_tracker
 
     masked = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if masked:
+        resource_tracker.ensure_running()
+        joblib_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING) if masked else set()
     try:
         Parallel(n_jobs=count)(delayed(abs)(0) for _ in range(count))

@@ -382,6 +382,24 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path, how):
     assert sorted(p.name for p in output.parent.iterdir()) == sorted("v" + end for end in ENDS)
 
 
+HELD_BACK = """
+import signal
+from pathlib import Path
+from audio import batch
+held_back = lambda *_, limited: signal.pthread_sigmask(signal.SIG_BLOCK, ())
+with batch._pool(2, None, Path(".")) as pool:
+    print(*({*map(int, signals)} >= batch.ENDING for signals in pool._parallel(held_back, [["0"], ["1"]])))
+print({*map(int, held_back(limited=False))} & batch.ENDING)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signals to hold back")
+def test_workers_start_with_signals_held_back():
+    """In a process of its own, which has started no worker before."""
+    result = subprocess.run([sys.executable, "-c", HELD_BACK], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "True True\nset()\n", result.stderr
+
+
 @pytest.mark.parametrize("renamed", range(5))
 def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
     """Killed between the renames of the four files: the next run ends the work before anything else."""
