@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -23,15 +22,13 @@ from typing import Any
 from audio.decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
 from audio.features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
 from audio.ledger import Ledger, Measured
+from audio.worker import ENDING, begin
 from files import sha256_of
 
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that go to a worker and come back together
 WAITING_TASKS = "2*n_jobs"  # tasks under way: one in each worker, and one that it finds when it has done that
 LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
-
-# the signals that end a program, as far as the system has them
-ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
 
 
 @dataclass
@@ -188,7 +185,6 @@ def _time_limit(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    _leave_signals_to_the_parent()
     _end_after(LEAST_SECONDS + path.stat().st_size / BYTES_A_SECOND)
     try:
         yield
@@ -204,15 +200,6 @@ def _end_after(seconds: float) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
     else:
         faulthandler.cancel_dump_traceback_later()
-
-
-@functools.cache
-def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal. A worker that it ended in the middle of an answer would keep the
-    parent, which waits for the rest of it, for ever."""
-    if threading.current_thread() is threading.main_thread():
-        for number in ENDING:
-            signal.signal(number, signal.SIG_IGN)
 
 
 @functools.cache
@@ -289,7 +276,8 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
         with threadpool_limits(limits=1):
             yield _Pool(folder, 1)
     else:
-        with parallel_config(backend="loky", inner_max_num_threads=1):
+        begins = {"initializer": begin, "initargs": (os.getpid(),)}
+        with parallel_config(backend="loky", inner_max_num_threads=1, **begins):
             _start_workers(workers)
             yield _Pool(folder, workers, (BrokenProcessPool,))
 

@@ -400,6 +400,26 @@ def test_workers_start_with_signals_held_back():
     assert result.stdout == "True True\nset()\n", result.stderr
 
 
+def processes(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-o", "stat=", "-s", str(session)], capture_output=True, text=True).stdout
+    return [status for status in listed.split() if not status.startswith("Z")]
+
+
+@pytest.mark.skipif(not shutil.which("ps"), reason="nothing lists processes")
+def test_workers_end_with_their_parent(tmp_path):
+    folder, output = many(tmp_path / "in", 400), tmp_path / "out" / "v.npy"
+    process = script("--input_dir", folder, "--output_file", output, "--workers", 2, start_new_session=True)
+    wal, deadline = output.parent / ".v.progress.sqlite-wal", time.monotonic() + DEADLINE
+    while not (wal.exists() and wal.stat().st_size > 100_000) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    while processes(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("renamed", range(5))
 def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
     """Killed between the renames of the four files: the next run ends the work before anything else."""
