@@ -28,6 +28,7 @@ from files import sha256_of
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that go to a worker and come back together
 WAITING_TASKS = "2*n_jobs"  # tasks under way: one in each worker, and one that it finds when it has done that
+REASONS_SHOWN = 3  # where no file can be used
 LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
 
 
@@ -82,14 +83,26 @@ def prepare_batch(
         ledger.commit()
         totals = ledger.totals()
         if not totals.rows and totals.skipped:
-            raise ValueError(f"none of the {totals.skipped} files in {folder} can be used; {totals.first_reason}")
+            raise ValueError(f"{folder} holds {counted(files, 'file')}, but none that can be used; {_why_not(ledger)}")
         if not totals.rows:
-            raise ValueError(f"none of the {files} files in {folder} is a recording")
+            raise ValueError(f"{folder} holds {counted(files, 'file')}, but no recording")
         ledger.finish(made_with, recipe.vector_size, totals)
     report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
     report.seconds = totals.seconds
     report.wall = time.perf_counter() - started
     return report
+
+
+def _why_not(ledger: Ledger) -> str:
+    """Why no file can be used: where that can be read, and the commonest reasons."""
+    noted = ledger.note_skipped()
+    where = f"{noted} says why" if noted else f"what {ledger.output} holds stays"
+    return f"{where}: " + ", ".join(f"{count} × {reason}" for reason, count in ledger.reasons(REASONS_SHOWN))
+
+
+def counted(number: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _measure_all(ledger: Ledger, pool: "_Pool", recipe: Recipe, files: int, report: BatchReport) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from audio.decoding import LIBSNDFILE, named_as_sound
 from audio.matrix import Matrix, MatrixWriter
-from files import sha256_of
+from files import atomic_path, sha256_of
 
 COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite gathers before it waits for the disk; only a power cut can take them
@@ -50,6 +50,9 @@ ALL_FILES = """
     FROM found f LEFT JOIN done d ON d.sha256 = f.sha256 AND d.named = f.named AND f.reason IS NULL
     WHERE f.reason IS NOT '' ORDER BY f.path
 """
+REASONS = (
+    f"SELECT reason, count(*) FROM ({ALL_FILES.format('AS reason')}) WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
+)
 ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage")
 SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 
@@ -77,7 +80,6 @@ class Totals:
     skipped: int
     damaged: int  # rows of files that could be read in part
     seconds: float  # of sound in all rows
-    first_reason: str  # why the first file that was skipped was
 
 
 class Ledger:
@@ -247,14 +249,27 @@ class Ledger:
 
     # --- the result --------------------------------------------------------------------------------------------------
     def totals(self) -> Totals:
-        rows, skipped, damaged, seconds, first = 0, 0, 0, 0.0, ""
-        for path, _, length, _, _, damage, reason in self._database.execute(ALL_FILES.format("")):
+        rows, skipped, damaged, seconds = 0, 0, 0, 0.0
+        for _, _, length, _, _, damage, reason in self._database.execute(ALL_FILES.format("")):
             if reason:
-                skipped, first = skipped + 1, first or f"{os.fsdecode(path)}: {reason}"
+                skipped += 1
             else:
                 rows, seconds = rows + 1, seconds + round(length, 6)  # as a later run reads it
                 damaged += damage != ""
-        return Totals(rows, skipped, damaged, seconds, first)
+        return Totals(rows, skipped, damaged, seconds)
+
+    def reasons(self, most: int) -> list[tuple[str, int]]:
+        """The commonest reasons why files were skipped, each with the number of its files."""
+        return self._database.execute(f"{REASONS} LIMIT ?", (most,)).fetchall()
+
+    def note_skipped(self) -> Path | None:
+        """Write why files were skipped where there is no row, unless that belongs to an older result."""
+        matrix, table, skipped, about = self.targets
+        if any(path.exists() for path in (matrix, table, about)):
+            return None
+        with self._said_plainly(), atomic_path(skipped) as temporary:
+            self._write_skipped(temporary)
+        return skipped
 
     def finish(self, made_with: dict[str, Any], width: int, totals: Totals) -> None:
         """Write the result beside the older one, then put it in its place.
@@ -264,7 +279,8 @@ class Ledger:
         matrix, table, skipped, about = (self._new(target) for target in self.targets)
         try:
             with self._said_plainly():
-                self._write_tables(table, skipped)
+                self._write_table(table)
+                self._write_skipped(skipped)
                 digests = {self.targets[1].name: sha256_of(table)}
                 before = (self._base or {"sha256": {}})["sha256"]
                 if before.get(self.targets[1].name) == digests[self.targets[1].name]:  # the matrix is there already
@@ -282,16 +298,18 @@ class Ledger:
         self._rename()
         self._finished = True
 
-    def _write_tables(self, table_path: Path, skipped_path: Path) -> None:
-        row = 0
-        with _table(table_path, ROW_HEADING) as table, _table(skipped_path, SKIPPED_HEADING) as skipped:
-            for path, digest, seconds, rate, decoder, damage, reason in self._database.execute(ALL_FILES.format("")):
-                name = os.fsdecode(path)
+    def _write_table(self, table_path: Path) -> None:
+        with _table(table_path, ROW_HEADING) as table:
+            files = self._database.execute(ALL_FILES.format(""))
+            rows = (one[:-1] for one in files if not one[-1])
+            for row, (path, digest, seconds, rate, decoder, damage) in enumerate(rows):
+                table.writerow((row, os.fsdecode(path), f"{seconds:.6f}", rate, digest, decoder, damage))
+
+    def _write_skipped(self, skipped_path: Path) -> None:
+        with _table(skipped_path, SKIPPED_HEADING) as skipped:
+            for path, digest, _, _, decoder, _, reason in self._database.execute(ALL_FILES.format("")):
                 if reason:
-                    skipped.writerow((name, reason, digest or "", decoder or ""))
-                else:
-                    table.writerow((row, name, f"{seconds:.6f}", rate, digest, decoder, damage))
-                    row += 1
+                    skipped.writerow((os.fsdecode(path), reason, digest or "", decoder or ""))
 
     def _write_matrix(self, path: Path, width: int) -> None:
         base = Matrix(self.output, width) if self._base else None

@@ -107,9 +107,29 @@ def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
         write_bad(tmp_path / "in" / f"{kind}.wav", kind)
     output = tmp_path / "v.npy"
     output.write_bytes(b"older")
-    with pytest.raises(ValueError, match="none of the 2 files" if kinds else "no files"):
+    with pytest.raises(ValueError, match="holds 2 files, but none" if kinds else "no files"):
         prepare_batch(tmp_path / "in", output)
     assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.npy"]
+
+
+def test_why_no_file_can_be_used_is_written_where_nothing_was(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index, kind in enumerate(["empty", "empty", "silent"]):
+        write_bad(tmp_path / "in" / f"{index}.wav", kind)
+    output = tmp_path / "v.npy"
+    why = r"2 × the file is empty; record again, 1 × .*silent"
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=rf"in holds 3 files, but none that can be used; .*v_skipped.csv says why: {why}"
+        ):
+            prepare_batch(tmp_path / "in", output)
+        assert [row["path"] for row in read_table(tmp_path / "v_skipped.csv")] == ["0.wav", "1.wav", "2.wav"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "v_skipped.csv"]
+    prepare_batch(many(tmp_path / "good", 2), output)
+    before = contents(output)
+    with pytest.raises(ValueError, match=f"what .*v.npy holds stays: {why}"):
+        prepare_batch(tmp_path / "in", output)
+    assert contents(output) == before
 
 
 def test_odd_names_links_and_things_that_are_no_files(tmp_path):
@@ -163,7 +183,7 @@ def test_a_folder_that_may_not_be_read_is_skipped_with_its_reason(tmp_path, monk
 def test_files_that_are_no_recordings_are_not_enough(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("no sound, and none promised")
-    with pytest.raises(ValueError, match="none of the 1 files in .* is a recording"):
+    with pytest.raises(ValueError, match="in holds 1 file, but no recording"):
         prepare_batch(tmp_path / "in", tmp_path / "v.npy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
