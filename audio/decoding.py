@@ -98,9 +98,12 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
                 yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file, quiet), damage)
             return
     if not named_as_sound(path) and not _begins_as_sound(head):
-        raise NotAudio(_unreadable(reason))
+        raise NotAudio(f"not a recording: neither its content nor its name says that there is sound in it ({reason})")
     if not ffmpeg_version():
-        raise AudioError(f"{_unreadable(reason)}, or install ffmpeg")
+        raise AudioError(
+            f"not a recording that can be read ({reason}); wav, flac, ogg, mp3 and aiff can be, more kinds once ffmpeg "
+            "is installed"
+        )
     with _ffmpeg(path) as sound:
         yield sound
 
@@ -143,10 +146,9 @@ def _check(rate: int, channels: int) -> None:
         raise AudioError(f"{channels} channels; 1 to {MAX_CHANNELS} are allowed: convert it")
 
 
-def _unreadable(reason: str) -> str:
-    return (
-        f"not a recording that can be read ({reason}); wav, flac, ogg, mp3 and aiff can be: convert it, "
-        "e.g. with `ffmpeg -i FILE out.wav`"
+def _beyond_ffmpeg(reason: str) -> AudioError:
+    return AudioError(
+        f"not a recording that can be read: neither libsndfile nor ffmpeg can ({reason}); it is no audio, or damaged"
     )
 
 
@@ -175,7 +177,10 @@ def _libsndfile_blocks(
             if got := len(block):
                 yield _mono(block)
     except soundfile.SoundFileError as error:
-        raise AudioError(_unreadable(getattr(error, "error_string", str(error)).strip(" ."))) from error
+        reason = getattr(error, "error_string", str(error)).strip(" .")
+        raise AudioError(
+            f"damaged: libsndfile stops in the middle ({reason}); `ffmpeg -i FILE out.wav` may save a part"
+        ) from error
 
 
 def _damage(file: soundfile.SoundFile, samples: int) -> str:
@@ -220,7 +225,7 @@ def _ffmpeg(path: Path | str) -> Iterator[Sound]:
             header = process.stdout.read(AU_HEADER.size)
             if len(header) < AU_HEADER.size:
                 process.wait()
-                raise AudioError(_unreadable(_last_words(errors)))
+                raise _beyond_ffmpeg(_last_words(errors))
             _, offset, _, _, rate, channels = AU_HEADER.unpack(header)
             _check(rate, channels)
             process.stdout.read(offset - AU_HEADER.size)
@@ -238,7 +243,7 @@ def _ffmpeg_blocks(process: "subprocess.Popen[bytes]", channels: int, errors: Bi
         samples = np.frombuffer(data[:whole], ">f4").astype(np.float32)
         yield _mono(samples.reshape(-1, channels))
     if process.wait():
-        raise AudioError(_unreadable(_last_words(errors)))
+        raise _beyond_ffmpeg(_last_words(errors))
 
 
 def _complaint(errors: BinaryIO, rate: int, samples: int) -> str:
