@@ -146,6 +146,13 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def duration(seconds: float) -> str:
+    """8.3 s, 12.5 minutes, 1.06 hours."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.2f} hours"
+
+
 def program() -> str:
     """What was started, as it was typed: txt2img.py, python -m audio.whitening."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)

@@ -60,17 +60,17 @@ def main(argv: list[str] | None = None) -> int:
 
     from joblib import cpu_count
 
-    from audio.batch import prepare_batch
+    from audio.batch import counted, prepare_batch
     from audio.features import Recipe
 
     recipe, workers = Recipe(**config.RECIPE), options.workers or max(2, cpu_count())
     report = prepare_batch(options.input_dir, output, recipe, workers, options.dask_scheduler, say=print)
-    print(
-        f"{report.rows} recordings, {report.seconds / 3600:.2f} hours of sound, {report.new} of them done now: {output}"
-    )
-    print(f"{report.skipped} files skipped: {output.with_name(output.stem + '_skipped.csv')}")
+    recordings, sound = counted(report.rows, "recording"), cli.duration(report.seconds)
+    print(f"{recordings}, {sound} of sound, {report.new} of them done now: {output}")
+    print(f"{counted(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")
     if report.damaged:
-        print(f"{report.damaged} recordings are damaged, what could be read counts: {output.with_suffix('.csv')}")
+        damaged = counted(report.damaged, "damaged recording")
+        print(f"{damaged}, what could be read counts: {output.with_suffix('.csv')}")
     if options.verbose and report.new:
         took, path = report.slowest
         print(

@@ -66,26 +66,30 @@ def main(argv: list[str] | None = None) -> int:
     if report.recordings < calibration.FEW:
         print(
             f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
-            "recordings more than voices, and other voices look alike: add more",
+            "few recordings rather than voices in general, and other voices will look alike: add more",
             file=sys.stderr,
         )
-    sound = "" if report.seconds is None else f", {report.seconds / 3600:.2f} hours of sound"
+    sound = "" if report.seconds is None else f", {cli.duration(report.seconds)} of sound"
     print(f"{report.recordings} recordings{sound}: {options.stats_dir}")
     if report.sample_rates:
         print("sample rates: " + ", ".join(f"{count} of {rate} Hz" for rate, count in report.sample_rates.items()))
-    print(f"{report.floored} of {recipe.vector_size} elements hardly vary: std raised to {calibration.STD_FLOOR_DB} dB")
+    if report.floored:
+        print(
+            f"{report.floored} of {recipe.vector_size} elements hardly vary; their standard deviation was raised to "
+            f"{calibration.STD_FLOOR_DB} dB"
+        )
     if report.band_hz:
         print(
-            f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; a microphone that does gives voices "
-            "that all look unusual there: calibrate with recordings of the kind that will come"
+            f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; voices from a microphone that records "
+            "higher pitches will all look alike there: calibrate with recordings from the microphone you will use"
         )
-    whose = (
-        "of these recordings" if report.own_share == 1 else f"{report.own_share:.0%} of these recordings, else built-in"
-    )
-    print(f"whitening: {report.axes} principal axes, {whose}")
+    own = round(100 * report.own_share)
+    other = f" and {100 - own}% from the built-in calibration" if own < 100 else ""
+    print(f"whitening: {report.axes} principal axes, {own}% from these recordings{other}")
     print(
-        f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, kurtosis "
-        f"{report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} (N(0, I): 0, 1, 5, 3, 0): {output}"
+        f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, "
+        f"kurtosis {report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} "
+        f"(noise would have 0, 1, 5, 3, 0): {output}"
     )
     print(f"mean and standard deviation as a picture: {picture}")
     elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"

@@ -148,9 +148,14 @@ def find_recordings(folder: Path) -> Iterator[tuple[str, str]]:
             if os.path.isfile(path):
                 yield relative, ""
             elif named_as_sound(name):
-                what = "a folder" if os.path.isdir(path) else "a link to nothing" if os.path.islink(path) else "no file"
-                yield relative, f"{what}, not a recording"
+                yield relative, _no_recording(path)
     yield from refused
+
+
+def _no_recording(path: str) -> str:
+    if os.path.isdir(path):
+        return "a folder, not a recording"
+    return "a link to nothing, not a recording" if os.path.islink(path) else "not a regular file"
 
 
 # --- one file, in a worker -------------------------------------------------------------------------------------------

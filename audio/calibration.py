@@ -115,7 +115,9 @@ def calibrate(
     """
     vectors = Matrix(vectors_path, recipe.vector_size)
     if len(vectors) < FEWEST:
-        raise ValueError(f"{vectors_path} holds {len(vectors)} recordings; {FEWEST} at least, {FEW} or more are needed")
+        raise ValueError(
+            f"{vectors_path} holds 1 recording; at least {FEWEST} are needed, and {FEW} or more are recommended"
+        )
     if not looks_like_vectors(vectors[:BLOCK], recipe):
         raise ValueError(
             f"{vectors_path} holds numbers that are not dB from -{recipe.top_db:g} to 0; z-scores, perhaps? "

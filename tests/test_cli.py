@@ -60,6 +60,13 @@ def test_bounded_refuses(text):
         cli.bounded(int, 1, 10)(text)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0.0 s"), (8.31, "8.3 s"), (90, "1.5 minutes"), (3816, "1.06 hours")]
+)
+def test_duration(seconds, text):
+    assert cli.duration(seconds) == text
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-0.1"])
 def test_bounded_takes_finite_numbers_only(text):
     with pytest.raises(cli.argparse.ArgumentTypeError):

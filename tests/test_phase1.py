@@ -59,10 +59,12 @@ def test_phase1(prepared):
 def test_phase1_says_what_it_did_and_what_comes_next(prepared):
     _, said = prepared
     first, second, third = (said[script] for script in SCRIPTS[:3])
-    assert f"{len(EXAMPLES)} recordings" in first.stdout and "1 files skipped" in first.stdout
+    assert f"{len(EXAMPLES)} recordings, " in first.stdout and re.search(r", \d+\.\d s of sound, ", first.stdout)
+    assert "\n1 file skipped: " in first.stdout
     assert "next: python z_transformation_with_stats.py" in first.stdout and not first.stderr
     assert "sample rates: 5 of 8000 Hz, " in second.stdout and "calibration.png" in second.stdout
-    assert "std raised to 2.5 dB" in second.stdout and "next: python prep_ldm.py" in second.stdout
+    assert "elements hardly vary; their standard deviation was raised to 2.5 dB" in second.stdout
+    assert "% from these recordings and " in second.stdout and "next: python prep_ldm.py" in second.stdout
     assert second.stderr.startswith(f"warning: {len(EXAMPLES)} recordings; with fewer than 50")
     assert "txt2img.py --init_latents" in third.stdout and "--subject_idx 0" in third.stdout and not third.stderr
 

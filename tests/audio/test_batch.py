@@ -151,7 +151,7 @@ def test_odd_names_links_and_things_that_are_no_files(tmp_path):
     assert {row["path"]: row["reason"].split(",")[0] for row in skipped} == {
         "a folder.wav": "a folder",
         "broken link.wav": "a link to nothing",
-        "pipe.wav": "no file",
+        "pipe.wav": "not a regular file",
     }
     assert prepare_batch(folder, tmp_path / "v.npy").new == 0  # also such names are known again
 
@@ -686,7 +686,7 @@ def test_what_was_read_in_part_is_a_row_with_a_note(tmp_path, capsys):
     for _ in range(2):  # the second learns it from the result of the first
         assert prep_audio_spectrograms.main(arguments) == 0
         said = capsys.readouterr().out
-        assert f"{len(names)} recordings are damaged" in said and "0 files skipped" in said, said
+        assert f"{len(names)} damaged recordings, what" in said and "0 files skipped" in said, said
         rows = {row["path"]: row for row in read_table(tmp_path / "v.csv")}
         assert sorted(name for name, row in rows.items() if row["damage"]) == sorted(names)
         soundfile.write(tmp_path / "in" / "new.wav", speech(1, 8000), 8000)

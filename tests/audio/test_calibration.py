@@ -193,7 +193,7 @@ def test_truncated_array_is_refused(tmp_path):
 
 def test_one_recording_is_refused_and_nothing_written(tmp_path, vectors):
     np.save(tmp_path / "v.npy", vectors[:1])
-    with pytest.raises(ValueError, match="holds 1 recordings; 2 at least"):
+    with pytest.raises(ValueError, match="holds 1 recording; at least 2 are needed, and 50 or more are recommended"):
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
     assert [p.name for p in tmp_path.iterdir()] == ["v.npy"]
 
