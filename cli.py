@@ -1,12 +1,13 @@
 """What the command lines share: types of arguments, and how an error reaches the person who typed the command."""
 
 import argparse
+import contextlib
 import errno
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,6 +101,15 @@ def existing_path(text: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def keeping(what: str) -> Iterator[None]:
+    """Let `run` say what is kept if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(what) from None
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with the agreed exit status.
 
@@ -116,8 +126,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             stream.reconfigure(errors="surrogateescape")  # a file may have any name
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        kept = f": {interrupt}" if str(interrupt) else ""
+        print(f"\ninterrupted{kept}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("VOICETOIMG_TRACEBACK"):

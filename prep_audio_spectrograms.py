@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     from audio.features import Recipe
 
     recipe, workers = Recipe(**config.RECIPE), options.workers or max(2, cpu_count())
-    report = prepare_batch(options.input_dir, output, recipe, workers, options.dask_scheduler, say=print)
+    with cli.keeping("what is done is kept, the same command goes on"):
+        report = prepare_batch(options.input_dir, output, recipe, workers, options.dask_scheduler, say=print)
     recordings, sound = counted(report.rows, "recording"), cli.duration(report.seconds)
     print(f"{recordings}, {sound} of sound, {report.new} of them done now: {output}")
     print(f"{counted(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")

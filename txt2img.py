@@ -90,10 +90,11 @@ def paint(args: argparse.Namespace) -> list[Path]:
     text_of = None if args.no_metadata else inputs.text_of
     preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
     samples = args.outdir / "samples"
-    for path in run_job(specs, painter, inputs.start_noise, text_of, journal, samples, args.batch_size, preview):
-        tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
-        sys.stdout.flush()
-        pictures[next(missing)] = path
+    with cli.keeping("finished pictures are kept, the same command goes on" if len(specs) > 1 else ""):
+        for path in run_job(specs, painter, inputs.start_noise, text_of, journal, samples, args.batch_size, preview):
+            tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
+            sys.stdout.flush()
+            pictures[next(missing)] = path
     made = [pictures[index] for index in range(len(specs))]
     written = [*made, *([preview.path] if preview and preview.path.is_file() else [])]
     if len(made) > 1 and not args.skip_grid:

@@ -40,6 +40,7 @@ def python(code: str, **options: object) -> subprocess.Popen:
         ),
         ("import nowhere", 1, None),
         ("raise KeyboardInterrupt", 130, "\ninterrupted\n"),
+        ("\n with cli.keeping('it stays'): raise KeyboardInterrupt", 130, "\ninterrupted: it stays\n"),
     ],
 )
 def test_exit_status_and_line(body, status, line):

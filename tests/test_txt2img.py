@@ -346,7 +346,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, caps
         return paint_batch(self, specs, *rest)
 
     monkeypatch.setattr(Painter, "paint", paint_until_the_third)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="finished pictures are kept, the same command goes on"):
         txt2img.main(command)
     assert txt2img.main(command) == 0
     assert painted == ["a red flower", "calm blue waves", "interrupted", "a green spiral"]

@@ -395,6 +395,7 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path, how):
     if process.returncode == 0:
         pytest.skip("the machine was faster than the test")
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
+    assert how != signal.SIGINT or said.endswith("interrupted: what is done is kept, the same command goes on\n")
     assert "Traceback" not in said and not list(output.parent.glob("v*"))
     before = done_so_far(output)
     report = prepare_batch(folder, output)
