@@ -72,6 +72,13 @@ def main(argv: list[str] | None = None) -> int:
     if report.damaged:
         damaged = counted(report.damaged, "damaged recording")
         print(f"{damaged}, what could be read counts: {output.with_suffix('.csv')}")
+    if report.copies:
+        copies = (
+            "1 recording is a copy of another"
+            if report.copies == 1
+            else f"{report.copies} recordings are copies of others"
+        )
+        print(f"{copies}, with the same sha256: {output.with_suffix('.csv')}")
     if options.verbose and report.new:
         took, path = report.slowest
         print(

@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = options.output_file
     if output.resolve() == options.input_file.resolve():
         parser.error(f"argument --output_file: {output} is the input; name another")
+    if options.stats_dir.resolve() == config.BUILTIN_CALIBRATION_DIR:
+        parser.error(f"argument --stats_dir: {options.stats_dir} is the built-in calibration; name another")
     if not options.input_file.is_file():
         raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from audio.decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
 from audio.features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
-from audio.ledger import Ledger, Measured
+from audio.ledger import Ledger, Measured, refuse_foreign
 from audio.worker import ENDING, begin
 from files import sha256_of
 
@@ -40,6 +40,7 @@ class BatchReport:
     skipped: int = 0
     damaged: int = 0  # rows of files that could be read in part
     seconds: float = 0.0  # of sound in all rows
+    copies: int = 0  # rows whose content is that of another one
     new: int = 0  # files measured this time; the others were done before
     new_seconds: float = 0.0  # of sound in those
     wall: float = 0.0  # seconds that the batch took
@@ -62,7 +63,7 @@ def prepare_batch(
     worker along, never the batch. `dask_scheduler` is the address of a Dask cluster that does the work in their place.
 
     Raises:
-        ValueError: there are no recordings, or none that can be used.
+        ValueError: there are no recordings, or none that can be used; or `output` is a file of somebody else.
         RuntimeError: another run is at work on `output`, or the cluster is not fit for it.
         OSError: something cannot be written.
     """
@@ -72,6 +73,7 @@ def prepare_batch(
     found = find_recordings(folder)
     if (first := next(found, None)) is None:  # asked before anything is written
         raise ValueError(f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir")
+    refuse_foreign(output)
     with Ledger(output) as ledger, _pool(workers, dask_scheduler, folder) as pool:
         if changed := ledger.begin(made_with, ffmpeg_version()):
             say(f"{changed}: all recordings are done afresh")
@@ -88,7 +90,7 @@ def prepare_batch(
             raise ValueError(f"{folder} holds {counted(files, 'file')}, but no recording")
         ledger.finish(made_with, recipe.vector_size, totals)
     report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
-    report.seconds = totals.seconds
+    report.seconds, report.copies = totals.seconds, totals.copies
     report.wall = time.perf_counter() - started
     return report
 

@@ -53,6 +53,7 @@ ALL_FILES = """
 REASONS = (
     f"SELECT reason, count(*) FROM ({ALL_FILES.format('AS reason')}) WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
 )
+COPIES = f"SELECT count(*) - count(DISTINCT sha256) FROM ({ALL_FILES.format('AS reason')}) WHERE reason = ''"
 ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage")
 SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 
@@ -80,6 +81,7 @@ class Totals:
     skipped: int
     damaged: int  # rows of files that could be read in part
     seconds: float  # of sound in all rows
+    copies: int  # rows whose content is that of another one
 
 
 class Ledger:
@@ -256,7 +258,8 @@ class Ledger:
             else:
                 rows, seconds = rows + 1, seconds + round(length, 6)  # as a later run reads it
                 damaged += damage != ""
-        return Totals(rows, skipped, damaged, seconds)
+        (copies,) = self._database.execute(COPIES).fetchone()
+        return Totals(rows, skipped, damaged, seconds, copies)
 
     def reasons(self, most: int) -> list[tuple[str, int]]:
         """The commonest reasons why files were skipped, each with the number of its files."""
@@ -372,6 +375,24 @@ class Ledger:
             if error.errno and not error.filename:
                 error.filename = str(self.output.parent)
             raise
+
+
+def refuse_foreign(output: Path) -> None:
+    """Raises ValueError if `output` is there, and neither a result with its tables beside it nor one half in place."""
+    about, table = output.with_suffix(".json"), output.with_suffix(".csv")
+    ledger = output.with_name(f".{output.stem}.progress.sqlite")
+    if output.exists() and not (
+        ledger.exists() or b'"recipe"' in _content(about) or _content(table, 9) == b"row,path,"
+    ):
+        raise ValueError(f"{output} is there, and no result of prep_audio_spectrograms.py: name another --output_file")
+
+
+def _content(path: Path, most: int = -1) -> bytes:
+    """The first bytes of a file, none if there is no file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(most)
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:

@@ -107,9 +107,10 @@ def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
         write_bad(tmp_path / "in" / f"{kind}.wav", kind)
     output = tmp_path / "v.npy"
     output.write_bytes(b"older")
+    output.with_suffix(".csv").write_text("row,path,seconds\n")
     with pytest.raises(ValueError, match="holds 2 files, but none" if kinds else "no files"):
         prepare_batch(tmp_path / "in", output)
-    assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.npy"]
+    assert output.read_bytes() == b"older" and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.csv", "v.npy"]
 
 
 def test_why_no_file_can_be_used_is_written_where_nothing_was(tmp_path):
@@ -130,6 +131,32 @@ def test_why_no_file_can_be_used_is_written_where_nothing_was(tmp_path):
     with pytest.raises(ValueError, match=f"what .*v.npy holds stays: {why}"):
         prepare_batch(tmp_path / "in", output)
     assert contents(output) == before
+
+
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path):
+    output = tmp_path / "v.npy"
+    np.save(output, np.arange(3))
+    output.with_suffix(".csv").write_text("some other table\n")
+    before = output.read_bytes()
+    process = script("--input_dir", many(tmp_path / "in", 2), "--output_file", output, "--workers", 1)
+    _, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1 and said.count("\n") == 1
+    assert f"{output} is there, and no result of prep_audio_spectrograms.py: name another" in said
+    assert output.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.csv", "v.npy"]
+
+
+@pytest.mark.parametrize(
+    ("copies", "line"), [(0, ""), (1, "1 recording is a copy of another"), (2, "2 recordings are copies of others")]
+)
+def test_copies_are_told_of(tmp_path, capsys, copies, line):
+    folder = many(tmp_path / "in", 2)
+    for index in range(copies):
+        shutil.copy(folder / "000.wav", folder / f"copy {index}.wav")
+    arguments = ["--input_dir", str(folder), "--output_file", str(tmp_path / "v.npy"), "--workers", "1"]
+    for _ in range(2):  # the second learns it from the result of the first
+        assert prep_audio_spectrograms.main(arguments) == 0
+        said = capsys.readouterr().out
+        assert line in said and (copies > 0) == ("with the same sha256" in said)
 
 
 def test_odd_names_links_and_things_that_are_no_files(tmp_path):
