@@ -9,6 +9,8 @@ examples:
 """
 
 import argparse
+import contextlib
+import io
 import shlex
 import sys
 import tempfile
@@ -68,14 +70,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def rehearse() -> None:
-    """Do once, with noise in place of a voice, what `make_latent` does."""
+    """Do once, with noise in place of a voice, what `make_latent` does; what it warns of is about that noise alone."""
     import numpy as np
     import soundfile
 
     with tempfile.TemporaryDirectory() as folder:
         recording, latent = Path(folder, "noise.wav"), Path(folder, "noise.pt")
         soundfile.write(recording, np.random.default_rng(0).normal(0, 0.1, 48_000), 48_000)  # 1 s, to be resampled
-        make_latent(parse([f"--input_file={recording}", f"--output_file={latent}"]))
+        with contextlib.redirect_stderr(io.StringIO()):
+            make_latent(parse([f"--input_file={recording}", f"--output_file={latent}"]))
 
 
 def make_latent(options: argparse.Namespace) -> Path:

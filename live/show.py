@@ -254,7 +254,8 @@ class Show:
             self.painter.await_ready()
             for steps in MEASURED_STEPS:
                 started = time.monotonic()
-                self.painter.ask(ddim_steps=steps, outdir=folder)
+                painted = self.painter.ask(ddim_steps=steps, outdir=folder)
+                self._tell([], painted.warned)
                 seconds.append(time.monotonic() - started)
         return seconds
 

@@ -3,9 +3,9 @@
 Both are JSON objects. The first line, {"ready": true}, comes once everything is loaded. A request holds options of the
 command line by their names, {"prompt": "calm blue waves", "seed": 7}; those that were given at the start hold where a
 request does not say otherwise. An answer holds what the script makes, or {"error": why not}, in "said" the lines that
-it would have printed, and in "warned" those for standard error; only progress goes there, as it is made. The end of
-standard input ends the script, once all requests are answered; the end of whoever started it ends it at once (on
-Windows, which does not tell of that, the end of standard input has to do).
+it would have printed, and in "warned" those for standard error, in the first answer also those of the rehearsal; only
+progress goes there, as it is made. The end of standard input ends the script, once all requests are answered; the end
+of whoever started it ends it at once (on Windows, which does not tell of that, the end of standard input has to do).
 """
 
 import argparse
@@ -44,7 +44,8 @@ def serve(
         parse: as the command line is parsed.
         argv: the command line; None: that of this process.
         answer: does what one command line asks for.
-        rehearse: loads, and does everything once, so that the first request is answered as fast as any other.
+        rehearse: loads, and does everything once, so that the first request is answered as fast as any other. What it
+            warns of, and may say only once, holds for requests, too: the first answer says it.
 
     Raises:
         ValueError, OSError, RuntimeError: from `rehearse`, so that nobody waits for a script that cannot work.
@@ -54,11 +55,14 @@ def serve(
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, os.getppid()), daemon=True).start()
     with contextlib.redirect_stdout(sys.stderr):  # nothing but answers on standard output, whatever libraries print
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), _warnings() as rehearsed:
             rehearse()
         _send(answers, {"ready": True})
+        warned = rehearsed.lines()
         while (line := requests.get()) is not None:
-            _send(answers, _answer_to(line, parse, argv, answer))
+            content = _answer_to(line, parse, argv, answer)
+            _send(answers, {**content, "warned": [*warned, *content["warned"]]})
+            warned = []
     return 0
 
 

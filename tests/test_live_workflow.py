@@ -432,6 +432,14 @@ def test_files_become_the_pictures_that_the_plain_scripts_make(without_microphon
     assert same[0] == same[1] == same[2] and not (tmp_path / "temp_live_audio.wav").exists()
 
 
+@pytest.mark.parametrize("option", [(), ("--no_standby",), ("--budget", "5")], ids=["", "no standby", "budget"])
+def test_words_without_effect_are_named_once_in_a_show(without_microphone, option):
+    files = ("--input_file", str(WORD), "--input_file", str(VOICE))
+    finished = run(without_microphone, "--prompt", "zzyxq flurbog waves", *files, *option)
+    assert finished.returncode == 0
+    assert finished.stderr == "note: this model does not know, and leaves out: flurbog, zzyxq\n"
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [

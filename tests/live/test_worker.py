@@ -45,7 +45,11 @@ def answer(options):
         os.write(1, b"this is no JSON\\n")
     return {"sum": sum(options.numbers), "flag": options.flag, "process": os.getpid()}
 
-cli.run(lambda: standby.serve(parse, None, answer, lambda: print("loading")))
+def rehearse():
+    print("loading")
+    print("rehearsed", file=sys.stderr)
+
+cli.run(lambda: standby.serve(parse, None, answer, rehearse))
 """
 
 
@@ -79,7 +83,7 @@ def test_requests_are_options(worker):
     worker.await_ready()
     answer = worker.ask(numbers=[3, 4.5], flag=True)
     assert (answer.content["sum"], answer.content["flag"]) == (7.5, True)
-    assert (answer.said, answer.warned) == (["said"], ["warned"])
+    assert (answer.said, answer.warned) == (["said"], ["rehearsed", "warned"])
     again = worker.ask(flag=False)
     assert (again.content["sum"], again.content["flag"]) == (3, False)
     assert again.content["process"] == answer.content["process"]
@@ -144,7 +148,7 @@ def test_requests_in_a_pipe_are_all_answered(script):
     )
     ready, good, *bad = finished.stdout.splitlines()
     assert finished.returncode == 0 and ready == '{"ready": true}'
-    answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["warned"]}
+    answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["rehearsed", "warned"]}
     assert json.loads(good).items() >= answer.items()
     assert all('"error": ' in line for line in bad) and len(bad) == 3
 
