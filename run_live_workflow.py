@@ -85,8 +85,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line, with what one option forbids another."""
     parser = build_parser()
     options = parser.parse_args(argv)
-    if not options.prompt and not options.list_mics and not options.mic_test:
+    if options.prompt is None and not options.list_mics and not options.mic_test:
         parser.error("the following arguments are required: --prompt")
+    if options.prompt is not None and not options.prompt.strip():
+        parser.error("--prompt is empty: say what the picture shows")
     for name in MICROPHONE_ONLY if options.input_file else ():
         if getattr(options, name):
             parser.error(f"--{name} is about the microphone, and --input_file replaces that: leave one out")

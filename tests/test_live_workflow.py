@@ -16,6 +16,7 @@ import soundfile
 from PIL import Image
 
 import config
+import run_live_workflow
 from live import booth
 
 pytest.importorskip("pty")  # not on Windows
@@ -148,6 +149,22 @@ def wait_until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: --prompt"),
+        (["--prompt", ""], "--prompt is empty: say what the picture shows"),
+        (["--prompt", " \t"], "--prompt is empty: say what the picture shows"),
+    ],
+)
+def test_wrong_command_lines_get_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_live_workflow.parse(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and message in line
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
