@@ -33,9 +33,14 @@ parse = functools.partial(parse_options, __doc__)
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.standby:
-        return standby.serve(parse, argv, lambda asked: {"pictures": [*map(str, paint(asked))]}, lambda: rehearse(args))
+        return standby.serve(parse, argv, answer, lambda: rehearse(args))
     paint(args)
     return 0
+
+
+def answer(asked: argparse.Namespace) -> dict[str, list[str]]:
+    """The pictures of one request. The bar goes to whoever asked, as a sign of life, through a pipe."""
+    return {"pictures": [str(path) for path in paint(asked, always_bar=True)]}
 
 
 def rehearse(args: argparse.Namespace) -> None:
@@ -47,11 +52,13 @@ def rehearse(args: argparse.Namespace) -> None:
         torch.save(torch.zeros(1, config.LATENT_CHANNELS, args.H // 8, args.W // 8), mean)
         from_mean = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
         changes = {**from_mean, "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
-        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}))
+        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}), always_bar=True)
 
 
-def paint(args: argparse.Namespace) -> list[Path]:
+def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
     """Make the pictures that a command line asks for; print and return where they are.
+
+    `always_bar`: draw the progress bar also where standard error is no terminal.
 
     Raises:
         ValueError: latents, model and options do not go together, or one of them is broken.
@@ -89,9 +96,10 @@ def paint(args: argparse.Namespace) -> list[Path]:
     missing = (index for index in range(len(specs)) if index not in journal.finished)
     text_of = None if args.no_metadata else inputs.text_of
     preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
-    samples = args.outdir / "samples"
+    samples, size = args.outdir / "samples", args.batch_size
+    job = run_job(specs, painter, inputs.start_noise, text_of, journal, samples, size, preview, always_bar)
     with cli.keeping("finished pictures are kept, the same command goes on" if len(specs) > 1 else ""):
-        for path in run_job(specs, painter, inputs.start_noise, text_of, journal, samples, args.batch_size, preview):
+        for path in job:
             tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
             sys.stdout.flush()
             pictures[next(missing)] = path

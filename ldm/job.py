@@ -73,6 +73,7 @@ def run_job(
     folder: Path,
     batch_size: int,
     preview: Preview | None = None,
+    always_bar: bool = False,
 ) -> Iterator[Path]:
     """Make the pictures of `specs` and yield the path of each once it is written, in order, with one progress bar.
 
@@ -84,11 +85,13 @@ def run_job(
         folder: where pictures go.
         batch_size: pictures sampled together.
         preview: what to show of each batch while it is sampled.
+        always_bar: draw the bar also where standard error is no terminal.
     """
     left = [index for index in range(len(specs)) if index not in journal.finished]
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
     total = len(batches) * specs[0].steps
-    with tqdm(total=total, desc="sampling", unit="step", bar_format=BAR, disable=not left) as bar:
+    hidden = not left or (False if always_bar else None)  # None: where standard error is no terminal
+    with tqdm(total=total, desc="sampling", unit="step", bar_format=BAR, disable=hidden) as bar:
 
         def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
             bar.update()

@@ -382,12 +382,35 @@ def test_the_preview_shows_what_becomes(tmp_path):
     assert own > 0.8 and other < 0.5
 
 
-def test_one_bar_for_the_job_and_a_last_line_that_names_every_file(tmp_path):
-    arguments = ["--n_samples", 3, "--batch_size", 2, "--ddim_steps", 4, "--H", 64, "--W", 64, "--preview_every", 2]
-    result = run(*arguments, data=tmp_path)
-    assert result.returncode == 0, result.stderr
-    bars = re.findall(r"(\d+)/(\d+) \[.* ?s/step", result.stderr)
+SMALL = ("--H", "64", "--W", "64")
+BARS = re.compile(r"(\d+)/(\d+) \[[^\r\n]*s/step")
+
+
+def test_one_bar_for_the_job(tmp_path):
+    pytest.importorskip("pty")  # not on Windows
+    from person import Person
+
+    arguments = ["--n_samples", "3", "--batch_size", "2", "--ddim_steps", "4", *SMALL]
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(tmp_path)}
+    person = Person(environment, *arguments, script=ROOT / "txt2img.py")
+    assert person.sees_the_end() == 0
+    bars = BARS.findall(person.seen)
     assert bars[-1] == ("8", "8") and {total for _, total in bars} == {"8"}
+
+
+def test_who_asks_a_script_in_standby_sees_the_bar(tmp_path):
+    """As a sign of life, while it rehearses and while it paints."""
+    result = subprocess.run(
+        [sys.executable, "txt2img.py", "--standby", *SMALL, "--outdir", tmp_path],
+        input='{"ddim_steps": 3}\n', capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert {total for _, total in BARS.findall(result.stderr)} == {"2", "3"}
+
+
+def test_a_last_line_that_names_every_file_and_nothing_of_a_bar_in_a_log(tmp_path):
+    arguments = ["--n_samples", 3, "--batch_size", 2, "--ddim_steps", 4, *SMALL, "--preview_every", 2]
+    result = run(*arguments, data=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
     written = {path for path in (tmp_path / "outputs").rglob("*.png")}
     last = result.stdout.splitlines()[-1]
     assert last.startswith("written: ") and set(map(Path, last.split()[1:])) == written and len(written) == 5
