@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print("\n".join(list_microphones()))
         return 0
-    from live.checks import check_all
+    from live.checks import check_all, check_files
     from live.folder import take_folder
 
     screen = Screen()
@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.open:
         options.open = has_viewer(screen)
     with take_folder() as folder:
+        check_files(folder.wav, folder.latent)
         return run_show(options, screen, folder)
 
 

@@ -26,6 +26,18 @@ def check_all() -> None:
         check_writable(folder)
 
 
+def check_files(*paths: Path) -> None:
+    """Whether a show can write its recording and its latent: nothing but an older file may have their names.
+
+    Raises:
+        OSError: not so.
+    """
+    for path in paths:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device"
+            raise OSError(f"{path} is {kind}, and the show needs a file of that name: move it away")
+
+
 def check_weights(path: Path) -> None:
     """Whether a safetensors file is there as long as its header says; nothing is loaded.
 

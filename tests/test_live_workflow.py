@@ -426,6 +426,13 @@ def test_a_folder_that_cannot_be_written_to_is_noticed_first(without_microphone,
     assert "cannot be written to" in error_line(run(environment, "--input_file", str(VOICE)))
 
 
+@pytest.mark.parametrize("name", ["temp_live_audio.wav", "live_latent.pt"])
+def test_a_folder_in_place_of_a_file_of_the_show_is_noticed_first(without_microphone, tmp_path, name):
+    (tmp_path / name).mkdir()
+    line = error_line(run(without_microphone, "--input_file", str(VOICE)))
+    assert line.endswith(f": {tmp_path / name} is a folder, and the show needs a file of that name: move it away")
+
+
 def test_files_become_the_pictures_that_the_plain_scripts_make(without_microphone, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_text("no sound")
