@@ -84,6 +84,14 @@ def test_atomic_path_keeps_the_old_file_if_writing_fails(tmp_path):
     assert target.read_text() == "old" and list(target.parent.iterdir()) == [target]
 
 
+def test_atomic_path_names_the_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for target in (Path("/proc/latents.pt"), tmp_path / "folder"):
+        with pytest.raises(OSError) as raised, atomic_path(target) as temporary:
+            temporary.write_text("new")
+        assert cli.describe(raised.value).startswith(f"{target}: "), raised.value
+
+
 def test_the_hash_of_a_folder_is_that_of_what_is_to_be_seen_in_it(tmp_path):
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "model.bin").write_bytes(b"weights")
