@@ -5,6 +5,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line in place of the whole usage: what came, what is allowed, and where to read more."""
+        if re.match("unrecognized arguments: [^-]", message):
+            message += "; put a text of several words in quotes"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
@@ -37,9 +40,8 @@ def bounded(kind: type[int] | type[float], low: float, high: float = float("inf"
     """An argparse type: a finite number of `kind` from `low` to `high`, both allowed."""
 
     def parse(text: str) -> int | float:
-        allowed = f"{'a whole number' if kind is int else 'a number'} from {low:g}" + (
-            f" to {high:g}" if high != float("inf") else " up"
-        )
+        what, digits = ("a whole number", "") if kind is int else ("a number", "g")
+        allowed = f"{what} from {low:{digits}}" + (f" to {high:{digits}}" if high != float("inf") else " up")
         try:
             value = kind(text)
         except ValueError:

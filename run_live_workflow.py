@@ -89,6 +89,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("the following arguments are required: --prompt")
     if options.prompt is not None and not options.prompt.strip():
         parser.error("--prompt is empty: say what the picture shows")
+    chosen = [f"--{name}" for name in ("prompt", "list_mics", "mic_test") if getattr(options, name)]
+    if len(chosen) > 1:
+        parser.error(f"{' and '.join(chosen)} ask for different things: give one of them")
     for name in MICROPHONE_ONLY if options.input_file else ():
         if getattr(options, name):
             parser.error(f"--{name} is about the microphone, and --input_file replaces that: leave one out")

@@ -15,6 +15,7 @@ DECIDED_BY_PICTURE = (
     "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval",
     "guidance_rescale", "precision",
 )  # fmt: skip
+MADE_BY = {config.LATENT_TENSOR_PT: "prep_ldm.py", config.LIVE_LATENT_PT: "process_live_audio.py"}
 UNSET = object()
 
 
@@ -118,11 +119,11 @@ def _add_what(parser: cli.CommandParser) -> None:
 def _add_start_noise(parser: cli.CommandParser) -> None:
     start_noise = parser.add_argument_group("start noise")
     add, starts = start_noise.add_argument, start_noise.add_mutually_exclusive_group()
-    starts.add_argument("--init_latents", type=cli.existing_file, metavar="F", help="latents [N, 4, H/8, W/8], a .pt "
+    starts.add_argument("--init_latents", type=latents_file, metavar="F", help="latents [N, 4, H/8, W/8], a .pt "
         "file (default: Gaussian noise)")  # fmt: skip
-    starts.add_argument("--mix", type=cli.existing_file, nargs="+", metavar="F", help="one picture of several voices, "
+    starts.add_argument("--mix", type=latents_file, nargs="+", metavar="F", help="one picture of several voices, "
         "each a file of latents")  # fmt: skip
-    starts.add_argument("--walk", type=cli.existing_file, nargs="+", metavar="F", help="pictures from one voice to the "
+    starts.add_argument("--walk", type=latents_file, nargs="+", metavar="F", help="pictures from one voice to the "
         "next, each a file of latents, and an animation of them")  # fmt: skip
     add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="of the voices of --mix (default: all "
         "the same)")  # fmt: skip
@@ -199,6 +200,16 @@ def multiple_of_8(text: str) -> int:
     if value % 8:
         raise argparse.ArgumentTypeError(f"{text} is not a multiple of 8")
     return value
+
+
+def latents_file(text: str) -> Path:
+    """An argparse type: a file that is there; of one that a script makes, which script."""
+    try:
+        return cli.existing_file(text)
+    except argparse.ArgumentTypeError as error:
+        if (script := MADE_BY.get(Path(text))) and not Path(text).exists():
+            raise argparse.ArgumentTypeError(f"{error}: run {script} first") from None
+        raise
 
 
 def subjects(text: str) -> list[int] | None:

@@ -70,4 +70,13 @@ def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Ten
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):
                 held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
-                raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}")
+                remedy = _one_for_each(parts, files)
+                raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}{remedy}")
+
+
+def _one_for_each(parts: Sequence[tuple[int, float]], files: Sequence[tuple[Path, Tensor]]) -> str:
+    """How to choose latents of several files, where one number was given for all of them; else ""."""
+    if len(parts) == 1 or len({row for row, _ in parts}) > 1:
+        return ""
+    nearest = [min(row, len(latents) - 1) for (row, _), (_, latents) in zip(parts, files, strict=True)]
+    return f"; give one for each: --subject_idx {','.join(map(str, nearest))}"

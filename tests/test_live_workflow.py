@@ -79,9 +79,9 @@ def without_microphone(tmp_path) -> dict[str, str]:
 
 
 def run(
-    environment: dict[str, str], *arguments: str, script: Path = WORKFLOW, **options
+    environment: dict[str, str], *arguments: str, script: Path = WORKFLOW, prompt: tuple[str, ...] = PROMPT, **options
 ) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(script), *PROMPT, *arguments]
+    command = [sys.executable, str(script), *prompt, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
@@ -158,6 +158,9 @@ def wait_until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
         ([], "the following arguments are required: --prompt"),
         (["--prompt", ""], "--prompt is empty: say what the picture shows"),
         (["--prompt", " \t"], "--prompt is empty: say what the picture shows"),
+        (["--prompt", "x", "--mic_test"], "--prompt and --mic_test ask for different things"),
+        (["--list_mics", "--mic_test"], "--list_mics and --mic_test ask for different things"),
+        (["--prompt", "calm", "blue"], "unrecognized arguments: blue; put a text of several words in quotes (see"),
     ],
 )
 def test_wrong_command_lines_get_one_line(arguments, message, capsys):
@@ -234,7 +237,7 @@ def test_silence_after_speech_ends_a_recording(sit_down, microphone, with_microp
 
 
 def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_microphone, tmp_path):
-    listed = run(with_microphone, "--list_mics").stdout.splitlines()
+    listed = run(with_microphone, "--list_mics", prompt=()).stdout.splitlines()
     (default,) = (line for line in listed if line.endswith("default"))
     number, name = default.split()[:2]
     person = sit_down(with_microphone, "--mic_test", "--seconds", "2", "--mic", name.upper())
@@ -243,7 +246,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
     person.waits_for("good: the loudest was ")
     assert person.sees_the_end() == 0
     read_only = with_microphone | {"VOICETOIMG_DATA_DIR": "/proc/nowhere"}
-    silent = run(read_only, "--mic_test", "--seconds", "0.5", "--mic", number)
+    silent = run(read_only, "--mic_test", "--seconds", "0.5", "--mic", number, prompt=())
     assert silent.stdout.splitlines()[-1].startswith("silent: ")
     assert silent.returncode == 1 and list(tmp_path.iterdir()) == []
     for wrong in ("nothing of the kind", "99"):

@@ -489,6 +489,9 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--subject_idx", 999, "--init_latents", "VOICES"], 1, "holds latents 0 to 1"),
         (["--subject_idx", -1], 2, "--subject_idx"),
         (["--init_latents", "not_there.pt"], 2, "there is no file not_there.pt"),
+        (["--init_latents", "DATA/data/latents/audio_latents_batch.pt"], 2, "batch.pt: run prep_ldm.py first"),
+        (["--init_latents", "DATA/live_latent.pt"], 2, "live_latent.pt: run process_live_audio.py first"),
+        (["--seed", 1.5], 2, f"a whole number from 0 to {2**62} "),
         (["--ddim_steps", 0], 2, "from 1 to 1000"),
         (["--ddim_steps", 1001], 2, "from 1 to 1000"),
         (["--scale", "much"], 2, "is not a number"),
@@ -520,7 +523,8 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--mix", "VOICES", "VOICES", "--weights", 1], 2, "2 numbers, one for each file"),
         (["--mix", "VOICES", "VOICES", "--weights", 0, 0], 2, "one of them above 0"),
         (["--mix", "VOICES", "VOICES", "--subject_idx", "0-2"], 2, "or 2, one for each"),
-        (["--mix", "VOICES", "VOICES", "--subject_idx", "0,7"], 1, "holds latents 0 to 1"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", "0,7"], 1, "holds latents 0 to 1\n"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", 7], 1, "0 to 1; give one for each: --subject_idx 1,1\n"),
         (["--walk", "VOICES", "VOICES", "--frames", 1], 2, "from 2 to 10000"),
         (["--walk", "VOICES", "VOICES", "--weights", 1, 1], 2, "--weights is for the voices of --mix"),
         (["--init_latents", "VOICES", "--mix", "VOICES", "VOICES"], 2, "not allowed with argument"),
@@ -528,7 +532,9 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
     ],
 )
 def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, tmp_path):
-    result = run(*(voices if argument == "VOICES" else argument for argument in arguments), data=tmp_path)
+    known = {"VOICES": str(voices), "DATA": str(tmp_path)}
+    words = [re.sub("VOICES|DATA", lambda name: known[name[0]], str(argument)) for argument in arguments]
+    result = run(*words, data=tmp_path)
     assert result.returncode == status and result.stderr.count("\n") == 1, result.stderr
     assert expected in result.stderr
 
