@@ -1,8 +1,8 @@
-"""Speak, and a picture comes of it: microphone -> recording -> latent -> picture.
+"""Speak, and your voice becomes a picture: microphone -> recording -> latent -> picture.
 
 Asks for ENTER, records until the next ENTER, then has process_live_audio.py and txt2img.py make the picture, which
-were loaded while you were reading. The recording is kept in temp_live_audio.wav until the next one; if no picture came
-of it, it is not replaced then but set aside. --discard_audio deletes each once its picture is made.
+were loaded while you were reading. The recording is kept in temp_live_audio.wav until the next one; a recording that
+gave no picture is set aside rather than replaced. --discard_audio deletes each once its picture is made.
 
 examples:
   python run_live_workflow.py --mic_test
@@ -49,7 +49,7 @@ def build_parser() -> cli.CommandParser:
     )
     add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="how closely the "
         "picture follows the prompt (default: %(default)s)")  # fmt: skip
-    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of the noise that is mixed in "
+    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of the noise that is mixed in "
         "(default: %(default)s)")  # fmt: skip
     add("--x_T", choices=("auto", "whitened", "raw"), help="how the latent becomes the start of sampling (default: as "
         "txt2img.py chooses, auto)")  # fmt: skip
@@ -64,7 +64,7 @@ def build_parser() -> cli.CommandParser:
     add("--auto_stop", type=cli.bounded(float, 0.2, 60), metavar="S", help="end a recording after S seconds of silence "
         "that follow speech")  # fmt: skip
     add("--input_file", type=cli.existing_file, action="append", metavar="F", help="a recording in place of the "
-        "microphone; give it again for more")  # fmt: skip
+        "microphone; may be given several times")  # fmt: skip
 
     add = parser.add_argument_group("show").add_argument
     add("--loop", action="store_true", help="one recording after another, the next while a picture is made, until "

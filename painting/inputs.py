@@ -93,7 +93,7 @@ class Inputs:
         elif found not in self._whitened_by:
             self._whitened_by.add(found)
             whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
-            print(f"x_T: the latents of voices, whitened by {whose} calibration (--x_T raw leaves them as they are)")
+            print(f"start noise: the voice, whitened by {whose} calibration (--x_T raw uses it unchanged)")
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
     def start_noise(self, specs: Sequence[PictureSpec]) -> Tensor:

@@ -125,10 +125,10 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "each a file of latents")  # fmt: skip
     starts.add_argument("--walk", type=latents_file, nargs="+", metavar="F", help="pictures from one voice to the "
         "next, each a file of latents, and an animation of them")  # fmt: skip
-    add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="of the voices of --mix (default: all "
-        "the same)")  # fmt: skip
-    add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="pictures of --walk (default: "
-        "%(default)s)")  # fmt: skip
+    add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="weight of each voice in --mix "
+        "(default: all the same)")  # fmt: skip
+    add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="number of pictures in --walk "
+        "(default: %(default)s)")  # fmt: skip
     add("--subject_idx", type=subjects, default="0", metavar="I", help="which of the N latents: 7, or 0,3,5-9, or all; "
         "for --mix and --walk one for all files, or one for each (default: 0)")  # fmt: skip
     add("--x_T", choices=["auto", "whitened", "raw"], default="auto", help="whitened: latents become noise that the "
@@ -138,11 +138,12 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "whitened latents, the rest is the seed's noise (default: %(default)s)")  # fmt: skip
     add("--layout_strength", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="share of the sound's "
         "shape, time across and pitch upwards, in the lowest frequencies of whitened latents (default: 0)")  # fmt: skip
-    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="of all noise (default: %(default)s)")
+    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of all noise (default: "
+        "%(default)s)")  # fmt: skip
     add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
         "count up from K (default: 1)")  # fmt: skip
-    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="times N variations, with seeds "
-        "that count on (default: 1)")  # fmt: skip
+    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="repeat --n_samples this many "
+        "times, with further seeds (default: 1)")  # fmt: skip
 
 
 def _add_sampling(parser: cli.CommandParser) -> None:
@@ -156,7 +157,7 @@ def _add_sampling(parser: cli.CommandParser) -> None:
     add("--ddim_eta", type=cli.bounded(float, 0, 1), default=0.0, metavar="E", help="noise that DDIM adds at each step "
         "(default: 0)")  # fmt: skip
     add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="guidance to the "
-        "prompt; 1 is none, and twice as fast (default: %(default)s)")  # fmt: skip
+        "prompt; 1 means none, and is twice as fast (default: %(default)s)")  # fmt: skip
     add("--guidance_interval", type=cli.bounded(float, 0, 1), nargs=2, default=(0.0, 1.0), metavar=("LO", "HI"),
         help="guide only at these parts of the noise schedule, 1 is pure noise (default: 0 1)")  # fmt: skip
     add("--guidance_rescale", type=cli.bounded(float, 0, 1), metavar="PHI", help="how much of the contrast that "

@@ -65,8 +65,8 @@ def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Ten
         if files and not parts:
             raise ValueError("this picture was made from noise: leave out --init_latents, --mix and --walk")
         if parts and len(parts) != len(files):
-            option = "--init_latents" if len(parts) == 1 else f"--mix, {len(parts)} files"
-            raise ValueError(f"this picture was made from latents: give the same with {option}")
+            same = "the same with --init_latents" if len(parts) == 1 else f"the same {len(parts)} files with --mix"
+            raise ValueError(f"this picture was made from latents: give {same}")
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):
                 held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"

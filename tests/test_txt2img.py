@@ -150,7 +150,7 @@ def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
     again = ["--replay", str(picture), "--outdir", str(tmp_path / "again")]
     assert txt2img.main([*again, "--mix", str(voices), str(voices)]) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "again" / "samples" / picture.name)), near)
-    with pytest.raises(ValueError, match="give the same with --mix, 2 files"):
+    with pytest.raises(ValueError, match="give the same 2 files with --mix"):
         txt2img.main([*again, "--init_latents", str(voices)])
     swapped = ["--replay", str(tmp_path / "near" / "samples" / picture.name), "--mix", *map(str, reversed(apart))]
     with pytest.raises(ValueError, match="without the same latents"):
