@@ -169,11 +169,12 @@ def correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def layout_of(whitening: Whitening, latents: np.ndarray) -> np.ndarray:
     """The coarse shape of one sound: z-scores [1, C, H, W] -> [LAYOUT_ORDER, LAYOUT_ORDER] of unit variance.
 
-    The lowest cosines of its floored and aligned picture, low tones at the bottom, without the constant one, which
-    would tint the whole.
+    The lowest cosines of its floored and aligned picture, low tones at the bottom, less the mean picture of all voices,
+    which would make them alike, and without the constant one, which would tint the whole.
     """
     size = whitening.picture_size
-    picture = whitening.align(whitening.decibels(latents)).reshape(size, size)[::-1]  # [mel band, column]
+    special = whitening.align(whitening.decibels(latents))[0] - whitening.centre_db
+    picture = special.reshape(size, size)[::-1]  # [mel band, column]
     cosines = cosine_basis(size)
     coarse = cosines @ picture @ cosines.T
     coarse[0, 0] = 0

@@ -172,7 +172,7 @@ def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
         explained = coarse.T @ np.linalg.lstsq(coarse.T, layout, rcond=None)[0]  # by whatever colour
         return float(np.linalg.norm(explained) / np.linalg.norm(layout))
 
-    without, with_it = ([likeness(voice, strength) for voice in apart] for strength in (0.0, 0.6))
+    without, with_it = ([likeness(voice, strength) for voice in apart] for strength in (0.0, 0.8))
     assert np.mean(with_it) > np.mean(without) + 0.2, (without, with_it)
 
 
