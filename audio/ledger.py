@@ -95,8 +95,7 @@ class Ledger:
             OSError: something cannot be written.
         """
         self.output = output
-        self.path = output.with_name(f".{output.stem}.progress.sqlite")
-        self.targets = [output.with_name(output.stem + end) for end in (".npy", ".csv", "_skipped.csv", ".json")]
+        self.path, self.targets = _progress_of(output), _files_of(output)
         self._finished, self._uncommitted = False, 0
         self._base: dict[str, Any] | None = None  # what an older result that is still of use says of itself
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -377,13 +376,21 @@ class Ledger:
             raise
 
 
+def _progress_of(output: Path) -> Path:
+    """The ledger of a run that has not ended yet."""
+    return output.with_name(f".{output.stem}.progress.sqlite")
+
+
+def _files_of(output: Path) -> list[Path]:
+    """The files of a result: matrix, table of rows, table of what was skipped, what it was made with."""
+    return [output.with_name(output.stem + end) for end in (".npy", ".csv", "_skipped.csv", ".json")]
+
+
 def refuse_foreign(output: Path) -> None:
     """Raises ValueError if `output` is there, and neither a result with its tables beside it nor one half in place."""
-    about, table = output.with_suffix(".json"), output.with_suffix(".csv")
-    ledger = output.with_name(f".{output.stem}.progress.sqlite")
-    if output.exists() and not (
-        ledger.exists() or b'"recipe"' in _content(about) or _content(table, 9) == b"row,path,"
-    ):
+    _, table, _, about = _files_of(output)
+    half_in_place = _progress_of(output).exists()
+    if output.exists() and not (half_in_place or b'"recipe"' in _content(about) or _content(table, 9) == b"row,path,"):
         raise ValueError(f"{output} is there, and no result of prep_audio_spectrograms.py: name another --output_file")
 
 

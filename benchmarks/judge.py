@@ -2,7 +2,7 @@
 
 A small convolutional network, trained on renders of the training data's kind and tested on unseen ones. Half of what it
 learns from is less crisp than renders are, so that it goes by shapes and not by edges. It is kept in
-training/judge-<digest>.pt; with other pictures it is trained anew, twenty minutes on two cores.
+training/judge-<digest>.pt; with other pictures it is trained anew.
 """
 
 import argparse

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 import cli
 from files import atomic_path
-from ldm.checkpoint import find_model, mismatches
+from ldm.checkpoint import find_model, load_model, mismatches
 from ldm.data.captions import caption
 from ldm.data.pictures import render
 from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
@@ -698,10 +698,10 @@ def build(
     text.word_vectors.copy_(torch.from_numpy(np.load(folder / "words" / "word_vectors.npy")))
     text.load_vocabulary(folder / "words")
     if start is not None:
-        tensors = read_tensors(find_model(start)[0]).tensors
-        if wrong := mismatches(model.state_dict(), tensors):
+        weights = load_model(*find_model(start)).state_dict()
+        if wrong := mismatches(model.state_dict(), weights):
             raise ValueError(f"{start} is no model as the yaml describes it: {'; '.join(wrong)}")
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        model.load_state_dict(weights)
     parts: dict[str, dict[str, nn.Module]] = {
         "first_stage": {"first_stage": model.first_stage_model},
         "layout": {"text": text, "layout": layout_of(model)},

@@ -121,22 +121,20 @@ class PromptLayout(nn.Module):
         self.register_buffer("draws", torch.zeros(DRAWS * variants, sum(self.split)))
         self.register_buffer("nothing", torch.zeros(context_dim))
 
-    def decided(self, context: Tensor) -> Tensor:
-        """Attributes of shapes [B, K, S], each one-hot, of the K draws for prompts [B, M, context_dim].
+    def decided(self, probabilities: Tensor) -> Tensor:
+        """Attributes of shapes [B, K, S], each one-hot, of the K draws for `probabilities` [B, A] of the reader.
 
         The Gumbel-max trick: the largest of log-probabilities and fixed noise is a draw from the probabilities.
         """
-        probabilities, random = self.reader(context)[:, : self.split[0]], self.draws[:, : self.split[0]]
+        told = probabilities[:, : self.split[0]].split(self.shape_parts, dim=1)
+        random = self.draws[:, : self.split[0]].split(self.shape_parts, dim=1)
         drawn = [
-            _one_hot(p.log()[:, None] + _open(p)[:, None, None] * noise)
-            for p, noise in zip(
-                probabilities.split(self.shape_parts, dim=1), random.split(self.shape_parts, dim=1), strict=True
-            )
+            _one_hot(p.log()[:, None] + _open(p)[:, None, None] * noise) for p, noise in zip(told, random, strict=True)
         ]
         return torch.cat(drawn, dim=2).to(self.shapes)
 
-    def coloured(self, chance: Tensor, context: Tensor) -> Tensor:
-        """Attributes of colours [B, A − S] for prompts [B, M, context_dim] and numbers `chance` [B, N] from N(0, 1).
+    def coloured(self, chance: Tensor, probabilities: Tensor) -> Tensor:
+        """Attributes of colours [B, A − S] for `probabilities` [B, A] of the reader and `chance` [B, N] from N(0, 1).
 
         The Gumbel-max trick, with noise that comes from `chance` and is alike for colours that are painted alike: so
         the numbers are a point in a space of colours. Those that are nearly the largest are mixed. (Soft choices of
@@ -144,10 +142,9 @@ class PromptLayout(nn.Module):
         """
         chance = chance[:, : len(self.draws)]
         random = (self.draws - self.draws.mean(dim=0))[: chance.shape[1]].float()  # [N, A]
-        probabilities = self.reader(context)[:, self.split[0] :].split(self.colour_parts, dim=1)
         mixed = []
         for p, noise, painted in zip(
-            probabilities,
+            probabilities[:, self.split[0] :].split(self.colour_parts, dim=1),
             random[:, self.split[0] :].split(self.colour_parts, dim=1),
             self.colours.float().split(self.colour_parts),
             strict=True,
@@ -214,8 +211,9 @@ class PromptLayout(nn.Module):
         squares = _normal_numbers(x_T, self.knots)
         shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
         draw = shares.nonzero()[:, 1][None]
-        shapes = self.decided(context).take_along_dim(draw[..., None], dim=1)
-        colours = self.coloured(squares[:, 2:4].flatten(1), context)[:, None].expand(-1, draw.shape[1], -1)
+        probabilities = self.reader(context)
+        shapes = self.decided(probabilities).take_along_dim(draw[..., None], dim=1)
+        colours = self.coloured(squares[:, 2:4].flatten(1), probabilities)[:, None].expand(-1, draw.shape[1], -1)
         variant = draw // DRAWS
         drawn = self.guesses(torch.cat([shapes, colours.to(shapes)], dim=2), variant).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)

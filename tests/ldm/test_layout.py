@@ -56,13 +56,13 @@ def test_colours_do_not_move_shapes(layout):
 
 
 def decide(layout: PromptLayout, probabilities: list[float], draws: int) -> torch.Tensor:
-    """Attributes [draws, 9] where the reader finds `probabilities`: shapes decided by draws, colours by noise."""
+    """Attributes [draws, 9] for `probabilities` of the reader: shapes decided by draws, colours by noise."""
     generator = torch.Generator().manual_seed(1)
     layout.draws = -(-torch.rand(draws, 9, generator=generator).log()).log()
-    layout.reader.forward = lambda context: torch.tensor([probabilities]).expand(len(context), -1)
+    p = torch.tensor([probabilities])
     with torch.inference_mode():
-        shapes = layout.decided(torch.randn(1, 6, CONTEXT))[0]
-        colours = layout.coloured(torch.randn(draws, 16, generator=generator), torch.randn(draws, 6, CONTEXT))
+        shapes = layout.decided(p)[0]
+        colours = layout.coloured(torch.randn(draws, 16, generator=generator), p.expand(draws, -1))
     return torch.cat([shapes, colours], dim=1)
 
 
@@ -146,8 +146,9 @@ def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, variant):
     numbers[0, 3].flatten()[[variant, (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
     x_T = noise_for(numbers)
     with torch.inference_mode():
-        colours = layout.coloured(numbers[:, 2:].flatten(1), context)
-        attributes = torch.cat([layout.decided(context)[:, DRAWS * variant + 1], colours], dim=1)
+        probabilities = layout.reader(context)
+        colours = layout.coloured(numbers[:, 2:].flatten(1), probabilities)
+        attributes = torch.cat([layout.decided(probabilities)[:, DRAWS * variant + 1], colours], dim=1)
         drawn = layout.guesses(attributes[:, None], torch.tensor([variant]))[:, 0]
         target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
         guess = layout(x_T, context)
