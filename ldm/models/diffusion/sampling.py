@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -183,14 +183,15 @@ def guided_denoiser(
         c, uc: conditioning and unconditional conditioning, [B, L, D].
     """
     lo, hi = (bound * (len(alphas) - 1) for bound in options.guidance_interval)
-    alone, both = model.conditioned(c, x_T), None
+    alone = cache(lambda: model.conditioned(c, x_T))  # where all is guided it is not needed, and may be work
+    both = None
     if options.scale != 1 and uc is not None and c is not None:
         both = model.conditioned(torch.cat([uc, c]), torch.cat([x_T, x_T]))
 
     def denoise(x: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         split = partial(eps_and_pred_x0, x=x, a=alphas[t], parameterization=model.parameterization)
         if both is None or not lo <= t <= hi:
-            return split(alone(x, _filled(t, len(x), x)).float())
+            return split(alone()(x, _filled(t, len(x), x)).float())
         uncond, cond = both(torch.cat([x, x]), _filled(t, 2 * len(x), x)).float().chunk(2)
         eps, pred_x0 = split(uncond + options.scale * (cond - uncond))
         if options.guidance_rescale:
