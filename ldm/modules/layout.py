@@ -18,6 +18,7 @@ SURE = 0.4  # a likelier value of an attribute is what the prompt says, not a ma
 DRAWS = 4  # for each variant
 MARGIN = 0.01  # behind the noise's favourite, in standard deviations: draws that are nearer are mixed with it
 COLOUR_MARGIN = 1.0  # the same for values of a colour, in log-probability
+DRIFT = 0.8  # of colours that are not named, all over a picture: 0 is none, at 1 each place has its own
 OWN = 0.3  # of a draw's liking, against that of its variant, which all of them have that are nearly as well liked
 LARGEST = 5.0  # of a number from N(0, 1), beyond which float32 cannot tell its rank from 1
 
@@ -65,11 +66,11 @@ class PromptLayout(nn.Module):
     each: what decides shapes is kept from what decides colours. It is that of one variant of all shapes, as in
     training, where the variant is known; so that the U-Net is told all that is to be known of the composition.
 
-    What a prompt leaves open, each of a few draws decides for itself, as likely as it is; colours are mixed for the
-    whole picture. How all that comes out is decided by the lowest frequencies of the noise, its means over knots ×
-    knots squares of each channel: those of the first two bend what is seen (as in `ldm/data/views.py`), the third's
-    tell how near and from where, the fourth's choose draws, and the last two's colours. These are what changes least
-    where a voice does (`audio/whitening.py`).
+    What a prompt leaves open, each of a few draws decides for itself, as likely as it is; colours that it leaves open
+    are mixed, and drift from place to place. How all that comes out is decided by the lowest frequencies of the noise,
+    its means over knots × knots squares of each channel: those of the first two bend what is seen (as in
+    `ldm/data/views.py`), the third's tell how near and from where, the fourth's choose draws, and the last two's
+    colours. These are what changes least where a voice does (`audio/whitening.py`).
 
     All of it is continuous: what is nearly the same noise gives nearly the same picture, and between two noises lies a
     way without a jump. But a mean of two draws is two in one, and what is drawn of the mean of their embeddings is
@@ -206,18 +207,22 @@ class PromptLayout(nn.Module):
     def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
         """One guess [1, C, size, size], unseen, for one `x_T` [1, C, H, W] and prompt [1, M, context_dim].
 
-        Of the K draws those are drawn that have a share; every other variant is mirrored.
+        Of the K draws those are drawn that have a share, once in the colours of each of knots × knots places; every
+        other variant is mirrored.
         """
         squares = _normal_numbers(x_T, self.knots)
         shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
         draw = shares.nonzero()[:, 1][None]
         probabilities = self.reader(context)
         shapes = self.decided(probabilities).take_along_dim(draw[..., None], dim=1)
-        colours = self.coloured(squares[:, 2:4].flatten(1), probabilities)[:, None].expand(-1, draw.shape[1], -1)
+        chance = _drifting(squares[:, 2:4].flatten(1), self.knots**2)
+        colours = self.coloured(chance, probabilities.expand(len(chance), -1))
+        attributes = [shapes.expand(len(chance), -1, -1), colours[:, None].expand(-1, draw.shape[1], -1).to(shapes)]
         variant = draw // DRAWS
-        drawn = self.guesses(torch.cat([shapes, colours.to(shapes)], dim=2), variant).float()
+        drawn = self.guesses(torch.cat(attributes, dim=2), variant).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
-        return einsum(shares.take_along_dim(draw, dim=1), drawn, "b k, b k c h w -> b c h w")
+        nearness = _nearness(self.knots, self.size).to(drawn)
+        return einsum(shares.take_along_dim(draw, dim=1)[0], nearness, drawn, "k, n h w, n k c h w -> c h w")[None]
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -235,6 +240,19 @@ def _shares(scores: Tensor, margin: float) -> Tensor:
     """[B, values] -> what is less than `margin` behind the largest has a share, the less the further; they sum to 1."""
     ahead = (scores - scores.amax(dim=1, keepdim=True) + margin).clamp(min=0)
     return ahead / ahead.sum(dim=1, keepdim=True)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+def _drifting(chance: Tensor, places: int) -> Tensor:
+    """`chance` [1, N] from N(0, 1) -> that of each place [places, N], N(0, 1) too, alike by 1 − DRIFT²."""
+    others = torch.cat([chance.roll(1 + place * chance.shape[1] // places, dims=1) for place in range(places)])
+    return math.sqrt(1 - DRIFT**2) * chance + DRIFT * others
+
+
+def _nearness(knots: int, size: int) -> Tensor:
+    """Shares [knots², size, size] of knots × knots places in each cell of a picture, bilinear; they sum to 1."""
+    each = rearrange(torch.eye(knots**2), "n (y x) -> n 1 y x", y=knots)
+    return F.interpolate(each, (size, size), mode="bilinear", align_corners=True).squeeze(1)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 
 from ldm.data import views
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, MARGIN, PromptLayout, _shares, seen
+from ldm.modules.layout import DRAWS, MARGIN, PromptLayout, _nearness, _shares, seen
 
 CONTEXT = 8
 VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
@@ -138,8 +138,9 @@ def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", [0, 3])
-def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, variant):
+def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatch, variant):
     """As the noise sees it, in the colours that it chooses; every other variant is mirrored."""
+    monkeypatch.setattr("ldm.modules.layout.DRIFT", 0.0)
     layout.reader.told.weight.data *= 20
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     numbers[0, 3].flatten()[:5].fill_(0)
@@ -153,6 +154,35 @@ def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, variant):
         target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
         guess = layout(x_T, context)
     torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
+
+
+def place_colours(layout: PromptLayout, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
+    """Attributes of colours [places, 4] that one guess is painted with."""
+    painted = []
+    guesses = layout.guesses
+    monkeypatch.setattr(layout, "guesses", lambda a, variant: (painted.append(a), guesses(a, variant))[1])
+    with torch.inference_mode():
+        layout(torch.randn(1, 4, 8, 8), context)
+    monkeypatch.undo()
+    return painted[0][:, 0, 5:]
+
+
+def test_colours_that_are_not_named_drift_from_place_to_place(layout, monkeypatch):
+    likely = layout.reader.told.bias.data
+    likely[5:] = 0.0  # all four alike
+    layout.reader.told.weight.data[5:] = 0.0
+    left_open = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
+    assert len(left_open) == 16 and len(left_open.unique(dim=0)) > 8
+    likely[6] = 9.0
+    named = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
+    torch.testing.assert_close(named, torch.tensor([0.0, 1, 0, 0]).expand(16, 4))
+
+
+def test_a_place_has_the_colours_of_the_knots_around_it():
+    shares = _nearness(4, 32)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(32, 32))
+    assert shares[0, 0, 0] == shares[3, 0, 31] == shares[12, 31, 0] == shares[15, 31, 31] == 1
+    assert ((shares > 0).sum(dim=0) <= 4).all()
 
 
 def test_nothing_but_the_lowest_frequencies_decides(layout):
