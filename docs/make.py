@@ -27,13 +27,13 @@ VOICES = (
 )
 PROMPTS = (
     "a golden spiral on purple",
-    "psychedelic mandala, orange and teal",
+    "a blue butterfly",
+    "a psychedelic visualization of a voice",
     "a red flower, green background",
-    "calm blue and turquoise waves",
+    "psychedelic mandala, orange and teal",
     "kaleidoscope, magenta, yellow, black",
     "cyan and navy rings",
-    "pink and white marble",
-    "a psychedelic visualization of a voice",
+    "calm blue and turquoise waves",
 )
 STRIP = 3  # prompts of the README's first picture
 WIDTH = 160  # pixels of one picture in the README
