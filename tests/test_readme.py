@@ -36,7 +36,7 @@ NOT_RUN = {
     "python -m pytest": "runs tests",
 }
 # run all the same, though they begin like one of those
-RUN = ('python run_live_workflow.py --prompt "calm blue waves" --steps 20 --input_file',)
+RUN = ('python run_live_workflow.py --prompt "a blue butterfly" --steps 20 --input_file',)
 # appended, where the last of two settings holds, so that nothing is waited for that another test has looked at
 SMALLER = {
     "txt2img.py": "--ddim_steps 1",
