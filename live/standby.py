@@ -90,12 +90,19 @@ def _answer_to(
     said = io.StringIO()
     with _warnings() as warned:
         try:
-            options = _options(json.loads(line), parse, argv)
+            options = _options(_read(line), parse, argv)
             with contextlib.redirect_stdout(said):
                 content = answer(options)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             content = {"error": cli.describe(error)}
     return {**content, "said": said.getvalue().splitlines(), "warned": warned.lines()}
+
+
+def _read(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError("a request is one line of JSON, and this is none") from error
 
 
 class _Warnings(io.StringIO):

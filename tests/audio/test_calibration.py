@@ -302,3 +302,13 @@ def test_pictures(tmp_path, vectors):
     for name in ("c.png", "r.png"):
         image = Image.open(tmp_path / name)
         assert image.size[0] > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 100  # a heat map is in it
+
+
+def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sound():
+    """Two fifths of the columns vary in every band; then in the lower half of the bands alone."""
+    size = Recipe().picture_size
+    std = np.full((size, size), STD_FLOOR_DB, np.float32)
+    std[:, : 2 * size // 5] = 5.0
+    assert Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz() is None
+    std[size // 2 :] = STD_FLOOR_DB
+    assert 1500 < Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz() < 2500

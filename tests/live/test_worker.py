@@ -151,6 +151,7 @@ def test_requests_in_a_pipe_are_all_answered(script):
     answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["rehearsed", "warned"]}
     assert json.loads(good).items() >= answer.items()
     assert all('"error": ' in line for line in bad) and len(bad) == 3
+    assert json.loads(bad[1])["error"] == "a request is one line of JSON, and this is none"
 
 
 def test_a_script_at_work_ends_with_the_program_that_asked(script, tmp_path):
