@@ -160,14 +160,23 @@ class PromptLayout(nn.Module):
 
     def guesses(self, attributes: Tensor, variant: Tensor) -> Tensor:
         """Guesses [B, K, C, H, W] for attributes [B, K, A] of the variants [K] or [B, K]."""
-        shape, colour = attributes.to(self.shapes.dtype).split(self.split, dim=2)
-        every = einsum(shape, self.shapes, "b k a, v a d -> b k v d")
+        shape, colour = attributes.split(self.split, dim=2)
+        return self._coloured_in(self._composition(shape, variant), colour)
+
+    def _composition(self, shape: Tensor, variant: Tensor) -> Tensor:
+        """Attributes of shapes [B, K, S] of the variants [K] or [B, K] -> what decides them all [B, K, width]."""
+        every = einsum(shape.to(self.shapes.dtype), self.shapes, "b k a, v a d -> b k v d")
         h = every.take_along_dim(variant.expand(every.shape[:2])[..., None, None], dim=2).squeeze(2)
         for layer in self.hidden:
             h = h + layer(h)
+        return h
+
+    def _coloured_in(self, h: Tensor, colour: Tensor) -> Tensor:
+        """A composition [B or 1, K, width] in the colours of attributes [B, K, A − S]: [B, K, C, H, W]."""
         maps = rearrange(self.draw(F.silu(h)), "b k (m n) -> b k m n", m=self.maps).softmax(dim=2)
-        colours = self.paint(colour @ self.colours + self.tint(h))
+        colours = self.paint(colour.to(self.shapes.dtype) @ self.colours + self.tint(h))
         colours = rearrange(colours, "b k (m c) -> b k m c", m=self.maps)
+        maps = maps.expand(len(colours), -1, -1, -1)
         return rearrange(einsum(maps, colours, "b k m n, b k m c -> b k c n"), "b k c (h w) -> b k c h w", h=self.size)
 
     def view(self, x_T: Tensor) -> Tensor:
@@ -207,8 +216,8 @@ class PromptLayout(nn.Module):
     def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
         """One guess [1, C, size, size], unseen, for one `x_T` [1, C, H, W] and prompt [1, M, context_dim].
 
-        Of the K draws those are drawn that have a share, once in the colours of each of knots × knots places; every
-        other variant is mirrored.
+        Of the K draws those are drawn that have a share, and coloured in with the colours of each of knots × knots
+        places; every other variant is mirrored.
         """
         squares = _normal_numbers(x_T, self.knots)
         shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
@@ -217,9 +226,9 @@ class PromptLayout(nn.Module):
         shapes = self.decided(probabilities).take_along_dim(draw[..., None], dim=1)
         chance = _drifting(squares[:, 2:4].flatten(1), self.knots**2)
         colours = self.coloured(chance, probabilities.expand(len(chance), -1))
-        attributes = [shapes.expand(len(chance), -1, -1), colours[:, None].expand(-1, draw.shape[1], -1).to(shapes)]
         variant = draw // DRAWS
-        drawn = self.guesses(torch.cat(attributes, dim=2), variant).float()
+        composition = self._composition(shapes, variant)
+        drawn = self._coloured_in(composition, colours[:, None].expand(-1, draw.shape[1], -1)).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
         nearness = _nearness(self.knots, self.size).to(drawn)
         return einsum(shares.take_along_dim(draw, dim=1)[0], nearness, drawn, "k, n h w, n k c h w -> c h w")[None]

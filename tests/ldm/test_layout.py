@@ -159,12 +159,12 @@ def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatc
 def place_colours(layout: PromptLayout, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
     """Attributes of colours [places, 4] that one guess is painted with."""
     painted = []
-    guesses = layout.guesses
-    monkeypatch.setattr(layout, "guesses", lambda a, variant: (painted.append(a), guesses(a, variant))[1])
+    coloured_in = layout._coloured_in
+    monkeypatch.setattr(layout, "_coloured_in", lambda h, colour: (painted.append(colour), coloured_in(h, colour))[1])
     with torch.inference_mode():
         layout(torch.randn(1, 4, 8, 8), context)
     monkeypatch.undo()
-    return painted[0][:, 0, 5:]
+    return painted[0][:, 0]
 
 
 def test_colours_that_are_not_named_drift_from_place_to_place(layout, monkeypatch):
