@@ -1,8 +1,9 @@
 """Train the judge that tells pattern families apart, for benchmarks/model.py: python benchmarks/judge.py
 
-A small convolutional network, trained on renders of the training data's kind and tested on unseen ones. Half of what it
-learns from is less crisp than renders are, so that it goes by shapes and not by edges. It is kept in
-training/judge-<digest>.pt; with other pictures it is trained anew.
+A small convolutional network, trained on renders of the training data's kind and tested on unseen ones, which are as
+large as the model's pictures. Half of what it learns from is less crisp than renders are, so that it goes by shapes and
+not by edges. It is kept in benchmarks/judge.safetensors (a minute's work for a GPU, hours for a CPU); with other
+pictures it is trained anew.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from joblib import Parallel, delayed
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,15 +29,17 @@ sys.path.insert(0, str(ROOT))
 from files import atomic_path  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
+from ldm.painter import choose_device  # noqa: E402
 
-SIZE = 64  # pixels a side that the judge sees
+SIZE = 128  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED
 TEST_SEED = 3_500_000_000
-TRAINING_RENDERS = 48_000
+TRAINING_RENDERS = 80_000
 TEST_RENDERS = 2_000
-EPOCHS = 9
-BATCH = 64
-CHUNK = 250  # renders a task
+EPOCHS = 10
+BATCH = 256
+CHUNK = 100  # renders a task
+WEIGHTS = ROOT / "benchmarks" / "judge.safetensors"
 
 
 def single_pattern(seed: int) -> Scene:
@@ -49,12 +54,16 @@ def shrunk(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
-def renders(first_seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures [count, 64, 64, 3] uint8 of single patterns, and which of `PATTERNS` each one is, [count]."""
+def renders(first_seed: int, count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures [count, 128, 128, 3] uint8 of single patterns, and which of `PATTERNS` each one is, [count].
+
+    Args:
+        size: that they are drawn at.
+    """
 
     def chunk(seeds: range) -> tuple[list[np.ndarray], list[int]]:
         scenes = [single_pattern(seed) for seed in seeds]
-        return [shrunk(render(scene, 2 * SIZE)) for scene in scenes], [PATTERNS.index(s.pattern) for s in scenes]
+        return [shrunk(render(scene, size)) for scene in scenes], [PATTERNS.index(s.pattern) for s in scenes]
 
     chunks = [
         range(start, min(start + CHUNK, first_seed + count)) for start in range(first_seed, first_seed + count, CHUNK)
@@ -79,14 +88,15 @@ class _Block(nn.Module):
 
 
 class Judge(nn.Module):
-    """Pictures [B, 3, 64, 64] in −1…1 to features [B, 160], and those to one score a pattern."""
+    """Pictures [B, 3, 128, 128] in −1…1 to features [B, 160], and those to one score a pattern."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 40, 5, stride=2, padding=2), _Block(40),
-            nn.Conv2d(40, 80, 3, stride=2, padding=1), _Block(80),
-            nn.Conv2d(80, 160, 3, stride=2, padding=1), _Block(160), nn.BatchNorm2d(160), nn.ReLU(),
+            nn.Conv2d(3, 32, 5, stride=2, padding=2), _Block(32),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), _Block(64),
+            nn.Conv2d(64, 128, 3, stride=2, padding=1), _Block(128),
+            nn.Conv2d(128, 160, 3, stride=2, padding=1), _Block(160), nn.BatchNorm2d(160), nn.ReLU(),
         )  # fmt: skip
         self.head = nn.Linear(160, len(PATTERNS))
 
@@ -99,15 +109,16 @@ class Judge(nn.Module):
     def look(self, pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, 160] float64 and the recognised patterns [N] of pictures [N, H, W, 3] uint8."""
         self.eval()
-        small = np.stack([picture if len(picture) == SIZE else shrunk(picture) for picture in pictures])
+        small = torch.from_numpy(np.stack([shrunk(picture) for picture in pictures]))
         with torch.inference_mode():
-            features = torch.cat([self.features(batch) for batch in as_input(small).split(250)])
-            return features.double().numpy(), self.head(features).argmax(dim=1).numpy()
+            batches = small.split(250)
+            features = torch.cat([self.features(as_input(batch.to(self.head.weight.device))) for batch in batches])
+            return features.double().cpu().numpy(), self.head(features).argmax(dim=1).cpu().numpy()
 
 
-def as_input(pictures: np.ndarray) -> Tensor:
-    x = rearrange(torch.from_numpy(pictures), "b h w c -> b c h w").float() / 127.5 - 1.0
-    return x.contiguous(memory_format=torch.channels_last)
+def as_input(pictures: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in −1…1, channels last in memory."""
+    return rearrange(pictures, "b h w c -> b c h w").float() / 127.5 - 1.0
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,8 +136,9 @@ def varied(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(judge: Judge) -> None:
-    pictures, labels = renders(FIRST_SEED, TRAINING_RENDERS)
-    targets = torch.from_numpy(labels)
+    """On the device that it lies on."""
+    device = judge.head.weight.device
+    pictures, labels = (torch.from_numpy(part).to(device) for part in renders(FIRST_SEED, TRAINING_RENDERS))
     steps = EPOCHS * (len(pictures) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
@@ -134,12 +146,12 @@ def train(judge: Judge) -> None:
     judge.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # torch's types leave it out
     with tqdm(total=steps, desc="judge") as bar:
         for _ in range(EPOCHS):
-            order = torch.randperm(len(pictures), generator=generator)
+            order = torch.randperm(len(pictures), generator=generator).to(device)
             for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
-                x = varied(as_input(pictures[rows.numpy()]), generator)
-                with torch.autocast("cpu", torch.bfloat16):
+                x = varied(as_input(pictures[rows]), generator)
+                with torch.autocast(device.type, torch.bfloat16):
                     scores = judge(x)
-                loss = F.cross_entropy(scores.float(), targets[rows], label_smoothing=0.05)
+                loss = F.cross_entropy(scores.float(), labels[rows], label_smoothing=0.05)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -151,23 +163,27 @@ def train(judge: Judge) -> None:
 def trained_judge() -> Judge:
     """The judge of pictures as they are drawn now, trained first if it is not there."""
     torch.manual_seed(0)
-    judge = Judge()
-    digest = hashlib.sha256(b"".join(render(single_pattern(FIRST_SEED + i), 64).tobytes() for i in range(4)))
-    path = ROOT / "training" / f"judge-{digest.hexdigest()[:8]}.pt"
-    if path.is_file():
-        judge.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    else:
-        train(judge)
-        path.parent.mkdir(exist_ok=True)
-        with atomic_path(path) as temporary:
-            torch.save(judge.state_dict(), temporary)
-    return judge.eval()
+    judge = Judge().to(choose_device("auto"))
+    first = b"".join(render(single_pattern(FIRST_SEED + i), 64).tobytes() for i in range(4))
+    known = {"pictures": hashlib.sha256(first).hexdigest()}
+    if WEIGHTS.is_file():
+        with safe_open(WEIGHTS, "pt") as file:
+            if file.metadata() == known:
+                judge.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                return judge.eval()
+    train(judge)
+    state = {name: t.half() if t.is_floating_point() else t for name, t in judge.cpu().state_dict().items()}
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    with atomic_path(WEIGHTS) as temporary:
+        save_file(state, temporary, known)
+    judge.load_state_dict(state)
+    return judge.to(choose_device("auto")).eval()
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     judge = trained_judge()
-    pictures, labels = renders(TEST_SEED, TEST_RENDERS)
+    pictures, labels = renders(TEST_SEED, TEST_RENDERS, 2 * SIZE)
     _, recognised = judge.look(pictures)
     right = recognised == labels
     print(f"patterns recognised: {right.mean():.1%} of {len(labels)} unseen renders")

@@ -12,6 +12,7 @@ import config
 from ldm import train
 from ldm.checkpoint import load_model
 from ldm.data.captions import vocabulary
+from ldm.data.pools import rendered
 from ldm.data.scenes import attribute_values, sample_scene
 from ldm.data.views import view
 from ldm.models.autoencoder import ShuffleAutoencoder
@@ -41,10 +42,12 @@ def tiny_config() -> OmegaConf:
     """The built-in model's yaml, shrunk."""
     tiny = OmegaConf.load(config.CONFIGS_DIR / "latent-diffusion" / "chladni.yaml")
     parts = tiny.model.params
-    parts.unet_config.params.update(model_channels=32, channel_mult=[1, 2], attention_resolutions=[2], context_dim=32)
+    parts.unet_config.params.update(
+        model_channels=32, channel_mult=[1, 2], num_res_blocks=[1, 1], attention_resolutions=[2], context_dim=32
+    )
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)
-    tiny.training.first_stage.update(pictures=8, batch_size=4, steps=351, learning_rate=5e-3)
+    tiny.training.first_stage.update(pictures=8, crop=64, batch_size=4, steps=351, decoder_steps=50, learning_rate=5e-3)
     parts.unet_config.params.layout.update(width=32, maps=3)
     tiny.training.layout.update(
         pictures=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
@@ -71,7 +74,7 @@ def test_first_stage_learns_and_standardises(folder):
     rows = losses(folder / "first_stage" / "loss.csv")
     assert float(rows[-1][1]) < 0.8 * float(rows[0][1])
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
-    pictures = train.to_tensor(next(train.rendered(0, 8, 256)))
+    pictures = train.to_tensor(next(rendered(0, 8, 256)))
     with torch.inference_mode():
         z = model.encode_first_stage(pictures)
     assert z.shape == (8, 4, 32, 32)
@@ -110,12 +113,14 @@ def test_the_layout_learns_to_read_and_to_draw(folder):
 
 def test_thumbnails_are_about_the_latents(folder):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
-    pool = train.Thumbnails(model, 16, 0)
-    pictures = train.to_tensor(next(train.rendered(0, 16, 256, whole=True)))
+    thumbnails = train.Thumbnails(model, next(rendered(0, 16, 32, whole=True)), 0)
+    pictures = train.to_tensor(next(rendered(0, 16, 256, whole=True)))
     with torch.inference_mode():
         z = model.encode_first_stage(pictures)
-    assert pool.pixels.shape == (16, 32, 32, 3)
-    error = (pool.latents(range(16)) - z).square().mean() / z.var()
+    assert thumbnails.pixels.shape == (16, 32, 32, 3)
+    assert thumbnails.values.tolist() == [attribute_values(sample_scene(seed)) for seed in range(16)]
+    assert thumbnails.variants.tolist() == [sample_scene(seed).variant for seed in range(16)]
+    error = (thumbnails.latents(torch.arange(16)) - z).square().mean() / z.var()
     assert error < 0.5
 
 
@@ -270,7 +275,7 @@ def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
 def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     latents = np.arange(50, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16)
     options = train.DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
-    batch = train.DiffusionBatches(latents, 1000, options, 0)(7, 40)
+    batch = train.DiffusionBatches(latents, 1000, 40, options, 0)[7]
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
     assert batch.values.tolist() == [attribute_values(sample_scene(1000 + row)) for row in rows]

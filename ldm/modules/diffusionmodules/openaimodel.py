@@ -79,12 +79,12 @@ def _embedder(channels: int, emb_channels: int) -> nn.Sequential:
 
 
 def _way_down(
-    first: Stage, ch: int, widths: Sequence[int], num_res_blocks: int, stage: MakeStage
+    first: Stage, ch: int, widths: Sequence[int], num_res_blocks: Sequence[int], stage: MakeStage
 ) -> tuple[nn.ModuleList, list[int]]:
     """The blocks from `first`, which gives `ch` channels, to the lowest level, and how many channels each gives."""
     blocks, skips = [first], [ch]
     for level, width in enumerate(widths):
-        for _ in range(num_res_blocks):
+        for _ in range(num_res_blocks[level]):
             blocks.append(stage(ch, width, level))
             ch = width
             skips.append(ch)
@@ -94,15 +94,17 @@ def _way_down(
     return nn.ModuleList(blocks), skips
 
 
-def _way_up(skips: Sequence[int], widths: Sequence[int], num_res_blocks: int, stage: MakeStage) -> nn.ModuleList:
+def _way_up(
+    skips: Sequence[int], widths: Sequence[int], num_res_blocks: Sequence[int], stage: MakeStage
+) -> nn.ModuleList:
     """The blocks back to the first level, each of which is also given what a block on the way down gave."""
     blocks, skips, ch = [], [*skips], widths[-1]
     for level, width in reversed(list(enumerate(widths))):
-        for i in range(num_res_blocks + 1):
+        for _ in range(num_res_blocks[level] + 1):
             blocks.append(stage(ch + skips.pop(), width, level))
             ch = width
-            if level > 0 and i == num_res_blocks:
-                blocks[-1].append(Upsample(ch))
+        if level > 0:
+            blocks[-1].append(Upsample(ch))
     return nn.ModuleList(blocks)
 
 
@@ -114,7 +116,7 @@ class UNetModel(nn.Module):
         out_channels: channels of the prediction.
         model_channels: channels of the first level.
         channel_mult: channels of each level, in units of `model_channels`; each level halves the resolution.
-        num_res_blocks: residual blocks a level on the way down; one more on the way up.
+        num_res_blocks: residual blocks on the way down, of every level or of each; one more on the way up.
         attention_resolutions: downsampling factors (1, 2, 4, …) at which attention follows each residual block.
         num_heads: attention heads; each is as wide as the level's channels / num_heads.
         num_head_channels: width of a head, in place of `num_heads`.
@@ -139,7 +141,7 @@ class UNetModel(nn.Module):
         in_channels: int,
         out_channels: int,
         model_channels: int,
-        num_res_blocks: int,
+        num_res_blocks: int | Sequence[int],
         attention_resolutions: Sequence[int],
         context_dim: int,
         channel_mult: Sequence[int] = (1, 2, 4, 8),
@@ -174,16 +176,17 @@ class UNetModel(nn.Module):
             return Stage(ResBlock(ch_in, emb_channels, ch_out), *attend)
 
         widths = [model_channels * mult for mult in channel_mult]
+        blocks = [num_res_blocks] * len(widths) if isinstance(num_res_blocks, int) else num_res_blocks
         inputs = in_channels
         if layout is not None:
             inputs = 2 * in_channels
             self.bypass = zero_module(nn.Linear(emb_channels, 2))
         ch_in = inputs + POSITION_CHANNELS * positions
         first = Stage(nn.Conv2d(ch_in, model_channels, 3, padding=1))
-        self.input_blocks, skips = _way_down(first, model_channels, widths, num_res_blocks, stage)
+        self.input_blocks, skips = _way_down(first, model_channels, widths, blocks, stage)
         ch = widths[-1]
         self.middle_block = Stage(ResBlock(ch, emb_channels, ch), attention(ch), ResBlock(ch, emb_channels, ch))
-        self.output_blocks = _way_up(skips, widths, num_res_blocks, stage)
+        self.output_blocks = _way_up(skips, widths, blocks, stage)
         last = nn.Conv2d(widths[0], out_channels, 3, padding=1)
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zero_module(last))
 

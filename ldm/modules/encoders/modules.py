@@ -127,13 +127,12 @@ class WordEmbedder(nn.Module):
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, max_seq_len, n_embed] of `prompts`; an empty prompt is all padding."""
-        rows = []
-        for prompt in prompts:
-            vectors = self.word_vectors[self.tokenize(prompt)]
-            if self.training and self.vector_noise:
-                vectors = vectors + self.vector_noise * torch.randn_like(vectors)
-            rows.append(torch.cat([vectors, self.padding.expand(self.max_seq_len - len(vectors), -1)]))
-        x = self.project(torch.stack(rows))
+        words = [self.tokenize(prompt) for prompt in prompts]
+        rows = torch.tensor([row + [-1] * (self.max_seq_len - len(row)) for row in words]).to(self.word_vectors.device)
+        vectors = self.word_vectors[rows]
+        if self.training and self.vector_noise:
+            vectors = vectors + self.vector_noise * torch.randn_like(vectors)
+        x = self.project(torch.where(rows[..., None] >= 0, vectors, self.padding))
         return self.norm(self.encoder(x + self.pos_emb(x)))
 
 
