@@ -201,7 +201,8 @@ class PromptLayout(nn.Module):
         if told.any():
             # one by one: so a guess is the same to the last bit, whatever else is in the batch
             rows = zip(x_T[told].float().split(1), context[told].split(1), strict=True)
-            guess[told] = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
+            drawn = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
+            guess[told] = drawn.float()  # under autocast a GPU gives bfloat16
         return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
     def _likings(self, chance: Tensor) -> Tensor:
