@@ -2,7 +2,7 @@
 
 A small convolutional network, trained on renders of the training data's kind and tested on unseen ones, which are as
 large as the model's pictures. Half of what it learns from is less crisp than renders are, so that it goes by shapes and
-not by edges. It is kept in benchmarks/judge.safetensors (a minute's work for a GPU, hours for a CPU); with other
+not by edges. It is kept in benchmarks/judge.safetensors (trained on a GPU); with other
 pictures it is trained anew.
 """
 
