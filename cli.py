@@ -22,6 +22,10 @@ REMEDIES = {
 }
 
 
+class WrongOption(ValueError):
+    """What an option asks for cannot be had from this model, this machine or these files: another value is needed."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser whose description is the script's docstring, and that knows `--version`."""
 
@@ -115,8 +119,9 @@ def keeping(what: str) -> Iterator[None]:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with the agreed exit status.
 
-    0 done; 1 failed at run time, with one line on stderr; 2 wrong command line (argparse); 130 Ctrl-C. The rooms raise
-    ValueError, OSError and RuntimeError with messages meant for the user; VOICETOIMG_TRACEBACK=1 shows where from.
+    0 done; 1 failed at run time, with one line on stderr; 2 wrong command line (argparse, WrongOption); 130 Ctrl-C.
+    The rooms raise ValueError, OSError and RuntimeError with messages meant for the user; VOICETOIMG_TRACEBACK=1 shows
+    where from.
     """
     # so that `finally` blocks run, and temporary files go, also when a terminal is closed
     for name in ("SIGTERM", "SIGHUP"):
@@ -135,7 +140,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if os.environ.get("VOICETOIMG_TRACEBACK"):
             raise
-        fail(describe(error))
+        fail(describe(error), 2 if isinstance(error, WrongOption) else 1)
     except ModuleNotFoundError as error:
         if os.environ.get("VOICETOIMG_TRACEBACK"):
             raise
@@ -172,7 +177,7 @@ def program() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
-def fail(message: str) -> NoReturn:
-    """Say why in one line on stderr, and leave with status 1."""
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Say why in one line on stderr, and leave."""
     print(f"{program()}: {message}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)

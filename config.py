@@ -39,6 +39,8 @@ EXAMPLES_DIR = REPO_DIR / "examples"
 BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml lies beside it
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
+BUILTIN_MULTIPLE = 64  # pixels: sides of the built-in model's pictures are multiples of it
+
 # --- what is written -------------------------------------------------------------------------------------------------
 ROOT_DIR = Path(os.environ.get("VOICETOIMG_DATA_DIR") or ".")
 DATA_DIR = ROOT_DIR / "data"

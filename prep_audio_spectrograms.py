@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> int:
             else f"{report.copies} recordings are copies of others"
         )
         print(f"{copies}, with the same sha256: {output.with_suffix('.csv')}")
-    if options.verbose and report.new:
+    if options.verbose and not report.new:
+        print(f"{report.wall:.1f} s: nothing was new")
+    elif options.verbose:
         took, path = report.slowest
         print(
             f"{report.wall:.1f} s: {report.new / report.wall:.1f} files/s, "

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from live.show import Show
     from live.terminal import Screen
 
-MICROPHONE_ONLY = ("mic", "seconds", "auto_stop", "loop", "discard_audio")
+MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
 
 def build_parser() -> cli.CommandParser:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cli import WrongOption
 from ldm.checkpoint import DTYPES, load_model
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
@@ -24,14 +25,14 @@ def choose_device(name: str) -> torch.device:
     """The device `name`; for "auto" CUDA, else Apple's Metal, else the CPU.
 
     Raises:
-        ValueError: this machine, or this build of torch, has no such device.
+        WrongOption: this machine, or this build of torch, has no such device.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, is_there in there.items() if is_there))
     if not there[name]:
         usable = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise ValueError(f"--device {name} cannot be used by this machine's torch; it can use {usable}")
+        raise WrongOption(f"--device {name} cannot be used by this machine's torch; it can use {usable}")
     return torch.device(name)
 
 
@@ -56,7 +57,7 @@ class Painter:
             OSError: a file cannot be read.
         """
         self.weights, self.config, self.precision, self.device = weights, config, precision, device
-        self._named: set[str] = set()  # unknown words
+        self._named: set[str] = set()  # unknown words, and prompts of nothing else
         self._load()
 
     def _load(self) -> None:
@@ -86,21 +87,25 @@ class Painter:
         return to_uint8(pictures.nan_to_num(nan=-1.0))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError if the model cannot paint pictures of `height`×`width` pixels."""
+        """Raises WrongOption if the model cannot paint pictures of `height`×`width` pixels."""
         multiple = 8 * self.model.model.diffusion_model.multiple
         for name, side in (("--H", height), ("--W", width)):
             if side % multiple:
                 below = side - side % multiple
                 nearest = f"{below} or {below + multiple}" if below else str(multiple)
-                raise ValueError(f"{name} {side}: this model needs multiples of {multiple}, for instance {nearest}")
+                raise WrongOption(f"{name} {side}: this model needs multiples of {multiple}, for instance {nearest}")
 
     def _name_unknown_words(self, prompts: Sequence[str]) -> None:
-        """Say of each word that has no effect that it has none, once."""
-        unknown = {word for prompt in prompts for word in self.model.cond_stage_model.unknown_words(prompt)}
+        """Say once of each word that has no effect that it has none, and of each prompt of which nothing is left."""
+        text = self.model.cond_stage_model
+        unknown = {word for prompt in prompts for word in text.unknown_words(prompt)}
+        # above the progress bar, if there is one
         if new := sorted(unknown - self._named):
-            # above the progress bar, if there is one
             tqdm.write(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
-            self._named |= unknown
+        void = {prompt for prompt in prompts if prompt.strip() and not text.understands(prompt)}
+        for prompt in sorted(void - self._named):
+            tqdm.write(f"warning: nothing is left of the prompt {prompt!r}: the picture is as without", file=sys.stderr)
+        self._named |= unknown | void
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
         """Embeddings [B, M, D] of `prompts`; each is encoded alone, and once for all batches in a row that have it."""

@@ -27,13 +27,11 @@ def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
     """Weights and yaml (None: as the weights say).
 
     Raises:
-        ValueError: no such model.
+        ValueError: the folder of --model holds no model.
     """
     weights: Path = args.ckpt or config.BUILTIN_MODEL_WEIGHTS
     yaml: Path | None = None
     if args.model:
-        if Path(args.model).name != args.model:
-            raise ValueError(f"--model {args.model} is no folder of {config.MODELS_DIR}; a path goes to --ckpt")
         weights, yaml = find_model(config.MODELS_DIR / args.model)
     return weights, args.config or yaml
 
@@ -93,7 +91,7 @@ class Inputs:
         elif found not in self._whitened_by:
             self._whitened_by.add(found)
             whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
-            print(f"start noise: the voice, whitened by {whose} calibration (--x_T raw uses it unchanged)")
+            print(f"start noise: {path}, whitened by {whose} calibration (--x_T raw uses it unchanged)")
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
     def start_noise(self, specs: Sequence[PictureSpec]) -> Tensor:

@@ -40,13 +40,24 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
     given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
     if args.guidance_rescale is None:
         args.guidance_rescale = 0.0 if is_another_model(args) else config.BUILTIN_RESCALE
-    if problem := problem_of_voices(args) or without_effect(args, given):
+    if problem := problem_of_size(args) or problem_of_voices(args) or without_effect(args, given):
         parser.error(problem)
     return args
 
 
 def is_another_model(args: argparse.Namespace) -> bool:
     return bool(args.ckpt) or args.model not in (None, config.BUILTIN_MODEL_WEIGHTS.parent.name)
+
+
+def problem_of_size(args: argparse.Namespace) -> str:
+    """What is wrong with --H and --W, or ""; what another model can paint is known once it is loaded."""
+    multiple, whose = (
+        (8, "models need") if is_another_model(args) else (config.BUILTIN_MULTIPLE, "the built-in model needs")
+    )
+    for name in ("H", "W") if not args.replay else ():
+        if getattr(args, name) % multiple:
+            return f"--{name} {getattr(args, name)}: {whose} multiples of {multiple}, for instance 256"
+    return ""
 
 
 def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
@@ -106,14 +117,15 @@ def _add_what(parser: cli.CommandParser) -> None:
     what = parser.add_argument_group("what")
     add, prompts = what.add_argument, what.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", default="a psychedelic visualization of a voice", metavar="TEXT", help="what the "
-        "picture shows (default: %(default)s)")  # fmt: skip
-    prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line: one job, which "
-        "goes on where it stopped if it was interrupted")  # fmt: skip
+        "picture shows, \"\" leaves it to the start noise (default: %(default)s)")  # fmt: skip
+    prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line (# begins "
+        "a comment): one job, which goes on where it stopped if it was interrupted")  # fmt: skip
     prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "
         "it says of itself; needs --init_latents if it was made from them")  # fmt: skip
     add("--negative_prompt", default="", metavar="TEXT", help="what to keep away from")
-    add("--H", type=multiple_of_8, default=256, metavar="N", help="height in pixels (default: %(default)s)")
-    add("--W", type=multiple_of_8, default=256, metavar="N", help="width in pixels (default: %(default)s)")
+    multiple = f"a multiple of {config.BUILTIN_MULTIPLE} with the built-in model (default: %(default)s)"
+    add("--H", type=cli.bounded(int, 64, 2048), default=256, metavar="N", help=f"height in pixels, {multiple}")
+    add("--W", type=cli.bounded(int, 64, 2048), default=256, metavar="N", help=f"width in pixels, {multiple}")
 
 
 def _add_start_noise(parser: cli.CommandParser) -> None:
@@ -169,7 +181,7 @@ def _add_sampling(parser: cli.CommandParser) -> None:
 
 def _add_model(parser: cli.CommandParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
+    add("--model", type=model_name, metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
     add("--ckpt", type=cli.existing_path, metavar="F", help="weights, or a folder as diffusers saves it, in place of "
         "--model")  # fmt: skip
     add("--config", type=cli.existing_file, metavar="F", help="yaml of the model (default: the one beside the weights)")
@@ -195,12 +207,18 @@ def _add_output(parser: cli.CommandParser) -> None:
     add("--standby", action="store_true", help=standby.HELP)
 
 
-def multiple_of_8(text: str) -> int:
-    """An argparse type: a side that the first stage, which shrinks by 8, can make."""
-    value = int(cli.bounded(int, 64, 2048)(text))
-    if value % 8:
-        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 8")
-    return value
+def model_name(text: str) -> str:
+    """An argparse type: the name of a folder in models/."""
+    if Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text} is no folder of {config.MODELS_DIR}; a path goes to --ckpt")
+    if not (config.MODELS_DIR / text).is_dir():
+        from ldm.checkpoint import find_model  # only to tell which there are: importing torch takes a second
+
+        try:
+            find_model(config.MODELS_DIR / text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def latents_file(text: str) -> Path:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from audio.start_noise import shares, walk
+from cli import WrongOption
 from ldm.painter import choose_precision
 from ldm.spec import PictureSpec
 
@@ -22,7 +23,8 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
     """
     prompts = [args.prompt]
     if args.from_file:
-        prompts = [line.strip() for line in _text(args.from_file).splitlines() if line.strip()]
+        lines = (line.strip() for line in _text(args.from_file).splitlines())
+        prompts = [line for line in lines if line and not line.startswith("#")]
         if not prompts:
             raise ValueError(f"{args.from_file} holds no prompts: write one a line")
     variations, starts = range(args.n_iter * args.n_samples), starts_of(args, held)
@@ -60,18 +62,18 @@ def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | Non
 
 
 def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
-    """Raises ValueError if a spec starts from latents that are not there."""
+    """Raises WrongOption if a spec starts from latents that are not there."""
     for parts in {spec.parts for spec in specs}:
         if files and not parts:
-            raise ValueError("this picture was made from noise: leave out --init_latents, --mix and --walk")
+            raise WrongOption("this picture was made from noise: leave out --init_latents, --mix and --walk")
         if parts and len(parts) != len(files):
             same = "the same with --init_latents" if len(parts) == 1 else f"the same {len(parts)} files with --mix"
-            raise ValueError(f"this picture was made from latents: give {same}")
+            raise WrongOption(f"this picture was made from latents: give {same}")
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):
                 held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
                 remedy = _one_for_each(parts, files)
-                raise ValueError(f"--subject_idx {row} is out of range: {path} holds {held}{remedy}")
+                raise WrongOption(f"--subject_idx {row} is out of range: {path} holds {held}{remedy}")
 
 
 def _one_for_each(parts: Sequence[tuple[int, float]], files: Sequence[tuple[Path, Tensor]]) -> str:

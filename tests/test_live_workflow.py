@@ -160,6 +160,7 @@ def wait_until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
         (["--prompt", " \t"], "--prompt is empty: say what the picture shows"),
         (["--prompt", "x", "--mic_test"], "--prompt and --mic_test ask for different things"),
         (["--list_mics", "--mic_test"], "--list_mics and --mic_test ask for different things"),
+        (["--mic_test", "--input_file", str(WORD)], "--mic_test is about the microphone, and --input_file replaces"),
         (["--prompt", "calm", "blue"], "unrecognized arguments: blue; put a text of several words in quotes (see"),
     ],
 )

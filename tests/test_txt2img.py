@@ -302,8 +302,21 @@ def test_a_picture_made_from_noise_is_replayed_without_latents(voices, tmp_path)
     paint(tmp_path / "noise")
     (picture,) = (tmp_path / "noise" / "samples").iterdir()
     result = run("--replay", picture, "--init_latents", voices, data=tmp_path)
-    assert result.returncode == 1 and "made from noise: leave out --init_latents" in result.stderr
+    assert result.returncode == 2 and "made from noise: leave out --init_latents" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_picture_made_from_a_voice_is_replayed_with_it_only(voices, tmp_path):
+    paint(tmp_path / "voice", "--init_latents", voices)
+    (picture,) = (tmp_path / "voice" / "samples").iterdir()
+    result = run("--replay", picture, data=tmp_path)
+    assert result.returncode == 2 and "made from latents: give the same with --init_latents" in result.stderr
+
+
+def test_lines_of_prompts_that_begin_with_a_hash_are_comments(tmp_path):
+    (tmp_path / "prompts.txt").write_text("# tonight\n\na red flower\n  # later\nshop no. #7\n")
+    args = parse_options("", ["--from_file", str(tmp_path / "prompts.txt")])
+    assert [spec.prompt for spec in plan(args, [], torch.device("cpu"))] == ["a red flower", "shop no. #7"]
 
 
 def test_prompts_may_begin_with_a_byte_order_mark(tmp_path):
@@ -486,7 +499,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "expected"),
     [
-        (["--subject_idx", 999, "--init_latents", "VOICES"], 1, "holds latents 0 to 1"),
+        (["--subject_idx", 999, "--init_latents", "VOICES"], 2, "holds latents 0 to 1"),
         (["--subject_idx", -1], 2, "--subject_idx"),
         (["--init_latents", "not_there.pt"], 2, "there is no file not_there.pt"),
         (["--init_latents", "DATA/data/latents/audio_latents_batch.pt"], 2, "batch.pt: run prep_ldm.py first"),
@@ -496,7 +509,8 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--ddim_steps", 1001], 2, "from 1 to 1000"),
         (["--scale", "much"], 2, "is not a number"),
         (["--scale", "nan"], 2, "is not a number"),
-        (["--H", 100], 2, "multiple of 8"),
+        (["--H", 264], 2, "--H 264: the built-in model needs multiples of 64"),
+        (["--W", 100, "--ckpt", "VOICES"], 2, "--W 100: models need multiples of 8"),
         (["--H", 512, "--init_latents", "VOICES"], 1, "[N, 4, 64, 32]"),
         (["--ddim_eta", 0.5], 2, "add --sampler ddim"),
         (["--ckpt", "VOICES"], 1, "there is no voices.yaml beside it"),
@@ -514,17 +528,18 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--preview_every", 21], 2, "is never reached in 20 steps"),
         (["--subject_idx", "5-3"], 2, "0,3,5-9"),
         (["--guidance_interval", 0.9, 0.1], 2, "LO must not be above HI"),
-        (["--model", "nowhere"], 1, "there is no model folder"),
-        (["--model", "../models"], 1, "a path goes to --ckpt"),
+        (["--model", "nowhere"], 2, "there are: chladni"),
+        (["--model", "calibration"], 1, "holds no weights"),
+        (["--model", "../models"], 2, "a path goes to --ckpt"),
         (["--model", "chladni", "--ckpt", "VOICES"], 2, "give one of them"),
-        (["--device", "cuda"], 1, "it can use cpu"),
+        (["--device", "cuda"], 2, "it can use cpu"),
         (["--replay", "VOICES"], 1, "is no picture"),
         (["--mix", "VOICES"], 2, "two files of latents at least"),
         (["--mix", "VOICES", "VOICES", "--weights", 1], 2, "2 numbers, one for each file"),
         (["--mix", "VOICES", "VOICES", "--weights", 0, 0], 2, "one of them above 0"),
         (["--mix", "VOICES", "VOICES", "--subject_idx", "0-2"], 2, "or 2, one for each"),
-        (["--mix", "VOICES", "VOICES", "--subject_idx", "0,7"], 1, "holds latents 0 to 1\n"),
-        (["--mix", "VOICES", "VOICES", "--subject_idx", 7], 1, "0 to 1; give one for each: --subject_idx 1,1\n"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", "0,7"], 2, "holds latents 0 to 1\n"),
+        (["--mix", "VOICES", "VOICES", "--subject_idx", 7], 2, "0 to 1; give one for each: --subject_idx 1,1\n"),
         (["--walk", "VOICES", "VOICES", "--frames", 1], 2, "from 2 to 10000"),
         (["--walk", "VOICES", "VOICES", "--weights", 1, 1], 2, "--weights is for the voices of --mix"),
         (["--init_latents", "VOICES", "--mix", "VOICES", "VOICES"], 2, "not allowed with argument"),
@@ -548,8 +563,17 @@ def test_a_file_in_place_of_a_folder_gets_one_line(tmp_path):
 
 
 def test_words_without_effect_are_named(tmp_path, capsys):
-    paint(tmp_path / "a", "--prompt", "a Café xyzzyqwert, 日本 of gold")
-    assert "leaves out: xyzzyqwert, 日本\n" in capsys.readouterr().err
+    paint(tmp_path / "a", "--prompt", "a Café Xyzzyqwért, 日本 of gold")
+    assert capsys.readouterr().err.endswith("leaves out: xyzzyqwért, 日本\n")
     assert_same = np.testing.assert_array_equal
     accented = paint(tmp_path / "b", "--prompt", "café")[0]
     assert_same(accented, paint(tmp_path / "c", "--prompt", "cafe")[0])
+
+
+def test_a_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):
+    first = paint(tmp_path / "a", "--prompt", "Xyzzyqwert!")[0]
+    said = capsys.readouterr().err
+    assert "leaves out: xyzzyqwert\n" in said and "nothing is left of the prompt 'Xyzzyqwert!'" in said
+    assert_same = np.testing.assert_array_equal
+    assert_same(first, paint(tmp_path / "b", "--prompt", "")[0])
+    assert capsys.readouterr().err == ""

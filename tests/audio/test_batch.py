@@ -815,8 +815,16 @@ def test_finding_is_in_one_order_and_without_what_is_hidden(folder):
 
 
 def test_verbose_says_how_fast(tmp_path):
-    process = script(
-        "--input_dir", many(tmp_path / "in", 3), "--output_file", tmp_path / "v.npy", "--workers", 1, "--verbose"
+    command = (
+        "--input_dir",
+        many(tmp_path / "in", 3),
+        "--output_file",
+        tmp_path / "v.npy",
+        "--workers",
+        1,
+        "--verbose",
     )
-    said, _ = process.communicate(timeout=DEADLINE)
+    said, _ = script(*command).communicate(timeout=DEADLINE)
     assert "files/s" in said and "hours of sound per second" in said and "slowest '00" in said
+    said, _ = script(*command).communicate(timeout=DEADLINE)
+    assert " s: nothing was new\n" in said

@@ -1,6 +1,5 @@
 """Text encoders: prompts to embeddings [B, max_seq_len, n_embed] that the U-Net attends to."""
 
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +62,10 @@ class BERTEmbedder(nn.Module):
         """None: WordPiece spells out what it does not know."""
         return []
 
+    def understands(self, prompt: str) -> bool:
+        """Whether `prompt` has an effect: any has."""
+        return True
+
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, 77, n_embed] of `prompts`, cut or padded to 77 tokens; padding is attended to as well.
 
@@ -76,9 +79,14 @@ class BERTEmbedder(nn.Module):
 
 
 def _words(prompt: str) -> list[str]:
-    """The words of `prompt` in lower case, without accents: "Café, don't!" gives cafe, don, t."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", prompt.lower()) if not unicodedata.combining(c))
-    return re.findall(r"[^\W\d_]+", plain)
+    """The words of `prompt` in lower case, accents as characters of their own: "Café, don't!" gives café, don, t."""
+    decomposed = unicodedata.normalize("NFKD", prompt.lower())
+    return "".join(c if c.isalpha() or unicodedata.combining(c) else " " for c in decomposed).split()
+
+
+def _plain(word: str) -> str:
+    """A word of `_words` without its accents."""
+    return "".join(c for c in word if not unicodedata.combining(c))
 
 
 class WordEmbedder(nn.Module):
@@ -119,11 +127,16 @@ class WordEmbedder(nn.Module):
 
     def tokenize(self, prompt: str) -> list[int]:
         """Rows of `word_vectors` for the known words of `prompt`, at most `max_seq_len`."""
-        return [self.index[word] for word in _words(prompt) if word in self.index][: self.max_seq_len]
+        words = map(_plain, _words(prompt))
+        return [self.index[word] for word in words if word in self.index][: self.max_seq_len]
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of `prompt` that have no vector, and so no effect."""
-        return [word for word in _words(prompt) if word not in self.index]
+        return [unicodedata.normalize("NFC", word) for word in _words(prompt) if _plain(word) not in self.index]
+
+    def understands(self, prompt: str) -> bool:
+        """Whether `prompt` has an effect."""
+        return bool(self.tokenize(prompt))
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, max_seq_len, n_embed] of `prompts`; an empty prompt is all padding."""
