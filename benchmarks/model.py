@@ -39,7 +39,7 @@ from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
-UNET_SEEDS = range(10_000_000, 10_016_384)  # as in ldm.train
+UNET_SEEDS = range(10_000_000, 10_024_576)  # as in ldm.train
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6

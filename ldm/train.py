@@ -12,7 +12,7 @@ number follows from the seed and the step, so that a run that was interrupted go
 made by the command that needs them first; "pictures" makes all, beside the first stage's training if that is on a GPU.
 A command that has no checkpoint yet begins at random, or with --from at the weights of a model that is there:
 
-    python -m ldm.train diffusion --from models/chladni-next
+    python -m ldm.train diffusion --from models/chladni
 """
 
 import csv
