@@ -67,10 +67,14 @@ class Inputs:
             ValueError: x_T is to be whitened, and no calibration here is the one that the latents were made with.
         """
         self.weights, self.yaml = weights, yaml
-        self._whitened_by: set[Path] = set()
+        self._whitened_by: dict[Path, list[Path]] = {}  # calibrations, and the files that each whitens
         self._model_sha256 = model_sha256(weights)
         rows = [sorted({spec.parts[i][0] for spec in specs if spec.parts}) for i in range(len(files))]
         self.voices = [self._voices(*file, chosen, specs[0].x_T) for file, chosen in zip(files, rows, strict=True)]
+        for found, paths in self._whitened_by.items():
+            whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
+            names = ", ".join(dict.fromkeys(map(str, paths)))
+            print(f"start noise: {names}, whitened by {whose} calibration (--x_T raw leaves that out)")
         self._calibration_sha256 = "+".join(sorted(map(sha256_of, self._whitened_by))) or None
 
     def _voices(self, path: Path, latents: Tensor, rows: list[int], x_T: str) -> Voices:
@@ -88,10 +92,8 @@ class Inputs:
             if x_T == "whitened":
                 raise ValueError(f"{problem}: {remedy}")
             print(f"warning: {problem}, and raw ones make flat pictures; {remedy}", file=sys.stderr)
-        elif found not in self._whitened_by:
-            self._whitened_by.add(found)
-            whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
-            print(f"start noise: {path}, whitened by {whose} calibration (--x_T raw uses it unchanged)")
+        else:
+            self._whitened_by.setdefault(found, []).append(path)
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
     def start_noise(self, specs: Sequence[PictureSpec]) -> Tensor:

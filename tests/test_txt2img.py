@@ -184,6 +184,13 @@ def test_noise_as_latents_is_left_alone(tmp_path, capsys):
     assert "whitened" not in capsys.readouterr().out
 
 
+def test_voices_of_a_mix_are_named_with_what_whitens_them(voices, tmp_path, capsys):
+    torch.save(torch.load(voices, weights_only=True), tmp_path / "bob.pt")
+    paint(tmp_path / "a", "--mix", voices, tmp_path / "bob.pt")
+    said = capsys.readouterr().out
+    assert f"start noise: {voices}, {tmp_path / 'bob.pt'}, whitened by the built-in calibration" in said
+
+
 def test_says_how_x_T_was_made(voices, tmp_path, capsys):
     paint(tmp_path / "a", "--init_latents", voices)
     assert "whitened by the built-in calibration" in capsys.readouterr().out
@@ -230,7 +237,10 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
         (["--guidance_rescale", "0.2"], 0.2),
     ],
 )
-def test_guidance_is_as_the_model_needs_it(arguments, phi):
+def test_guidance_is_as_the_model_needs_it(arguments, phi, tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "MODELS_DIR", tmp_path)
+    for name in ("chladni", "another"):
+        (tmp_path / name).mkdir()
     assert parse_options(None, arguments).guidance_rescale == phi
 
 
