@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from joblib import Parallel, delayed
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -30,6 +29,7 @@ from files import atomic_path  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 from ldm.painter import choose_device  # noqa: E402
+from ldm.train import to_tensor  # noqa: E402
 
 SIZE = 128  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED
@@ -112,13 +112,8 @@ class Judge(nn.Module):
         small = torch.from_numpy(np.stack([shrunk(picture) for picture in pictures]))
         with torch.inference_mode():
             batches = small.split(250)
-            features = torch.cat([self.features(as_input(batch.to(self.head.weight.device))) for batch in batches])
+            features = torch.cat([self.features(to_tensor(batch.to(self.head.weight.device))) for batch in batches])
             return features.double().cpu().numpy(), self.head(features).argmax(dim=1).cpu().numpy()
-
-
-def as_input(pictures: Tensor) -> Tensor:
-    """uint8 [B, H, W, 3] to float32 [B, 3, H, W] in −1…1, channels last in memory."""
-    return rearrange(pictures, "b h w c -> b c h w").float() / 127.5 - 1.0
 
 
 def varied(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -148,7 +143,7 @@ def train(judge: Judge) -> None:
         for _ in range(EPOCHS):
             order = torch.randperm(len(pictures), generator=generator).to(device)
             for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
-                x = varied(as_input(pictures[rows]), generator)
+                x = varied(to_tensor(pictures[rows]), generator)
                 with torch.autocast(device.type, torch.bfloat16):
                     scores = judge(x)
                 loss = F.cross_entropy(scores.float(), labels[rows], label_smoothing=0.05)
