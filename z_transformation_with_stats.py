@@ -13,9 +13,14 @@ examples:
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cli
 import config
+
+if TYPE_CHECKING:
+    from audio.calibration import CalibrationReport
+    from audio.features import Recipe
 
 
 def build_parser() -> cli.CommandParser:
@@ -44,6 +49,40 @@ def build_parser() -> cli.CommandParser:
     return parser
 
 
+def tell(report: "CalibrationReport", stats_dir: Path, output: Path, recipe: "Recipe") -> None:
+    """Print what the calibration found in the recordings, and what of it should be mended."""
+    from audio import calibration
+
+    if report.recordings < calibration.FEW:
+        print(
+            f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
+            "few recordings rather than voices in general, and other voices will look alike: add more",
+            file=sys.stderr,
+        )
+    sound = "" if report.seconds is None else f", {cli.duration(report.seconds)} of sound"
+    print(f"{report.recordings} recordings{sound}: {stats_dir}")
+    if report.sample_rates:
+        print("sample rates: " + ", ".join(f"{count} of {rate} Hz" for rate, count in report.sample_rates.items()))
+    if report.floored:
+        print(
+            f"{report.floored} of {recipe.vector_size} elements hardly vary; their standard deviation was raised to "
+            f"{calibration.STD_FLOOR_DB} dB"
+        )
+    if report.band_hz:
+        print(
+            f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; voices from a microphone that records "
+            "higher pitches will all look alike there: calibrate with recordings from the microphone you will use"
+        )
+    own = round(100 * report.own_share)
+    other = f" and {100 - own}% from the built-in calibration" if own < 100 else ""
+    print(f"whitening: {report.axes} principal axes, {own}% from these recordings{other}")
+    print(
+        f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, "
+        f"kurtosis {report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} "
+        f"(noise would have 0, 1, 5, 3, 0): {output}"
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(argv)
@@ -65,34 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
     picture = options.stats_dir / "calibration.png"
     pictures.save_calibration(picture, made.mean_db, made.std_db, recipe)
-    if report.recordings < calibration.FEW:
-        print(
-            f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
-            "few recordings rather than voices in general, and other voices will look alike: add more",
-            file=sys.stderr,
-        )
-    sound = "" if report.seconds is None else f", {cli.duration(report.seconds)} of sound"
-    print(f"{report.recordings} recordings{sound}: {options.stats_dir}")
-    if report.sample_rates:
-        print("sample rates: " + ", ".join(f"{count} of {rate} Hz" for rate, count in report.sample_rates.items()))
-    if report.floored:
-        print(
-            f"{report.floored} of {recipe.vector_size} elements hardly vary; their standard deviation was raised to "
-            f"{calibration.STD_FLOOR_DB} dB"
-        )
-    if report.band_hz:
-        print(
-            f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; voices from a microphone that records "
-            "higher pitches will all look alike there: calibrate with recordings from the microphone you will use"
-        )
-    own = round(100 * report.own_share)
-    other = f" and {100 - own}% from the built-in calibration" if own < 100 else ""
-    print(f"whitening: {report.axes} principal axes, {own}% from these recordings{other}")
-    print(
-        f"z-scores: mean {report.z_mean:.3f}, std {report.z_std:.3f}, largest {report.z_largest:.1f}, "
-        f"kurtosis {report.z_kurtosis:.1f}, neighbour correlation {report.z_neighbour:.2f} "
-        f"(noise would have 0, 1, 5, 3, 0): {output}"
-    )
+    tell(report, options.stats_dir, output, recipe)
     print(f"mean and standard deviation as a picture: {picture}")
     elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"
     print(f"next: python prep_ldm.py{elsewhere}")
