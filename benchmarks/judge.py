@@ -26,9 +26,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import cli  # noqa: E402
 from files import atomic_path  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
+from ldm.modules.layout import seen  # noqa: E402
 from ldm.painter import choose_device  # noqa: E402
 from ldm.pictures import to_uint8  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
@@ -42,7 +44,7 @@ EPOCHS = 10
 BATCH = 256
 LEARNING_RATE = 3e-3  # at its height; a third of it for a judge that is trained further
 BEND = 0.04  # half pictures: standard deviation of the bending, at most
-STAIN = 0.25  # of what lies between black and white, halved: that of stains, at most
+STAIN = 0.25  # the same of stains, where black is −1 and white 1
 CHUNK = 100  # renders a task
 WEIGHTS = ROOT / "benchmarks" / "judge.safetensors"
 
@@ -148,8 +150,7 @@ def varied(x: Tensor, generator: torch.Generator) -> Tensor:
     if chance():
         straight = F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), list(x.shape), align_corners=False)
         bend = BEND * share() * smooth_noise((len(x), 2), 16, generator)
-        coordinates = straight + rearrange(bend, "b xy h w -> b h w xy")
-        x = F.grid_sample(x, coordinates.to(x.device), padding_mode="reflection", align_corners=False)
+        x = seen(x, straight + rearrange(bend, "b xy h w -> b h w xy"))
     if chance():
         smaller = int(torch.randint(SIZE // 2, SIZE, (), generator=generator))
         x = F.interpolate(F.interpolate(x, smaller, mode="area"), SIZE, mode="bilinear")
@@ -215,8 +216,12 @@ def trained_judge() -> Judge:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--further", type=int, metavar="EPOCHS", help="train the judge that is there further")
-    parser.add_argument("--renders", type=int, default=TRAINING_RENDERS, metavar="N", help="for that (%(default)s)")
+    parser.add_argument(
+        "--further", type=cli.bounded(int, 1), metavar="EPOCHS", help="train the judge that is there further"
+    )
+    parser.add_argument(
+        "--renders", type=cli.bounded(int, BATCH), default=TRAINING_RENDERS, metavar="N", help="for that (%(default)s)"
+    )
     args = parser.parse_args()
     judge = trained_judge()
     if args.further:

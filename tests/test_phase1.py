@@ -142,6 +142,12 @@ def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(tmp_pa
     assert wide.stderr.startswith("warning: the recording has sound above") and wide.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_writes_nothing(tmp_path, script):
+    result = run(script, "--help", data=tmp_path)
+    assert result.returncode == 0 and "--output_file" in result.stdout and not list(tmp_path.iterdir())
+
+
 MISTAKES = [
     (SCRIPTS[0], [], 1, "there is no folder"),
     (SCRIPTS[0], ["--input_dir", "."], 1, "no files in"),
