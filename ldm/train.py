@@ -39,9 +39,17 @@ import cli
 from files import atomic_path
 from ldm.checkpoint import find_model, load_model, mismatches
 from ldm.data.captions import caption
-from ldm.data.pools import pool, rendered, told
-from ldm.data.scenes import COLOURS, NAMED_COLOURS, SHAPE_ATTRIBUTES, VARIANTS, attribute_values, sample_scene
-from ldm.data.views import BEND, KNOTS, NEAREST, view
+from ldm.data.pools import Kind, pool, rendered, told
+from ldm.data.scenes import (
+    COLOURS,
+    NAMED_COLOURS,
+    SHAPE_ATTRIBUTES,
+    VARIANTS,
+    attribute_values,
+    recoloured,
+    sample_scene,
+)
+from ldm.data.views import BEND, KNOTS, NEAREST, drift, view
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
@@ -106,10 +114,11 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of diffusion training on `pictures` renders of `size`×`size`."""
+    """A stretch of diffusion training on `pictures` renders of `size`×`size`; the last `drifting` have such colours."""
 
     size: int
     pictures: int
+    drifting: int
     batch_size: int
     steps: int
 
@@ -374,7 +383,7 @@ class Thumbnails:
         self.pixels = torch.from_numpy(np.array(pixels)).to(device)
         values, variants = told(first_seed, len(pixels))
         self.values, self.variants = (torch.from_numpy(numbers).to(device) for numbers in (values, variants))
-        large = to_tensor(next(rendered(first_seed, min(len(pixels), 128), 8 * size, whole=True)))
+        large = to_tensor(next(rendered(first_seed, min(len(pixels), 128), 8 * size, "whole")))
         with torch.inference_mode():
             z = torch.cat([model.encode_first_stage(batch.to(device)) for batch in large.split(8)])
         cells, colours = rearrange(z, "b c h w -> (b h w) c"), self._homogeneous(torch.arange(len(z))).flatten(0, 2)
@@ -438,7 +447,7 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, r
     bar = tqdm(range(start, steps), "layout", steps, initial=start)
     for step in bar:
         if step >= read and thumbnails is None:
-            pixels = pool(renders, LAYOUT_SEED, options.pictures, model.latent_shape[1], whole=True)
+            pixels = pool(renders, LAYOUT_SEED, options.pictures, model.latent_shape[1], "whole")
             thumbnails = Thumbnails(model, pixels, LAYOUT_SEED)
         torch.manual_seed(seed + step)
         if thumbnails is None:
@@ -464,13 +473,23 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, r
 # --- diffusion -------------------------------------------------------------------------------------------------------
 
 
-def encode_pictures(model: LatentDiffusion, stage: Stage, first_seed: int, folder: Path, renders: Path) -> np.ndarray:
-    """Latents [pictures, 4, size / 8, size / 8] float16 of a stage's renders, made once and kept in `folder`."""
-    pictures = pool(renders, first_seed, stage.pictures, stage.size)
+def stage_pictures(stage: Stage, first_seed: int, renders: Path) -> list[np.ndarray]:
+    """A stage's renders [N, size, size, 3]: first those in their scenes' colours, then those whose colours drift."""
+    parts: tuple[tuple[int, Kind], ...] = ((stage.pictures - stage.drifting, "views"), (stage.drifting, "drifting"))
+    pools = []
+    for count, kind in parts:
+        if count:
+            pools.append(pool(renders, first_seed, count, stage.size, kind))
+        first_seed += count
+    return pools
+
+
+def encode_pictures(model: LatentDiffusion, pictures: np.ndarray, folder: Path) -> np.ndarray:
+    """Latents [N, 4, size / 8, size / 8] float16 of renders [N, size, size, 3], made once and kept in `folder`."""
     digest = hashlib.sha256(pictures[:4].tobytes())  # other pictures, or another first stage: other latents
     for tensor in model.first_stage_model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    path = folder / f"latents-{digest.hexdigest()[:8]}-{first_seed}-{stage.pictures}x{stage.size}px.npy"
+    path = folder / f"latents-{digest.hexdigest()[:8]}-{len(pictures)}x{pictures.shape[1]}px.npy"
     if not path.is_file():
         rows = []
         model.first_stage_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
@@ -495,6 +514,7 @@ class Batch(NamedTuple):
         x_0: clean latents [B, C, H, W].
         prompts: B captions, "" where guidance is to be learned.
         values, variants: attributes [B, attributes] and variants [B] of the scenes.
+        others, drifts: the attributes in other colours, and their part [B, H, W] in what is drawn.
         views: coordinates [B, H, W, 2] of what is seen of them.
         t: timesteps [B].
         noise: [B, C, H, W].
@@ -504,6 +524,8 @@ class Batch(NamedTuple):
     prompts: list[str]
     values: Tensor
     variants: Tensor
+    others: Tensor
+    drifts: Tensor
     views: Tensor
     t: Tensor
     noise: Tensor
@@ -516,22 +538,33 @@ class Batch(NamedTuple):
 class DiffusionBatches(Dataset):
     """The training batch of each step, `size` pictures of it, by the seed and the step alone."""
 
-    def __init__(self, latents: np.ndarray, first_seed: int, size: int, options: DiffusionOptions, seed: int) -> None:
+    def __init__(
+        self, latents: np.ndarray, drifting: int, first_seed: int, size: int, options: DiffusionOptions, seed: int
+    ) -> None:
+        """Of `latents` [N, C, H, W] of the scenes from `first_seed` on; colours of the last `drifting` drift."""
         self.latents, self.first_seed, self.size, self.options, self.seed = latents, first_seed, size, options, seed
+        self.plain = len(latents) - drifting
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng((self.seed, step))
         rows = rng.integers(len(self.latents), size=self.size)
         scenes = [sample_scene(self.first_seed + int(row)) for row in rows]
+        drifting = rows >= self.plain
         x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
+        side = x_0.shape[2]
         # stratified: all of the schedule
         t = (torch.arange(self.size) + torch.from_numpy(rng.random(self.size))) / self.size * 1000
         return Batch(
             x_0,
-            ["" if rng.random() < self.options.prompt_dropout else caption(scene, rng) for scene in scenes],
+            [
+                "" if rng.random() < self.options.prompt_dropout else caption(scene, rng, colourless=drifts)
+                for scene, drifts in zip(scenes, drifting, strict=True)
+            ],
             torch.tensor([attribute_values(scene) for scene in scenes]),
             torch.tensor([scene.variant for scene in scenes]),
-            torch.from_numpy(np.stack([view(scene.seed, x_0.shape[2]) for scene in scenes])),
+            torch.tensor([attribute_values(recoloured(scene)) for scene in scenes]),
+            torch.from_numpy(drifting[:, None, None] * np.stack([drift(scene.seed, side) for scene in scenes])),
+            torch.from_numpy(np.stack([view(scene.seed, side) for scene in scenes])),
             t.long().clamp(max=999),
             torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
         )
@@ -543,7 +576,9 @@ def known_guess(layout: PromptLayout, batch: Batch) -> Tensor:
     Sampling decides on one guess at once; the U-Net learns to trust it, since here it always is the right one.
     """
     with torch.no_grad():
-        guess = seen(guess_of(layout, batch.values, batch.variants).float(), batch.views)
+        drawn, other = (guess_of(layout, v, batch.variants).float() for v in (batch.values, batch.others))
+        drift_part = F.interpolate(batch.drifts[:, None], drawn.shape[2:], mode="bilinear", align_corners=True)
+        guess = seen(torch.lerp(drawn, other, drift_part.to(drawn)), batch.views)
     told = torch.tensor([float(prompt != "") for prompt in batch.prompts], device=guess.device)
     return guess * told[:, None, None, None]
 
@@ -619,8 +654,9 @@ def train_diffusion(
         first_seed = first_seed_of(number)
         stage_end = stage_start + stage.steps
         if step < stage_end:
-            latents = encode_pictures(model, stage, first_seed, folder, renders)
-            batches = DiffusionBatches(latents, first_seed, stage.batch_size, options, seed)
+            parts = [encode_pictures(model, p, folder) for p in stage_pictures(stage, first_seed, renders)]
+            latents = np.concatenate(parts)
+            batches = DiffusionBatches(latents, stage.drifting, first_seed, stage.batch_size, options, seed)
             left = range(step, stage_end)
             bar = tqdm(in_order(batches, left, model.device), f"{stage.size} px", stage_end, initial=step)
             for step, batch in zip(left, bar, strict=True):
@@ -800,9 +836,9 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.command == "pictures":
         pool(renders, seed, first_stage.pictures, 256)
-        pool(renders, LAYOUT_SEED, layout.pictures, node["params"]["image_size"], whole=True)
+        pool(renders, LAYOUT_SEED, layout.pictures, node["params"]["image_size"], "whole")
         for number, stage in enumerate(diffusion.stages):
-            pool(renders, first_seed_of(number), stage.pictures, stage.size)
+            stage_pictures(stage, first_seed_of(number), renders)
     elif args.command == "first_stage":
         model = build(node, args.dir, trained=(), start=args.start)
         train_first_stage(first_stage_of(model), first_stage, args.dir / "first_stage", renders, seed)

@@ -245,6 +245,18 @@ def _extras(scene: Scene, rng: np.random.Generator, mood_used: bool) -> list[str
     return [extras[int(i)] for i in rng.permutation(len(extras))]
 
 
+def _colourless_phrase(scene: Scene, rng: np.random.Generator) -> str:
+    """Main phrase that names no colour."""
+    if scene.figure is None:
+        thing = _subject(scene, rng)
+    else:
+        thing = _pick(FIGURE_WORDS[scene.figure], rng)
+        if _chance(rng, 0.4):
+            thing = f"{thing} {_pick(GROUNDS, rng)} {_pick(PATTERN_WORDS[scene.pattern], rng)}"
+    forms = (_with_article(thing, rng), thing, f"{_pick(ABSTRACTS, rng)} of {thing}", _pick(GENERIC, rng))
+    return forms[int(rng.integers(len(forms)))]
+
+
 def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
     """Main phrase of a scene with a figure."""
     figure = _pick(FIGURE_WORDS[scene.figure or ""], rng)
@@ -294,16 +306,20 @@ def _pattern_phrase(scene: Scene, rng: np.random.Generator) -> str:
     return forms[int(rng.choice(len(forms), p=weights / weights.sum()))]
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
+def caption(scene: Scene, rng: np.random.Generator, colourless: bool = False) -> str:
     """A lower-case ASCII caption of 1 to 20 words: what it names is in the picture, but parts may be missing.
 
     Args:
         scene: the scene; may be captioned many times.
         rng: draws the template, the synonyms and the parts left out.
+        colourless: name no colour.
     """
     if _chance(rng, 0.05):
         return _pick(GENERIC, rng)
-    phrase = _figure_phrase(scene, rng) if scene.figure else _pattern_phrase(scene, rng)
+    if colourless:
+        phrase = _colourless_phrase(scene, rng)
+    else:
+        phrase = _figure_phrase(scene, rng) if scene.figure else _pattern_phrase(scene, rng)
     mood_used = False
     # "dark" or "bright" before a colour would be read as a shade of it.
     if scene.mood not in (None, "dark", "bright") and _chance(rng, 0.4) and not phrase.startswith(("a ", "an ")):

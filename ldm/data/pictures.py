@@ -27,8 +27,8 @@ from ldm.data.fields import (
 from ldm.data.figures import draw_figure
 from ldm.data.palette import COLOURS_OKLAB, LUT_SIZE, apply_lut, apply_lut_filtered, banded_lut, jittered, shade
 from ldm.data.patterns import PATTERN_FAMILIES
-from ldm.data.scenes import Scene, sample_scene
-from ldm.data.views import NEAREST, seen, view
+from ldm.data.scenes import Scene, recoloured, sample_scene
+from ldm.data.views import NEAREST, drift, seen, view
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,20 @@ def _finished(rgb: np.ndarray, mood: Mood) -> np.ndarray:
     return (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def render(scene: Scene, size: int = 256, whole: bool = False) -> np.ndarray:
+def _whole(scene: Scene, size: int) -> np.ndarray:
+    """All of a scene, straight on."""
+    rng = np.random.default_rng([scene.seed, 2])
+    labs = [jittered(name, rng) for name in scene.colours]
+    draw = _figure_picture if scene.figure else _pattern_picture
+    return _finished(draw(scene, size, labs, rng), MOOD_EFFECTS[scene.mood])
+
+
+def render(scene: Scene, size: int = 256, whole: bool = False, drifting: bool = False) -> np.ndarray:
     """Draw a scene as sRGB uint8 `[size, size, 3]`; the same scene looks the same at every size.
 
     Args:
         whole: draw all of it straight on, in place of the view that belongs to its seed.
+        drifting: let its colours give way to those of `recoloured` in places, as the layout's do that are not named.
 
     Raises:
         ValueError: `size` is below 16.
@@ -253,11 +262,11 @@ def render(scene: Scene, size: int = 256, whole: bool = False) -> np.ndarray:
     """
     if size < 16:
         raise ValueError(f"size must be at least 16, got {size}")
-    rng = np.random.default_rng([scene.seed, 2])
-    labs = [jittered(name, rng) for name in scene.colours]
-    draw = _figure_picture if scene.figure else _pattern_picture
     drawn = size if whole else round(size * NEAREST)  # so that the nearest view is as crisp
-    picture = _finished(draw(scene, drawn, labs, rng), MOOD_EFFECTS[scene.mood])
+    picture = _whole(scene, drawn)
+    if drifting:
+        one, other = (p.astype(np.float32) for p in (picture, _whole(recoloured(scene), drawn)))
+        picture = mix(one, other, spread(drift(scene.seed, drawn))).round().astype(np.uint8)
     return picture if whole else seen(picture, view(scene.seed, size))
 
 

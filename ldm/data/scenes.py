@@ -1,6 +1,6 @@
 """Scenes: the attributes that a picture is drawn from and that its caption may name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -147,6 +147,21 @@ def _sample_colours(
     return tuple(chosen)
 
 
+def _pool(mood: str | None) -> tuple[str, ...]:
+    """The colours that a mood allows."""
+    return {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
+
+
+def recoloured(scene: Scene) -> Scene:
+    """The same scene in as many other colours, which its mood allows."""
+    rng = np.random.default_rng([scene.seed, 6])
+    while len(colours := _sample_colours(rng, None, _pool(scene.mood), 0.25 if scene.figure else 0.17)) != len(
+        scene.colours
+    ):
+        pass
+    return replace(scene, colours=colours)
+
+
 def sample_scene(
     seed: int,
     *,
@@ -181,13 +196,12 @@ def sample_scene(
     second = blend = None
     if figure is None and rng.random() < 0.12:
         second, blend = _pick(tuple(p for p in PATTERNS if p != pattern), rng), _pick(BLENDS, rng)
-    pool = {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
     natural = figure and rng.random() < 0.5 and mood not in ("warm", "cool")
     first = _pick(NATURAL[figure], rng) if figure and natural else None
     return Scene(
         seed=seed,
         pattern=pattern,
-        colours=_sample_colours(rng, first, pool, 0.25 if figure else 0.17),
+        colours=_sample_colours(rng, first, _pool(mood), 0.25 if figure else 0.17),
         second=second,
         blend=blend,
         figure=figure,

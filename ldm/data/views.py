@@ -1,4 +1,4 @@
-"""Views: how near, from where and how bent the shapes of a picture are seen.
+"""Views: how near, from where and how bent the shapes of a picture are seen, and where colours give way to others.
 
 Shapes come in a few variants, which a small model can learn; views are endless, and need not be learned, since they
 only move what is there. So no two pictures of the same prompt are alike.
@@ -9,7 +9,7 @@ import numpy as np
 
 NEAREST = 1.4  # zoom
 BEND = 0.04  # standard deviation of the displacement, half pictures
-KNOTS = 4  # a side, between which the bending is interpolated
+KNOTS = 4  # a side, between which the bending is interpolated, and the drift of colours
 
 
 def view(seed: int, size: int) -> np.ndarray:
@@ -33,3 +33,13 @@ def seen(picture: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
     """What is at `coordinates` [H, W, 2] (of `view`) of a picture [S, S, C]: [H, W, C]."""
     x, y = np.moveaxis((coordinates + 1) * (len(picture) / 2) - 0.5, 2, 0)
     return cv2.remap(picture, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+
+def drift(seed: int, size: int) -> np.ndarray:
+    """What part other colours have in each pixel of a whole picture whose colours drift: 0…1, float32 [size, size].
+
+    At a third of the knots, which lie from edge to edge, none, and at a third all; between them it is interpolated.
+    """
+    knots = np.random.default_rng([seed, 5]).uniform(-1, 2, (KNOTS, KNOTS)).clip(0, 1)
+    near = np.maximum(0, 1 - np.abs(np.linspace(0, KNOTS - 1, size)[:, None] - np.arange(KNOTS)))  # [size, KNOTS]
+    return (near @ knots @ near.T).astype(np.float32)

@@ -1,14 +1,16 @@
 """The generator of captioned art: determinism, resolution, colours that are seen, words that are allowed."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from ldm.data.captions import HELD_OUT_SYNONYMS, caption, vocabulary
+from ldm.data.captions import COLOUR_WORDS, HELD_OUT_SYNONYMS, caption, vocabulary
 from ldm.data.palette import COLOURS as COLOUR_VALUES
 from ldm.data.pictures import contact_sheet, main, render
 from ldm.data.scenes import (
@@ -21,9 +23,10 @@ from ldm.data.scenes import (
     VARIANTS,
     Scene,
     attribute_values,
+    recoloured,
     sample_scene,
 )
-from ldm.data.views import seen, view
+from ldm.data.views import drift, seen, view
 from ldm.modules import layout
 
 NAMES = tuple(COLOUR_VALUES)
@@ -117,6 +120,28 @@ def test_views_are_near_mirrored_and_bent() -> None:
     straight = np.linspace(views[:, :, :1], views[:, :, -1:], 32, axis=2).squeeze(3)
     assert 0.005 < np.abs(views - straight).mean() < 0.05
     assert np.array_equal(view(7, 32), views[7])
+
+
+def test_drifting_colours_are_two_sets_of_the_same_shapes() -> None:
+    for seed in range(12):
+        scene = sample_scene(seed)
+        other = recoloured(scene)
+        assert other != scene and replace(other, colours=scene.colours) == scene
+        assert len(other.colours) == len(scene.colours)
+        drawn = [render(s, 64, whole=True).astype(float) for s in (scene, other)]
+        drifting = render(scene, 64, whole=True, drifting=True)
+        share = drift(seed, 64)[..., None]
+        assert np.abs(drifting - (drawn[0] * (1 - share) + drawn[1] * share)).max() < 1
+        expected = seen(render(scene, 256, whole=True, drifting=True), view(seed, 128)).ravel()
+        assert np.corrcoef(render(scene, 128, drifting=True).ravel(), expected)[0, 1] > 0.8
+
+
+def test_a_drift_goes_from_knot_to_knot() -> None:
+    drifts = np.stack([drift(seed, 31) for seed in range(200)])
+    knots = drifts[:, ::10, ::10]
+    assert drifts.min() == 0 and drifts.max() == 1
+    assert abs((knots == 0).mean() - 1 / 3) < 0.05 and abs((knots == 1).mean() - 1 / 3) < 0.05
+    np.testing.assert_allclose(drifts[:, 5, 10], (knots[:, 0, 1] + knots[:, 1, 1]) / 2, atol=1e-6)
 
 
 def test_a_view_is_the_same_at_every_size() -> None:
@@ -221,6 +246,15 @@ def test_held_out_words_are_held_out() -> None:
 def test_vocabulary_is_sorted_and_unique() -> None:
     words = vocabulary()
     assert words == sorted(set(words)) and len(words) > 200
+
+
+def test_captions_may_leave_out_colours() -> None:
+    colours = {word for words in COLOUR_WORDS.values() for phrase in words for word in phrase.split()}
+    texts = [caption(sample_scene(seed), np.random.default_rng(seed), colourless=True) for seed in range(300)]
+    assert len(set(texts)) > 200
+    assert set(re.findall("[a-z]+", " ".join(texts))) <= set(vocabulary())
+    looks = {"dark", "bright", "light", "neon"}  # are moods, or patterns, as well
+    assert not (colours - looks) & {word for text in texts for word in re.findall("[a-z]+", text)}
 
 
 def test_captions_of_one_scene_vary_and_name_what_is_there() -> None:

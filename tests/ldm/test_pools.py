@@ -16,8 +16,8 @@ def several_chunks(monkeypatch):
 
 
 def test_halving_takes_the_mean_of_four_pixels():
-    pictures = np.array([[[0, 10], [20, 31]], [[255, 255], [255, 255]]], np.uint8)[..., None].repeat(3, axis=-1)
-    assert pools.halved(pictures)[:, 0, 0].tolist() == [[15] * 3, [255] * 3]
+    picture = np.array([[0, 10, 255, 255], [20, 31, 255, 255]], np.uint8)[..., None].repeat(3, axis=-1)
+    assert pools.halved(picture).tolist() == [[[15] * 3, [255] * 3]]
 
 
 def test_renders_are_those_of_the_scenes_in_order():
@@ -26,8 +26,14 @@ def test_renders_are_those_of_the_scenes_in_order():
 
 
 def test_whole_renders_are_drawn_twice_as_large():
-    (picture,) = next(pools.rendered(FIRST, 1, 16, whole=True))
-    np.testing.assert_array_equal(picture, pools.halved(render(sample_scene(FIRST), 32, whole=True)[None])[0])
+    (picture,) = next(pools.rendered(FIRST, 1, 16, "whole"))
+    np.testing.assert_array_equal(picture, pools.halved(render(sample_scene(FIRST), 32, whole=True)))
+
+
+def test_drifting_renders_have_the_shapes_in_two_sets_of_colours():
+    (drifting,) = next(pools.rendered(FIRST, 1, 64, "drifting"))
+    np.testing.assert_array_equal(drifting, render(sample_scene(FIRST), 64, drifting=True))
+    assert np.abs(drifting.astype(int) - render(sample_scene(FIRST), 64)).mean() > 5
 
 
 def test_a_pool_is_made_once_and_read_from_disk(tmp_path, monkeypatch):
@@ -40,7 +46,7 @@ def test_a_pool_is_made_once_and_read_from_disk(tmp_path, monkeypatch):
 
 def test_a_pool_of_other_drawing_code_is_another(tmp_path, monkeypatch):
     pools.pool(tmp_path, FIRST, 1, 16)
-    monkeypatch.setattr(pools, "render", lambda scene, size: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(pools, "drawn", lambda seed, size, kind: np.zeros((size, size, 3), np.uint8))
     monkeypatch.setattr(pools, "rendered", lambda *arguments: iter([np.ones((1, 16, 16, 3), np.uint8)]))
     assert pools.pool(tmp_path, FIRST, 1, 16).max() == 1 and len(list(tmp_path.iterdir())) == 2
 

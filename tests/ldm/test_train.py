@@ -6,20 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 import config
 from ldm import train
 from ldm.checkpoint import load_model
-from ldm.data.captions import vocabulary
+from ldm.data.captions import COLOUR_WORDS, vocabulary
 from ldm.data.pools import rendered
-from ldm.data.scenes import attribute_values, sample_scene
-from ldm.data.views import view
+from ldm.data.scenes import attribute_values, recoloured, sample_scene
+from ldm.data.views import drift, view
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.modules.layout import seen
 from ldm.tensor_files import read_tensors
 
 UNET = "model.diffusion_model."
+COLOUR_NAMES = {name for names in COLOUR_WORDS.values() for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,8 @@ def tiny_config() -> OmegaConf:
         pictures=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
     )
     stages = [
-        {"size": 64, "pictures": 8, "batch_size": 4, "steps": 3},
-        {"size": 128, "pictures": 4, "batch_size": 2, "steps": 3},
+        {"size": 64, "pictures": 8, "drifting": 4, "batch_size": 4, "steps": 3},
+        {"size": 128, "pictures": 4, "drifting": 0, "batch_size": 2, "steps": 3},
     ]
     tiny.training.diffusion.update(stages=stages)
     return tiny
@@ -113,8 +115,8 @@ def test_the_layout_learns_to_read_and_to_draw(folder):
 
 def test_thumbnails_are_about_the_latents(folder):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
-    thumbnails = train.Thumbnails(model, next(rendered(0, 16, 32, whole=True)), 0)
-    pictures = train.to_tensor(next(rendered(0, 16, 256, whole=True)))
+    thumbnails = train.Thumbnails(model, next(rendered(0, 16, 32, "whole")), 0)
+    pictures = train.to_tensor(next(rendered(0, 16, 256, "whole")))
     with torch.inference_mode():
         z = model.encode_first_stage(pictures)
     assert thumbnails.pixels.shape == (16, 32, 32, 3)
@@ -225,7 +227,8 @@ def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
     variants = torch.tensor([scene.variant for scene in scenes])
     t = torch.linspace(0, 999, len(x_0)).long()
     views = torch.from_numpy(np.stack([view(seed, x_0.shape[2]) for seed in range(len(x_0))]))
-    return train.Batch(x_0, prompts, values, variants, views, t, torch.randn_like(x_0))
+    drifts = torch.zeros_like(x_0[:, 0])
+    return train.Batch(x_0, prompts, values, variants, values, drifts, views, t, torch.randn_like(x_0))
 
 
 def test_loss_of_a_perfect_prediction_is_zero(folder):
@@ -272,15 +275,38 @@ def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
     assert train.known_guess(layout, half).shape == (3, 4, 16, 16)
 
 
+def test_where_colours_drift_the_guess_does(folder):
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    layout = train.layout_of(model)
+    batch = batch_of(torch.zeros(1, 4, 32, 32), ["a"])
+    other = batch._replace(values=torch.tensor([attribute_values(recoloured(sample_scene(0)))]))
+    right = torch.zeros(1, 32, 32)
+    right[:, :, 16:] = 1
+    drifting = batch._replace(others=other.values, drifts=right, views=straight(32))
+    ours, others = (train.known_guess(layout, b._replace(views=straight(32))) for b in (batch, other))
+    assert not torch.allclose(ours, others, atol=1e-2)
+    torch.testing.assert_close(train.known_guess(layout, drifting), torch.where(right.bool()[:, None], others, ours))
+
+
+def straight(size: int) -> torch.Tensor:
+    """All of a picture, straight on: coordinates [1, size, size, 2]."""
+    return F.affine_grid(torch.eye(2, 3)[None], [1, 1, size, size], align_corners=False)
+
+
 def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     latents = np.arange(50, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16)
     options = train.DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
-    batch = train.DiffusionBatches(latents, 1000, 40, options, 0)[7]
+    batch = train.DiffusionBatches(latents, 30, 1000, 40, options, 0)[7]
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
     assert batch.values.tolist() == [attribute_values(sample_scene(1000 + row)) for row in rows]
     assert np.array_equal(batch.views, np.stack([view(1000 + row, 2) for row in rows]))
     assert batch.variants.tolist() == [sample_scene(1000 + row).variant for row in rows]
+    assert batch.others.tolist() == [attribute_values(recoloured(sample_scene(1000 + row))) for row in rows]
+    for row, drifts, prompt in zip(rows, batch.drifts, batch.prompts, strict=True):
+        np.testing.assert_array_equal(drifts, (row >= 20) * drift(1000 + row, 2))
+        assert row < 20 or not COLOUR_NAMES & set(prompt.split())
+    assert 5 < sum(row < 20 for row in rows) < 35
     assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
     assert batch.t.min() >= 0 and batch.t.max() <= 999 and (batch.t.diff() > 0).all()
 
