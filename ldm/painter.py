@@ -104,7 +104,7 @@ class Painter:
             tqdm.write(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
         void = {prompt for prompt in prompts if prompt.strip() and not text.understands(prompt)}
         for prompt in sorted(void - self._named):
-            tqdm.write(f"warning: nothing is left of the prompt {prompt!r}: the picture is as without", file=sys.stderr)
+            tqdm.write(f"warning: nothing is left of the prompt {prompt!r}: it is as without one", file=sys.stderr)
         self._named |= unknown | void
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
@@ -118,14 +118,15 @@ class Painter:
 
     @torch.inference_mode()
     def _paint(self, specs: Sequence[PictureSpec], x_T: Tensor, callback: StepCallback | None) -> Tensor:
-        spec = specs[0]
-        wanted = {prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)}
+        spec, text = specs[0], self.model.cond_stage_model
+        prompts = [spec.prompt if text.understands(spec.prompt) else text.stand_in for spec in specs]
+        wanted = {*prompts, *(spec.negative_prompt for spec in specs)}
         self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in wanted}
         samples, _ = SAMPLERS[spec.sampler](self.model).sample(
             S=spec.steps,
             batch_size=len(x_T),
             shape=tuple(x_T.shape[1:]),
-            conditioning=self._embed(spec.prompt for spec in specs),
+            conditioning=self._embed(prompts),
             unconditional_conditioning=(
                 self._embed(spec.negative_prompt for spec in specs) if spec.scale != 1 else None
             ),

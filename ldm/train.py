@@ -465,8 +465,6 @@ def train_layout(model: LatentDiffusion, options: LayoutOptions, folder: Path, r
             run.save(step + 1)
     model.cond_stage_model.eval()
     layout.draws.copy_(torch.from_numpy(np.random.default_rng(seed).gumbel(size=layout.draws.shape)))
-    with torch.inference_mode():
-        layout.nothing.copy_(model.get_learned_conditioning([""]).mean(dim=(0, 1)))
     run.save(steps)
 
 

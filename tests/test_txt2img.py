@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
+from ldm.modules.encoders.modules import WordEmbedder
 from painting.options import parse_options
 from painting.plan import plan
 
@@ -138,7 +139,7 @@ def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_pat
 def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
     mostly = ["--mix", *apart, "--weights", 9, 1]
     near = paint(tmp_path / "near", *mostly)[0].astype(int)
-    # without a prompt there is no layout that x_T might choose another of
+    # where the prompt says nothing, x_T alone decides
     plain = [
         paint(tmp_path / f"plain{i}", *latents, "--prompt", "")[0].astype(int)
         for i, latents in enumerate((mostly, ["--init_latents", apart[0]], ["--init_latents", apart[1]]))
@@ -587,3 +588,4 @@ def test_a_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):
     assert_same = np.testing.assert_array_equal
     assert_same(first, paint(tmp_path / "b", "--prompt", "")[0])
     assert capsys.readouterr().err == ""
+    assert_same(first, paint(tmp_path / "c", "--prompt", WordEmbedder.stand_in)[0])

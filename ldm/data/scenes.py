@@ -155,10 +155,9 @@ def _pool(mood: str | None) -> tuple[str, ...]:
 def recoloured(scene: Scene) -> Scene:
     """The same scene in as many other colours, which its mood allows."""
     rng = np.random.default_rng([scene.seed, 6])
-    while len(colours := _sample_colours(rng, None, _pool(scene.mood), 0.25 if scene.figure else 0.17)) != len(
-        scene.colours
-    ):
-        pass
+    colours: tuple[str, ...] = ()
+    while len(colours) != len(scene.colours):
+        colours = _sample_colours(rng, None, _pool(scene.mood), 0.25 if scene.figure else 0.17)
     return replace(scene, colours=colours)
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-EMPTY = 0.05  # so near is the mean of an embedded prompt to that of the empty one, however it is rounded
 SURE = 0.4  # a likelier value of an attribute is what the prompt says, not a matter of chance
 DRAWS = 4  # for each variant
 MARGIN = 0.01  # behind the noise's favourite, in standard deviations: draws that are nearer are mixed with it
@@ -87,9 +86,7 @@ class PromptLayout(nn.Module):
         maps: shapes of each guess.
     """
 
-    # given by training
-    draws: Tensor  # [DRAWS · variants, A]: Gumbel noise
-    nothing: Tensor  # [context_dim]: the mean embedding of the empty prompt
+    draws: Tensor  # [DRAWS · variants, A]: Gumbel noise, given by training
 
     def __init__(
         self,
@@ -120,7 +117,6 @@ class PromptLayout(nn.Module):
         self.tint = nn.Linear(width, 256)
         self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
         self.register_buffer("draws", torch.zeros(DRAWS * variants, sum(self.split)))
-        self.register_buffer("nothing", torch.zeros(context_dim))
 
     def decided(self, probabilities: Tensor) -> Tensor:
         """Attributes of shapes [B, K, S], each one-hot, of the K draws for `probabilities` [B, A] of the reader.
@@ -194,15 +190,16 @@ class PromptLayout(nn.Module):
         bent = F.interpolate(self.bend * squares[:, :2], (self.size, self.size), mode="bicubic")
         return straight * share[:, None, None, None] + centre[:, None, None] + rearrange(bent, "b xy h w -> b h w xy")
 
-    def forward(self, x_T: Tensor, context: Tensor) -> Tensor:
-        """The guess for prompts [B, M, context_dim] and start noise `x_T` [B, C, H, W]; 0 for the empty prompt."""
-        told = (context.mean(dim=1) - self.nothing).abs().amax(dim=1) >= EMPTY
+    def forward(self, x_T: Tensor, context: Tensor, told: Tensor) -> Tensor:
+        """The guess for prompts [B, M, context_dim] and start noise `x_T` [B, C, H, W]; 0 where not `told` [B]."""
         guess = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
         if told.any():
             # one by one: so a guess is the same to the last bit, whatever else is in the batch
             rows = zip(x_T[told].float().split(1), context[told].split(1), strict=True)
-            drawn = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
-            guess[told] = drawn.float()  # under autocast a GPU gives bfloat16
+            # in bfloat16 what is nearly 1 is 1, of which there is no Gumbel noise
+            with torch.autocast(x_T.device.type, enabled=False):
+                drawn = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
+            guess[told] = drawn.float()
         return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
     def _likings(self, chance: Tensor) -> Tensor:

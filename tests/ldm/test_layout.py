@@ -9,6 +9,7 @@ from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.layout import DRAWS, MARGIN, PromptLayout, _nearness, _shares, seen
 
 CONTEXT = 8
+TOLD = torch.tensor([True])
 VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
 SIZES = {"shape_attributes": [3, 2], "colour_attributes": [4], "variants": 5, "width": 16, "maps": 3}
 OPTIONS = {"size": 8, **SIZES, **VIEW}
@@ -152,7 +153,7 @@ def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatc
         attributes = torch.cat([layout.decided(probabilities)[:, DRAWS * variant + 1], colours], dim=1)
         drawn = layout.guesses(attributes[:, None], torch.tensor([variant]))[:, 0]
         target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
-        guess = layout(x_T, context)
+        guess = layout(x_T, context, TOLD)
     torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
 
 
@@ -162,7 +163,7 @@ def place_colours(layout: PromptLayout, monkeypatch: pytest.MonkeyPatch, context
     coloured_in = layout._coloured_in
     monkeypatch.setattr(layout, "_coloured_in", lambda h, colour: (painted.append(colour), coloured_in(h, colour))[1])
     with torch.inference_mode():
-        layout(torch.randn(1, 4, 8, 8), context)
+        layout(torch.randn(1, 4, 8, 8), context, TOLD)
     monkeypatch.undo()
     return painted[0][:, 0]
 
@@ -189,7 +190,7 @@ def test_nothing_but_the_lowest_frequencies_decides(layout):
     """What else a sampler starts from may change as it likes."""
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     with torch.inference_mode():
-        one, other = (layout(noise_for(numbers), context) for _ in range(2))
+        one, other = (layout(noise_for(numbers), context, TOLD) for _ in range(2))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
@@ -199,7 +200,10 @@ def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
     context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
     numbers, others = torch.randn(2, 500, 4, 4, 4)
     with torch.inference_mode():
-        one, other = (layout(noise_for(n), context).flatten(1) for n in (numbers, 0.995 * numbers + 0.1 * others))
+        one, other = (
+            layout(noise_for(n), context, TOLD.expand(500)).flatten(1)
+            for n in (numbers, 0.995 * numbers + 0.1 * others)
+        )
     mean = one.mean(dim=0)
     assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.95
 
@@ -219,7 +223,9 @@ def test_between_two_noises_there_is_no_jump(layout):
     def changes(first: float, last: float) -> torch.Tensor:
         angle = torch.linspace(first, last, 201)[:, None, None, None]
         with torch.inference_mode():
-            guesses = layout(angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT)).flatten(1)
+            guesses = layout(
+                angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT), TOLD.expand(201)
+            ).flatten(1)
         return (guesses[1:] - guesses[:-1]).norm(dim=1)
 
     step = np.pi / 2 / 200
@@ -231,11 +237,15 @@ def test_between_two_noises_there_is_no_jump(layout):
 
 
 def test_the_empty_prompt_has_no_guess(layout):
-    context = torch.randn(2, 6, CONTEXT)
-    layout.nothing.copy_(context[1].mean(dim=0))
     with torch.inference_mode():
-        told, empty = layout(torch.randn(2, 4, 8, 8), context)
+        told, empty = layout(torch.randn(2, 4, 8, 8), torch.randn(2, 6, CONTEXT), torch.tensor([True, False]))
     assert told.abs().max() > 0.01 and empty.abs().max() == 0
+
+
+def test_numbers_that_hardly_occur_give_a_guess_in_mixed_precision_too(layout):
+    x_T = noise_for(3 * torch.randn(20, 4, 4, 4))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert layout(x_T, torch.randn(20, 6, CONTEXT), TOLD.expand(20)).isfinite().all()
 
 
 def test_each_row_has_the_guess_for_its_own_prompt(layout):
@@ -243,16 +253,16 @@ def test_each_row_has_the_guess_for_its_own_prompt(layout):
     layout.reader.told.weight.data *= 20
     x_T = torch.randn(4, 4, 8, 8)
     with torch.inference_mode():
-        together = layout(x_T, torch.stack([a, b, a, b]))
+        together = layout(x_T, torch.stack([a, b, a, b]), TOLD.expand(4))
         for row, prompt in enumerate([a, b, a, b]):
-            assert torch.equal(together[[row]], layout(x_T[[row]], prompt[None]))
-        assert not torch.allclose(together, layout(x_T, torch.stack([b, a, b, a])), atol=1e-3)
+            assert torch.equal(together[[row]], layout(x_T[[row]], prompt[None], TOLD))
+        assert not torch.allclose(together, layout(x_T, torch.stack([b, a, b, a]), TOLD.expand(4)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (4, 8)])
 def test_guesses_are_stretched_to_the_latents(layout, size):
     with torch.inference_mode():
-        assert layout(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT)).shape == (2, 4, *size)
+        assert layout(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT), TOLD.expand(2)).shape == (2, 4, *size)
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ldm.modules.encoders.modules import TextEncoder
 
 
+EMPTY = 0.03  # nearer to that of the empty prompt is no other's embedding; rounding may not be the same in all batches
+
+
 class DiffusionWrapper(nn.Module):
     """Holds the U-Net under the name that published state dicts use."""
 
@@ -129,7 +132,8 @@ class LatentDiffusion(nn.Module):
             return partial(self.apply_model, c=c)
         if c is None:
             raise ValueError("a U-Net with a layout needs a prompt: there is no conditioning")
-        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype)))
+        told = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY
+        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype), told))
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, M, context_dim] of `prompts`."""

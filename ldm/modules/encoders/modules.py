@@ -21,6 +21,7 @@ class BERTEmbedder(nn.Module):
     """
 
     training_only = frozenset({"use_tokenizer", "device", "embedding_dropout"})
+    stand_in = ""  # for a prompt of which nothing is left
 
     def __init__(self, n_embed: int, n_layer: int, vocab_size: int = 30_522, max_seq_len: int = 77) -> None:
         super().__init__()
@@ -96,6 +97,8 @@ class WordEmbedder(nn.Module):
     trained, so that a word that no caption used steers to where its neighbours do. During training a little noise on
     the vectors makes neighbourhoods, not points, mean something. A word that has no vector is left out of the prompt.
     """
+
+    stand_in = "abstract art"  # for a prompt of which nothing is left: by itself the empty one gives mere patches
 
     word_vectors: Tensor  # [vocab_size, vector_dim]
 
