@@ -24,6 +24,7 @@ NOT_RUN = {
     "make bench": "takes long, and needs recordings",
     "make train": "takes hours: tests/ldm/test_train.py trains a small model",
     "python -m ldm.train diffusion": "as above",
+    "python -m ldm.train export": "as above",
     "python run_live_workflow.py --prompt": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python run_live_workflow.py --list_mics": "needs a sound system: tests/test_live_workflow.py has one",
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
