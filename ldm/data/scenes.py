@@ -153,7 +153,7 @@ def _pool(mood: str | None) -> tuple[str, ...]:
 
 
 def recoloured(scene: Scene) -> Scene:
-    """The same scene in as many other colours, which its mood allows."""
+    """The same scene in as many colours, drawn anew from those that its mood allows."""
     rng = np.random.default_rng([scene.seed, 6])
     colours: tuple[str, ...] = ()
     while len(colours) != len(scene.colours):
