@@ -53,9 +53,10 @@ def build_parser() -> cli.CommandParser:
     return parser
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None, held: argparse.Namespace | None = None) -> argparse.Namespace:
+    """What a command line asks for; a request in standby beside the options that it is `held` to already."""
     parser = build_parser()
-    options = parser.parse_args(argv)
+    options = parser.parse_args(argv, held)
     if not options.input_file and not options.standby:
         parser.error("the following arguments are required: --input_file")
     return options
@@ -64,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     if options.standby:
-        return standby.serve(parse, argv, lambda request: {"latent": str(make_latent(request))}, rehearse)
+        return standby.serve(parse, options, lambda request: {"latent": str(make_latent(request))}, rehearse)
     make_latent(options)
     return 0
 
@@ -92,11 +93,9 @@ def make_latent(options: argparse.Namespace) -> Path:
     from audio.calibration import Calibration
 
     recipe = features.Recipe(**config.RECIPE)
-    directories = config.calibration_dirs()
-    if not directories:
-        raise OSError(f"no statistics in {config.STATS_DIR}; run prep_audio_spectrograms.py first")
-    calibration = Calibration.load(directories[0], recipe)
-    if directories[0] == config.BUILTIN_CALIBRATION_DIR:
+    folder = config.calibration_dirs()[0]
+    calibration = Calibration.load(folder, recipe)
+    if folder == config.BUILTIN_CALIBRATION_DIR:
         print("built-in calibration used: run phase 1 to make your own")
     try:
         recording = features.listen(options.input_file, recipe)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import cli
 import config
 from live import standby
-from painting.options import latent_files, parse_options
+from painting.options import latent_files, parse_options, parse_request
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ parse = functools.partial(parse_options, __doc__)
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.standby:
-        return standby.serve(parse, argv, answer, lambda: rehearse(args))
+        return standby.serve(parse_request, args, answer, lambda: rehearse(args))
     paint(args)
     return 0
 
@@ -44,14 +44,16 @@ def answer(asked: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def rehearse(args: argparse.Namespace) -> None:
-    """Load, and paint once what the mean of all voices gives, to nowhere."""
+    """Load, and paint once to nowhere: what the mean of all voices gives or, at a size that voices lack, noise."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        mean = Path(folder, "mean.pt")
-        torch.save(torch.zeros(1, config.LATENT_CHANNELS, args.H // 8, args.W // 8), mean)
-        from_mean = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
-        changes = {**from_mean, "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
+        mean = None
+        if config.LATENT_SHAPE[1:] == (args.H // 8, args.W // 8):
+            mean = Path(folder, "mean.pt")
+            torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
+        start = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
+        changes = {**start, "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
         paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}), always_bar=True)
 
 

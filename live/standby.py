@@ -29,21 +29,21 @@ PROGRESS = re.compile(r"\d+%\|")  # tqdm's bar
 LAST_WORDS = 5.0  # seconds for cleaning up where nobody is left to answer to, before the process just ends
 
 Request = dict[str, Any]
-Parse = Callable[[Sequence[str]], argparse.Namespace]
+Parse = Callable[[Sequence[str], argparse.Namespace], argparse.Namespace]
 
 
 def serve(
     parse: Parse,
-    argv: Sequence[str] | None,
+    start: argparse.Namespace,
     answer: Callable[[argparse.Namespace], Request],
     rehearse: Callable[[], None],
 ) -> int:
     """Answer requests until standard input ends.
 
     Args:
-        parse: as the command line is parsed.
-        argv: the command line; None: that of this process.
-        answer: does what one command line asks for.
+        parse: adds a request's options, as words of a command line, to those that hold already.
+        start: the options that were given at the start; they hold where a request does not say otherwise.
+        answer: does what all of them ask for.
         rehearse: loads, and does everything once, so that the first request is answered as fast as any other. What it
             warns of, and may say only once, holds for requests, too: the first answer says it.
 
@@ -51,7 +51,6 @@ def serve(
         ValueError, OSError, RuntimeError: from `rehearse`, so that nobody waits for a script that cannot work.
     """
     answers = sys.stdout
-    argv = [option for option in (sys.argv[1:] if argv is None else argv) if option != "--standby"]
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, os.getppid()), daemon=True).start()
     with contextlib.redirect_stdout(sys.stderr):  # nothing but answers on standard output, whatever libraries print
@@ -60,7 +59,7 @@ def serve(
         _send(answers, {"ready": True})
         warned = rehearsed.lines()
         while (line := requests.get()) is not None:
-            content = _answer_to(line, parse, argv, answer)
+            content = _answer_to(line, parse, start, answer)
             _send(answers, {**content, "warned": [*warned, *content["warned"]]})
             warned = []
     return 0
@@ -85,12 +84,12 @@ def _listen(requests: "queue.SimpleQueue[bytes | None]", starter: int) -> None:
 
 
 def _answer_to(
-    line: bytes, parse: Parse, argv: Sequence[str], answer: Callable[[argparse.Namespace], Request]
+    line: bytes, parse: Parse, start: argparse.Namespace, answer: Callable[[argparse.Namespace], Request]
 ) -> Request:
     said = io.StringIO()
     with _warnings() as warned:
         try:
-            options = _options(_read(line), parse, argv)
+            options = _options(_read(line), parse, start)
             with contextlib.redirect_stdout(said):
                 content = answer(options)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
@@ -138,20 +137,21 @@ def _warnings() -> Iterator[_Warnings]:
         raise
 
 
-def _options(request: object, parse: Parse, argv: Sequence[str]) -> argparse.Namespace:
-    """The command line that a request stands for.
+def _options(request: object, parse: Parse, start: argparse.Namespace) -> argparse.Namespace:
+    """What a request asks for.
 
     Raises:
-        ValueError: it stands for none.
+        ValueError: it is none.
     """
     if not isinstance(request, dict):
         raise ValueError('a request is a JSON object of options, as {"prompt": "calm blue waves"}')
-    complaint = io.StringIO()
+    words = [word for name, value in request.items() for word in _words(name, value)]
+    held, complaint = argparse.Namespace(**{**vars(start), "standby": False}), io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
-            return parse([*argv, *(word for name, value in request.items() for word in _words(name, value))])
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
+            return parse(words, held)
     except SystemExit:  # argparse's way
-        raise ValueError(complaint.getvalue()) from None
+        raise ValueError(complaint.getvalue() or "help and version are for the command line") from None
 
 
 def _words(name: str, value: object) -> list[str]:

@@ -15,8 +15,12 @@ DECIDED_BY_PICTURE = (
     "n_samples", "n_iter", "ddim_steps", "sampler", "ddim_eta", "scale", "guidance_interval",
     "guidance_rescale", "precision",
 )  # fmt: skip
+# what an option of a request in standby replaces of what was given at the start
+REPLACED_BY = (
+    (("init_latents", "mix", "walk"), ("init_latents", "mix", "walk", "weights")),
+    (("model", "ckpt"), ("model", "ckpt", "config")),
+)
 MADE_BY = {config.LATENT_TENSOR_PT: "prep_ldm.py", config.LIVE_LATENT_PT: "process_live_audio.py"}
-UNSET = object()
 
 
 def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -26,7 +30,30 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         SystemExit: it is wrong, also where one option forbids another, or would have no effect beside it.
     """
     parser = build_parser(description)
-    args = parser.parse_args(argv)
+    return _checked(parser, parser.parse_args(argv), _given(parser, argv))
+
+
+def parse_request(words: Sequence[str], held: argparse.Namespace) -> argparse.Namespace:
+    """What a request in standby asks for: its `words`, and of the options that are `held` those it does not replace.
+
+    Raises:
+        SystemExit: as of `parse_options`; but an option that was given at the start may have no effect.
+    """
+    parser = build_parser(None)
+    given = _given(parser, words)
+    replaced = {name for names, others in REPLACED_BY if given & {*names} for name in others}
+    kept = {name: None if name in replaced else value for name, value in vars(held).items()}
+    return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), given)
+
+
+def _given(parser: cli.CommandParser, words: Sequence[str] | None) -> set[str]:
+    """Names of the options that `words` holds: no default takes the place of what a namespace has already."""
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
+    return {name for name, value in vars(parser.parse_args(words, blank)).items() if value is not unset}
+
+
+def _checked(parser: cli.CommandParser, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     if args.ddim_eta and args.sampler != "ddim":
         parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
     if args.model and args.ckpt:
@@ -35,11 +62,6 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         parser.error("--standby waits for requests, and takes --replay or --from_file in them: leave it out here")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
-    # parsed again into a namespace that is not empty, no default takes the place of what was not given
-    blank = argparse.Namespace(**dict.fromkeys(vars(args), UNSET))
-    given = {name for name, value in vars(parser.parse_args(argv, blank)).items() if value is not UNSET}
-    if args.guidance_rescale is None:
-        args.guidance_rescale = 0.0 if is_another_model(args) else config.BUILTIN_RESCALE
     if problem := problem_of_size(args) or problem_of_voices(args) or without_effect(args, given):
         parser.error(problem)
     return args
@@ -47,6 +69,12 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
 
 def is_another_model(args: argparse.Namespace) -> bool:
     return bool(args.ckpt) or args.model not in (None, config.BUILTIN_MODEL_WEIGHTS.parent.name)
+
+
+def guidance_rescale_of(args: argparse.Namespace) -> float:
+    if args.guidance_rescale is not None:
+        return args.guidance_rescale
+    return 0.0 if is_another_model(args) else config.BUILTIN_RESCALE
 
 
 def problem_of_size(args: argparse.Namespace) -> str:
@@ -69,13 +97,16 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
     for name in about_latents if not (latent_files(args) or args.standby) else ():
         if name in given:
             return f"--{name} is about latents: name a file with --init_latents, or leave it out"
-    if "frames" in given and not args.walk:
+    if "frames" in given and not (args.walk or args.standby):
         return "--frames is for --walk: leave it out"
+    if "weights" in given and not (args.mix or args.standby):
+        return "--weights is for the voices of --mix: leave it out"
+    for name in ("voice_strength", "layout_strength") if args.x_T == "raw" else ():
+        if name in given:
+            return f"--{name} is for whitened latents, and --x_T raw leaves them as they are: leave one of them out"
     for name in ("negative_prompt", "guidance_interval", "guidance_rescale") if args.scale == 1 else ():
         if name in given:
             return f"--{name} is about guidance, and --scale 1 is none: leave one of them out"
-    if "voice_strength" in given and args.x_T == "raw":
-        return "--voice_strength is for whitened latents, and --x_T raw leaves them as they are: leave one of them out"
     if args.config and not (args.ckpt or args.model):
         return "--config is the yaml of another model: name its weights with --ckpt or --model"
     if not args.replay and (args.preview_every or 0) > args.ddim_steps:
@@ -84,18 +115,14 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
 
 
 def problem_of_voices(args: argparse.Namespace) -> str:
-    """What is wrong with the options of --mix, --walk and layout, or ""."""
+    """What is wrong with the options of --mix and --walk, or ""."""
     option, files = ("--mix", args.mix) if args.mix else ("--walk", args.walk)
     if files and len(files) < 2:
         return f"{option} needs two files of latents at least, one came"
-    if args.weights and not args.mix:
-        return "--weights is for the voices of --mix"
-    if args.weights and (len(args.weights) != len(args.mix) or not sum(args.weights)):
+    if args.mix and args.weights and (len(args.weights) != len(args.mix) or not sum(args.weights)):
         return f"--weights needs {len(args.mix)} numbers, one for each file of --mix, and one of them above 0"
     if files and (args.subject_idx is None or len(args.subject_idx) not in (1, len(files))):
         return f"--subject_idx: one number for all files of {option}, or {len(files)}, one for each, are needed"
-    if args.layout_strength and args.x_T == "raw":
-        return "--layout_strength is a share of whitened latents: leave out --x_T raw"
     return ""
 
 
@@ -117,7 +144,7 @@ def _add_what(parser: cli.CommandParser) -> None:
     what = parser.add_argument_group("what")
     add, prompts = what.add_argument, what.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", default="a psychedelic visualization of a voice", metavar="TEXT", help="what the "
-        "picture shows, \"\" leaves it to the start noise (default: %(default)s)")  # fmt: skip
+        "picture shows; \"\" is abstract art with the built-in model (default: %(default)s)")  # fmt: skip
     prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line (# begins "
         "a comment): one job, which goes on where it stopped if it was interrupted")  # fmt: skip
     prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "

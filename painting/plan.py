@@ -11,6 +11,7 @@ from audio.start_noise import shares, walk
 from cli import WrongOption
 from ldm.painter import choose_precision
 from ldm.spec import PictureSpec
+from painting.options import guidance_rescale_of
 
 
 def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[PictureSpec]:
@@ -37,7 +38,7 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
         PictureSpec(
             prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
             args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
-            layout_strength=args.layout_strength, blend=blend, guidance_rescale=args.guidance_rescale,
+            layout_strength=args.layout_strength, blend=blend, guidance_rescale=guidance_rescale_of(args),
         )
         for prompt, (row, blend), variation in jobs
     ]  # fmt: skip

@@ -18,13 +18,13 @@ import os, sys, time
 import cli
 from live import standby
 
-def parse(argv):
+def parse(argv, held=None):
     parser = cli.CommandParser("a script")
     parser.add_argument("--do", choices=["add", "raise", "die", "break", "sleep", "wait", "litter"], default="add")
     parser.add_argument("--numbers", type=float, nargs="+", default=[])
     parser.add_argument("--flag", action="store_true")
     parser.add_argument("--standby", action="store_true")
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, held)
 
 def answer(options):
     print("said")
@@ -49,7 +49,7 @@ def rehearse():
     print("loading")
     print("rehearsed", file=sys.stderr)
 
-cli.run(lambda: standby.serve(parse, None, answer, rehearse))
+cli.run(lambda: standby.serve(parse, parse(None), answer, rehearse))
 """
 
 
