@@ -77,11 +77,12 @@ class Painter:
         if len(specs) == 1 and specs[0].batch_size > 1:
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), callback)[index : index + 1]
-        self._name_unknown_words([prompt for spec in specs for prompt in (spec.prompt, spec.negative_prompt)])
+        self._name_unknown_words(specs)
         pictures = self._paint(specs, x_T, callback)
         if self.precision != "fp32" and any(is_spoiled(picture) for picture in pictures):
             tqdm.write(f"warning: {self.precision} gave no picture; again in fp32", file=sys.stderr)
             self.precision = "fp32"
+            del self.model  # before the other one comes: together they might not fit
             self._load()
             pictures = self._paint(specs, x_T, callback)
         return to_uint8(pictures.nan_to_num(nan=-1.0))
@@ -95,17 +96,19 @@ class Painter:
                 nearest = f"{below} or {below + multiple}" if below else str(multiple)
                 raise WrongOption(f"{name} {side}: this model needs multiples of {multiple}, for instance {nearest}")
 
-    def _name_unknown_words(self, prompts: Sequence[str]) -> None:
+    def _name_unknown_words(self, specs: Sequence[PictureSpec]) -> None:
         """Say once of each word that has no effect that it has none, and of each prompt of which nothing is left."""
         text = self.model.cond_stage_model
-        unknown = {word for prompt in prompts for word in text.unknown_words(prompt)}
+        void = {s.negative_prompt: f"negative prompt {s.negative_prompt!r}: it has no effect" for s in specs}
+        void |= {s.prompt: f"prompt {s.prompt!r}: painted as {text.stand_in!r}" for s in specs}
+        unknown = {word for prompt in void for word in text.unknown_words(prompt)}
         # above the progress bar, if there is one
         if new := sorted(unknown - self._named):
             tqdm.write(f"note: this model does not know, and leaves out: {', '.join(new)}", file=sys.stderr)
-        void = {prompt for prompt in prompts if prompt.strip() and not text.understands(prompt)}
-        for prompt in sorted(void - self._named):
-            tqdm.write(f"warning: nothing is left of the prompt {prompt!r}: it is as without one", file=sys.stderr)
-        self._named |= unknown | void
+        void = {prompt: how for prompt, how in void.items() if prompt.strip() and not text.understands(prompt)}
+        for prompt in sorted(void.keys() - self._named):
+            tqdm.write(f"warning: nothing is left of the {void[prompt]}", file=sys.stderr)
+        self._named |= unknown | void.keys()
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
         """Embeddings [B, M, D] of `prompts`; each is encoded alone, and once for all batches in a row that have it."""

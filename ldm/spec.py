@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
@@ -14,7 +15,22 @@ from ldm.checkpoint import PRECISIONS
 JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
 MAX_BATCH_SIZE = 256
-KINDS: dict[Any, type | tuple[type, ...]] = {str: str, int: int, float: (int, float)}  # what JSON may give for each
+MAX_SIDE = 2048  # pixels
+TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict}  # as which JSON gives others
+SHARE = (0.0, 1.0)
+RANGES = {
+    "seed": (0, 2**63 - 1),
+    "steps": (1, 1000),
+    "scale": (0, 100),
+    "eta": SHARE,
+    "height": (8, MAX_SIDE),
+    "width": (8, MAX_SIDE),
+    "voice_strength": SHARE,
+    "layout_strength": SHARE,
+    "guidance_rescale": SHARE,
+    "batch_size": (1, MAX_BATCH_SIZE),
+}
+X_T_TREATMENTS = ("auto", "whitened", "raw")
 WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
 
 
@@ -52,39 +68,51 @@ class PictureSpec:
         """Rebuild a spec from `dataclasses.asdict` after its way through JSON.
 
         Raises:
-            ValueError: a field is missing, unknown, or of another type.
+            ValueError: a field is missing, unknown, of another type, or out of its range.
         """
-        kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-        needed = {field.name for field in dataclasses.fields(cls) if field.default is dataclasses.MISSING}
-        if not isinstance(values, Mapping) or not needed <= set(values) <= set(kinds):
-            raise ValueError(f"the fields {', '.join(kinds)} are needed")
+        _check_fields(cls, values)
         interval = values["guidance_interval"]
-        if not (isinstance(interval, list) and len(interval) == 2):
-            raise ValueError("guidance_interval is no pair of numbers")
+        if not _are_numbers(interval) or len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"guidance_interval is {interval!r}")
         blend = _pairs(values.get("blend", []))
         spec = cls(**{**values, "guidance_interval": tuple(interval), "blend": blend})
-        for name, kind in kinds.items():
-            value = getattr(spec, name)
-            allowed = KINDS.get(kind)
-            if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
-                raise ValueError(f"{name} is {value!r}")
-        if spec.subject is not None and (isinstance(spec.subject, bool) or not isinstance(spec.subject, int)):
-            raise ValueError(f"subject is {spec.subject!r}")
-        if spec.sampler not in WEB_SAMPLERS or spec.precision not in PRECISIONS:
-            raise ValueError(f"sampler is {spec.sampler!r}, precision {spec.precision!r}")
-        if not all(isinstance(end, int | float) for end in interval):
-            raise ValueError(f"guidance_interval is {interval!r}")
-        if not 0 <= spec.batch_index < spec.batch_size <= MAX_BATCH_SIZE:
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(spec, name) <= high:
+                raise ValueError(f"{name} is {getattr(spec, name)}, outside {low} to {high}")
+        choices = {"sampler": WEB_SAMPLERS, "precision": PRECISIONS, "x_T": X_T_TREATMENTS}
+        for name, allowed in choices.items():
+            if getattr(spec, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(spec, name)!r}, none of {', '.join(allowed)}")
+        if spec.subject is not None and spec.subject < 0:
+            raise ValueError(f"subject is {spec.subject}")
+        if not 0 <= spec.batch_index < spec.batch_size:
             raise ValueError(f"it is number {spec.batch_index} of a batch of {spec.batch_size}")
         return spec
 
 
+def _check_fields(cls: Any, values: Any) -> None:
+    """Raises ValueError unless `values`, as they come out of JSON, are the fields of the dataclass, of their types."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if not isinstance(values, dict) or not needed <= set(values) <= set(fields):
+        raise ValueError(f"the fields {', '.join(fields)} are needed")
+    for name, value in values.items():
+        kind = TYPES.get(fields[name].type, fields[name].type)
+        is_list = get_origin(kind) is tuple  # the caller looks into it
+        if not is_list and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise ValueError(f"{name} is {value!r}")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) for value in values)
+
+
 def _pairs(blend: Any) -> tuple[tuple[int, float], ...]:
     """Raises ValueError if `blend`, as it comes out of JSON, is no list of rows and weights."""
-    if not isinstance(blend, list) or not all(isinstance(part, list) and len(part) == 2 for part in blend):
+    if not isinstance(blend, list) or not all(_are_numbers(part) and len(part) == 2 for part in blend):
         raise ValueError(f"blend is {blend!r}")
     for row, weight in blend:
-        if type(row) is not int or row < 0 or type(weight) not in (int, float) or not 0 <= weight <= 1:
+        if type(row) is not int or row < 0 or not 0 <= weight <= 1:
             raise ValueError(f"blend is {blend!r}")
     return tuple((row, float(weight)) for row, weight in blend)
 
@@ -99,6 +127,16 @@ class Provenance:
     calibration_sha256: str | None  # of the whitening, if it was used
     recipe: Mapping[str, float]  # from recording to latents
     version: str  # of this program
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Provenance":
+        """Rebuild it from `dataclasses.asdict` after its way through JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown, or of another type.
+        """
+        _check_fields(cls, values)
+        return cls(**values)
 
     def check(self, now: "Provenance") -> None:
         """Raises ValueError if what is there `now` would give another picture."""
@@ -136,13 +174,23 @@ def read_chunks(path: Path) -> tuple[PictureSpec, Provenance]:
         OSError: the file cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            picture.load()  # text may come after the pixels
-            content = json.loads(picture.info[JSON_CHUNK])
-        return PictureSpec.from_json(content["picture"]), Provenance(**content["made_from"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of very many pixels, and of what is broken
+            with Image.open(path) as picture:
+                if max(picture.size) > MAX_SIDE:
+                    raise Image.DecompressionBombError
+                picture.load()  # text may come after the pixels
+                content = json.loads(picture.info[JSON_CHUNK])
+        return PictureSpec.from_json(content["picture"]), Provenance.from_json(content["made_from"])
     except UnidentifiedImageError:
         raise ValueError(f"{path} is no picture") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more pixels than any picture that was made here") from None
+    except (OSError, SyntaxError) as error:  # Pillow's, of what is cut short or spoiled, have no number
+        if getattr(error, "errno", None):
+            raise
+        raise ValueError(f"{path} is a broken picture: {error}") from error
     except KeyError as error:
         raise ValueError(f"{path} does not say how it was made (no {error} in it)") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} says how it was made in a way that cannot be read: {error}") from error

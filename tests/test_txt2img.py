@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.encoders.modules import WordEmbedder
-from painting.options import parse_options
+from painting.options import guidance_rescale_of, parse_options
 from painting.plan import plan
 
 ROOT = config.REPO_DIR
@@ -243,7 +245,7 @@ def test_guidance_is_as_the_model_needs_it(arguments, phi, tmp_path, monkeypatch
     monkeypatch.setattr(config, "MODELS_DIR", tmp_path)
     for name in ("chladni", "another"):
         (tmp_path / name).mkdir()
-    assert parse_options(None, arguments).guidance_rescale == phi
+    assert guidance_rescale_of(parse_options(None, arguments)) == phi
 
 
 def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
@@ -280,13 +282,33 @@ def test_a_picture_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "change", [{"sampler": "magic"}, {"precision": "int1"}, {"guidance_interval": ["a", "b"]}, {"steps": "9"}]
+    "change",
+    [
+        {"sampler": "magic"},
+        {"precision": "int1"},
+        {"x_T": "stirred"},
+        {"guidance_interval": ["a", "b"]},
+        {"guidance_interval": 0.5},
+        {"steps": "9"},
+        {"steps": 10**9},
+        {"seed": -1},
+        {"subject": -1},
+        {"subject": True},
+        {"height": 10**6},
+        {"scale": float("nan")},
+        {"blend": [[0, "a"]]},
+        {"batch_index": 1},
+        {"model_sha256": 5},
+        {"recipe": "secret"},
+    ],
+    ids=str,
 )
 def test_metadata_that_no_picture_has_get_one_line(change, tmp_path, capsys):
     paint(tmp_path)
     (path,) = (tmp_path / "samples").iterdir()
     content = json.loads(Image.open(path).info["voicetoimg"])
-    content["picture"].update(change)
+    (name,) = change
+    content["picture" if name in content["picture"] else "made_from"].update(change)
     text = PngInfo()
     text.add_itxt("voicetoimg", json.dumps(content))
     Image.new("RGB", (8, 8)).save(tmp_path / "p.png", pnginfo=text)
@@ -308,6 +330,25 @@ def test_a_picture_without_or_with_broken_metadata_cannot_be_replayed(content, t
     Image.new("RGB", (8, 8)).save(tmp_path / "p.png", pnginfo=text)
     result = run("--replay", tmp_path / "p.png", data=tmp_path)
     assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize(("side", "message"), [(3000, "more pixels than any"), (50_000, "more pixels than any")])
+def test_a_picture_that_would_fill_the_memory_is_not_replayed(side, message, tmp_path):
+    Image.new("1", (8, 8)).save(tmp_path / "p.png")
+    png = (tmp_path / "p.png").read_bytes()
+    header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+    (tmp_path / "p.png").write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
+    result = run("--replay", tmp_path / "p.png", data=tmp_path)
+    assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("end", [20, 60, -5000])
+def test_a_picture_that_was_cut_short_is_not_replayed(end, tmp_path):
+    paint(tmp_path)
+    (path,) = (tmp_path / "samples").iterdir()
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(ValueError, match=f"{path} "):
+        txt2img.main(["--replay", str(path)])
 
 
 def test_a_picture_made_from_noise_is_replayed_without_latents(voices, tmp_path):
@@ -352,6 +393,58 @@ def test_scripts_that_stand_by_may_mix(option, voices, tmp_path):
     )  # fmt: skip
     ready, answer = map(json.loads, result.stdout.splitlines())
     assert ready == {"ready": True} and answer["pictures"], result.stdout
+
+
+def stand_by(requests: list[dict], *options: object) -> list[dict]:
+    """The answers of txt2img.py to requests."""
+    result = subprocess.run(
+        [sys.executable, "txt2img.py", "--standby", "--ddim_steps", "1", *map(str, options)],
+        input="".join(json.dumps(request) + "\n" for request in requests),
+        capture_output=True, text=True, cwd=config.REPO_DIR, timeout=240,
+    )  # fmt: skip
+    ready, *answers = map(json.loads, result.stdout.splitlines())
+    assert ready == {"ready": True} and len(answers) == len(requests), result.stderr
+    return answers
+
+
+def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
+    requests = [
+        {"seed": 7},
+        {"init_latents": str(voices)},
+        {"walk": [str(voices), str(voices)], "from_file": str(tmp_path / "prompts.txt")},
+        {"replay": str(tmp_path / "samples" / "sample_0000.png")},
+        {"plms": True},
+        {"weights": [1, 3]},
+        {"init_latents": str(voices), "weights": [1, 3]},
+        {"help": True},
+    ]
+    (tmp_path / "prompts.txt").write_text("a red flower\n")
+    start = ["--prompt", "calm blue waves", "--frames", 3, "--voice_strength", 0.5, "--x_T", "whitened"]
+    noise, voice, walk, again, plms, weights, both, help_ = stand_by(requests, *start, "--outdir", tmp_path)
+    first, second, *others = (json.loads(Image.open(answer["pictures"][0]).info["voicetoimg"])["picture"]
+                              for answer in (noise, voice, walk, again, plms))  # fmt: skip
+    assert (first["seed"], first["subject"], first["prompt"]) == (7, None, "calm blue waves")
+    assert (second["seed"], second["subject"], second["voice_strength"]) == (42, 0, 0.5)
+    assert len(walk["pictures"]) == 3 and others[0]["prompt"] == "a red flower"
+    assert others[1] == first and others[2]["sampler"] == "plms"
+    assert all("--weights is for the voices of --mix" in answer["error"] for answer in (weights, both))
+    assert help_["error"] == "help and version are for the command line"
+
+
+def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
+    weights = config.BUILTIN_MODEL_WEIGHTS
+    start = ["--ckpt", weights, "--config", weights.with_name("model.yaml"), "--mix", voices, voices, "--weights", 1, 3]
+    requests = [{}, {"model": "chladni", "init_latents": str(voices)}]
+    mixed, plain = stand_by(requests, *start, "--outdir", tmp_path)
+    mixed, plain = (json.loads(Image.open(a["pictures"][0]).info["voicetoimg"])["picture"] for a in (mixed, plain))
+    assert mixed["blend"] == [[0, 0.25], [0, 0.75]] and (plain["blend"], plain["subject"]) == ([], 0)
+    assert (mixed["guidance_rescale"], plain["guidance_rescale"]) == (0.0, config.BUILTIN_RESCALE)
+
+
+@pytest.mark.parametrize("options", [(), ("--x_T", "whitened"), ("--H", 128, "--W", 64, "--x_T", "whitened")])
+def test_a_rehearsal_warns_of_nothing(options, tmp_path):
+    (answer,) = stand_by([{}], *options, "--outdir", tmp_path)
+    assert answer["pictures"] and answer["warned"] == []
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
@@ -556,7 +649,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--walk", "VOICES", "VOICES", "--frames", 1], 2, "from 2 to 10000"),
         (["--walk", "VOICES", "VOICES", "--weights", 1, 1], 2, "--weights is for the voices of --mix"),
         (["--init_latents", "VOICES", "--mix", "VOICES", "VOICES"], 2, "not allowed with argument"),
-        (["--init_latents", "VOICES", "--layout_strength", 0.5, "--x_T", "raw"], 2, "leave out --x_T raw"),
+        (["--init_latents", "VOICES", "--layout_strength", 0.5, "--x_T", "raw"], 2, "leave one of them out"),
     ],
 )
 def test_wrong_command_lines_get_one_line(arguments, status, expected, voices, tmp_path):
@@ -591,3 +684,9 @@ def test_a_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):
     assert_same(first, paint(tmp_path / "b", "--prompt", "")[0])
     assert capsys.readouterr().err == ""
     assert_same(first, paint(tmp_path / "c", "--prompt", WordEmbedder.stand_in)[0])
+
+
+def test_a_negative_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):
+    first = paint(tmp_path / "a", "--negative_prompt", "Xyzzyquert!")[0]
+    assert "nothing is left of the negative prompt 'Xyzzyquert!': it has no effect\n" in capsys.readouterr().err
+    np.testing.assert_array_equal(first, paint(tmp_path / "b")[0])
