@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -138,20 +139,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"\ninterrupted{kept}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        if os.environ.get("VOICETOIMG_TRACEBACK"):
-            raise
+        _trace()
         fail(describe(error), 2 if isinstance(error, WrongOption) else 1)
     except ModuleNotFoundError as error:
-        if os.environ.get("VOICETOIMG_TRACEBACK"):
-            raise
+        _trace()
         fail(
             f"the package {error.name} is not installed for {sys.executable}: run make demo once, which installs all, "
             "then start scripts with .venv/bin/python in place of python"
         )
     except ImportError as error:
-        if os.environ.get("VOICETOIMG_TRACEBACK"):
-            raise
+        _trace()
         fail(f"{error}; if a library is missing, on Debian: sudo apt install libgl1 libglib2.0-0")
+
+
+def _trace() -> None:
+    if os.environ.get("VOICETOIMG_TRACEBACK"):
+        traceback.print_exc()
 
 
 def describe(error: BaseException) -> str:

@@ -17,18 +17,21 @@ import cli
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
-def get_parser() -> cli.CommandParser:
+def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("weights", metavar="FILE", type=Path, help="a .safetensors or .ckpt file, or a model's folder")
-    parser.add_argument("--config", type=cli.existing_file, metavar="F", help="its yaml (default: the one beside it)")
-    parser.add_argument("--to", metavar="OUT.safetensors", type=Path, help="convert it; never overwrites a file")
-    parser.add_argument("--dtype", choices=PRECISIONS, help="element type in OUT (default: as it is in FILE)")
+    add = parser.add_argument
+    add("weights", metavar="FILE", type=cli.existing_path, help="a .safetensors or .ckpt file, or a model's folder")
+    add("--config", type=cli.existing_file, metavar="F", help="its yaml (default: the one beside it)")
+    add(
+        "--to", metavar="OUT.safetensors", type=cli.new_file(".safetensors"), help="convert it; never overwrites a file"
+    )
+    add("--dtype", choices=PRECISIONS, help="element type in OUT (default: as it is in FILE)")
     return parser
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with what one option forbids another."""
-    parser = get_parser()
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.dtype and not args.to:
         parser.error("--dtype says what --to OUT.safetensors is written in, which is missing")
@@ -150,6 +153,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
         ValueError: no yaml, or one without that node.
         OSError: the file cannot be read.
     """
+    OmegaConf.clear_resolver("oc.env")  # what a yaml from outside says is no reason to look into the environment
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError:

@@ -115,11 +115,9 @@ def convert(weights: Path, out: Path, dtype: torch.dtype | None = None, config: 
         The files that were written.
 
     Raises:
-        ValueError: weights that cannot be read or do not fit their config, or `out` is no .safetensors.
+        ValueError: weights that cannot be read or do not fit their config.
         FileExistsError: `out` is there already.
     """
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} should be named .safetensors")
     if out.exists():
         raise FileExistsError(f"{out} is there already and is not overwritten; remove it or choose another name")
     config = config or (None if weights.is_dir() else _yaml_beside(weights))

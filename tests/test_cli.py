@@ -115,6 +115,14 @@ def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
     assert process.returncode == 143 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("error", "status"), [("ValueError", 1), ("cli.WrongOption", 2)])
+def test_a_traceback_on_demand_changes_nothing_else(error, status, monkeypatch):
+    monkeypatch.setenv("VOICETOIMG_TRACEBACK", "1")
+    process = python(f"import cli\ndef main():\n raise {error}('why')\ncli.run(main)")
+    said = process.communicate(timeout=10)[1].splitlines()
+    assert process.returncode == status and said[0].startswith("Traceback") and said[-1].endswith(": why")
+
+
 def test_a_closed_terminal_does_not_end_what_nohup_started():
     code = "import cli, os, signal, time\ndef main():\n print('ready', flush=True); time.sleep(1); print('done')\n"
     process = subprocess.Popen(

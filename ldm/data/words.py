@@ -92,8 +92,9 @@ def colour_elements(words: list[str]) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("--encoder", type=Path, help="folder with config.json, vocab.txt and weights (default: MiniLM)")
-    parser.add_argument("--out", type=Path, required=True, help="folder that gets vocab.txt and word_vectors.npy")
+    add = parser.add_argument
+    add("--encoder", type=cli.existing_folder, metavar="DIR", help="config.json, vocab.txt, weights (default: MiniLM)")
+    add("--out", type=cli.new_folder, required=True, metavar="DIR", help="gets vocab.txt and word_vectors.npy")
     args = parser.parse_args(argv)
 
     from ldm.data.captions import vocabulary

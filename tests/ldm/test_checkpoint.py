@@ -645,9 +645,11 @@ def test_an_existing_file_is_not_overwritten(place, state):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["a.ckpt", "--dtype", "bf16"], "--to"),
-        (["a.ckpt", "--to", "b.safetensors", "--dtype", "int8"], "int8"),
-        (["a.ckpt", "--config", "absent.yaml"], "there is no file absent.yaml"),
+        ([__file__, "--dtype", "bf16"], "--to"),
+        (["a.ckpt"], "there is no file or folder a.ckpt"),
+        ([__file__, "--to", "b.ckpt"], "must end in .safetensors"),
+        ([__file__, "--to", "b.safetensors", "--dtype", "int8"], "int8"),
+        ([__file__, "--config", "absent.yaml"], "there is no file absent.yaml"),
     ],
 )
 def test_wrong_command_lines_end_with_one_line(arguments, words, capsys):
@@ -658,7 +660,7 @@ def test_wrong_command_lines_end_with_one_line(arguments, words, capsys):
     assert message.count("\n") == 1 and words in message
 
 
-@pytest.mark.parametrize("arguments, status", [(["--help"], 0), (["a.ckpt", "--dtype", "bf16"], 2)])
+@pytest.mark.parametrize("arguments, status", [(["--help"], 0), ([__file__, "--dtype", "bf16"], 2)])
 def test_help_and_a_wrong_flag_answer_before_torch_is_imported(arguments, status):
     code = (
         f"import runpy, sys\nsys.argv = ['ldm.checkpoint', *{arguments}]\n"
