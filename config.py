@@ -58,5 +58,12 @@ SESSIONS_DIR = ROOT_DIR / "outputs" / "sessions"
 
 
 def calibration_dirs() -> list[Path]:
-    """Folders of statistics in the order of preference: the user's own, once made, then the built-in ones."""
-    return [directory for directory in (STATS_DIR, BUILTIN_CALIBRATION_DIR) if (directory / MEAN_NPY.name).is_file()]
+    """Folders of statistics in the order of preference: the user's own, once made, then the built-in ones.
+
+    Raises:
+        OSError: there are none.
+    """
+    found = [folder for folder in (STATS_DIR, BUILTIN_CALIBRATION_DIR) if (folder / MEAN_NPY.name).is_file()]
+    if not found:
+        raise OSError(f"no statistics in {STATS_DIR}; run prep_audio_spectrograms.py first")
+    return found

@@ -1,12 +1,17 @@
-"""Files whole or not at all: written under a temporary name, then renamed; told apart by their content."""
+"""Files whole or not at all: written under a temporary name, then renamed; told apart by content; never obeyed."""
 
 import hashlib
 import itertools
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -49,6 +54,36 @@ def reserve(path: Path) -> Path:
             continue
         return free
     raise AssertionError
+
+
+def read_tensor(path: Path, wanted: str) -> "Tensor":
+    """A finite floating-point tensor, float32, from a .pt file; nothing in the file is executed.
+
+    Args:
+        wanted: what is needed, for the message of an error.
+
+    Raises:
+        ValueError: the file holds something else, or NaN or infinite elements.
+        OSError: it cannot be read.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():  # torch's, of a pickle that it refuses
+            warnings.simplefilter("ignore")
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file
+        raise ValueError(f"{path} is no latents file: {wanted}") from error
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        kind = f"a tensor of {tensor.dtype}" if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
+        raise ValueError(f"{path} holds {kind}: {wanted}")
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise ValueError(f"{path} holds a sparse tensor, or one without numbers: {wanted}")
+    if not tensor.isfinite().all():
+        raise ValueError(f"{path} holds NaN or infinite elements: make it again")
+    return tensor.detach().float()
 
 
 def sha256_of(path: Path) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 import cli
 from audio.start_noise import MEAN_LIMIT, NEIGHBOUR_LIMIT, RADIUS_LIMIT, correlation, is_gaussian
+from files import read_tensor
 
 CHANNEL_LIMIT = 0.16  # five standard deviations of the correlation of 1,024 pairs
 P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 is called not normal
@@ -148,30 +149,18 @@ def read(path: Path) -> np.ndarray:
     """Latents [N, C, H, W] float32 from a .pt file; nothing in the file is executed.
 
     Raises:
-        ValueError: something else, or not finite.
+        ValueError: it holds something else.
         OSError: the file cannot be read.
     """
-    import torch
-
-    try:
-        latents = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file
-        raise ValueError(f"{path} is no latents file: a tensor [N, C, H, W] is needed") from error
-    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point() or latents.ndim != 4:
-        what = f"a tensor {list(latents.shape)}" if isinstance(latents, torch.Tensor) else type(latents).__name__
-        raise ValueError(f"{path} holds {what}: a floating point tensor [N, C, H, W] is needed")
-    if latents.layout is not torch.strided or latents.is_meta or not latents.numel() or min(latents.shape[2:]) < 2:
-        raise ValueError(f"{path} holds a tensor {list(latents.shape)} without numbers to judge")
-    if not latents.isfinite().all():
-        raise ValueError(f"{path} holds NaN or infinite elements: make it again")
-    return latents.detach().float().numpy()
+    wanted = "a tensor [N, C, H, W] is needed, of two rows and columns at least"
+    latents = read_tensor(path, wanted)
+    if latents.ndim != 4 or not latents.numel() or min(latents.shape[2:]) < 2:
+        raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
+    return latents.numpy()
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.CommandParser(__doc__)
-    parser.prog = "python -m audio.whitening"
     parser.add_argument("latents", type=cli.existing_file, metavar="LATENTS.pt", help="latents [N, C, H, W]")
     path: Path = parser.parse_args(argv).latents
     from audio.origin import read_note

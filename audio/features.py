@@ -100,19 +100,6 @@ class Recording(Facts):
 
 
 # --- one recording ---------------------------------------------------------------------------------------------------
-def audio_to_vector(path: Path | str, recipe: Recipe = RECIPE) -> np.ndarray:
-    """Read a recording and return its vector, float32 [picture_size**2], 0 dB (loudest) down to -top_db.
-
-    Raises:
-        AudioError: the file holds no usable sound (see `listen`).
-        OSError: the file is not there, or may not be read.
-    """
-    try:
-        return listen(path, recipe).vector
-    except AudioError as error:
-        raise AudioError(f"{path}: {error}") from error
-
-
 def listen(path: Path | str, recipe: Recipe = RECIPE) -> Heard:
     """Read a recording of any length block by block; memory does not grow with it.
 

@@ -3,7 +3,6 @@
 import itertools
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from files import atomic_path
+from files import atomic_path, read_tensor
 
 FRAME_MS = 83  # of an animation: twelve pictures a second
 WEBP_QUALITY = 90
@@ -33,24 +32,10 @@ def read_latents(path: Path, shape: tuple[int, int, int]) -> Tensor:
         wanted += ", as prep_ldm.py and process_live_audio.py write it"
     else:
         wanted += "; those of voices are [N, 4, 32, 32], for --H 256 --W 256"
-    try:
-        with warnings.catch_warnings():  # torch's, of a pickle that it refuses
-            warnings.simplefilter("ignore")
-            latents = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises half a dozen kinds for what is not a tensor file
-        raise ValueError(f"{path} is no latents file: {wanted}") from error
-    if not isinstance(latents, Tensor) or not latents.is_floating_point():
-        kind = f"a tensor of {latents.dtype}" if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
-        raise ValueError(f"{path} holds {kind}: {wanted}")
+    latents = read_tensor(path, wanted)
     if latents.ndim != 4 or tuple(latents.shape[1:]) != shape or not len(latents):
         raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
-    if latents.layout is not torch.strided or latents.is_meta:
-        raise ValueError(f"{path} holds a sparse tensor, or one without numbers: {wanted}")
-    if not latents.isfinite().all():
-        raise ValueError(f"{path} holds NaN or infinite elements: make it again")
-    return latents.detach().float()
+    return latents
 
 
 def to_uint8(x: Tensor) -> np.ndarray:

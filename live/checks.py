@@ -19,8 +19,7 @@ def check_all() -> None:
     Raises:
         OSError, ValueError: not so.
     """
-    if not config.calibration_dirs():
-        raise OSError(f"no statistics in {config.STATS_DIR}; run prep_audio_spectrograms.py first")
+    config.calibration_dirs()
     check_weights(config.BUILTIN_MODEL_WEIGHTS)
     for folder in (config.ROOT_DIR, config.OUTPUT_DIR):
         check_writable(folder)

@@ -220,7 +220,8 @@ def test_no_script_writes_over_what_it_reads(tmp_path):
 def test_a_recording_without_any_statistics_is_told_so(tmp_path, monkeypatch):
     import process_live_audio
 
-    monkeypatch.setattr(config, "calibration_dirs", list)
+    for name in ("STATS_DIR", "BUILTIN_CALIBRATION_DIR"):
+        monkeypatch.setattr(config, name, tmp_path / "none")
     monkeypatch.setattr(sys, "argv", ["process_live_audio.py"])
     with pytest.raises(OSError, match="no statistics in .*; run prep_audio_spectrograms.py first"):
         process_live_audio.main(["--input_file", str(EXAMPLES[0]), "--output_file", str(tmp_path / "l.pt")])

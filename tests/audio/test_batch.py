@@ -23,7 +23,7 @@ import soundfile
 import prep_audio_spectrograms
 from audio import batch, decoding, ledger
 from audio.batch import find_recordings, prepare_batch
-from audio.features import Recipe, audio_to_vector
+from audio.features import Recipe, listen
 from files import sha256_of
 from tests.audio.test_features import BAD, EXAMPLES, ROOT, speech, write_bad
 
@@ -84,7 +84,7 @@ def test_batch(folder, tmp_path):
         file = soundfile.info(folder / row["path"])
         assert int(row["sample_rate"]) == file.samplerate
         assert float(row["seconds"]) == pytest.approx(file.duration, abs=1e-3)
-        np.testing.assert_allclose(matrix[index], audio_to_vector(folder / row["path"]), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(matrix[index], listen(folder / row["path"]).vector, rtol=0, atol=1e-4)
     for row in skipped:
         assert BAD[row["path"].removesuffix(".wav")] in row["reason"] and row["reason"]
     about = json.loads(output.with_suffix(".json").read_text())
@@ -280,7 +280,7 @@ def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
     path.write_bytes(whole[:2000] + bytes(100) + whole[2100:])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert prepare_batch(folder, output).new == 1
-    np.testing.assert_allclose(np.load(output)[1], audio_to_vector(path), atol=1e-4)
+    np.testing.assert_allclose(np.load(output)[1], listen(path).vector, atol=1e-4)
 
 
 def test_another_recipe_starts_afresh_and_says_so(tmp_path):
@@ -771,7 +771,7 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     assert all(row["decoder"].startswith("ffmpeg ") for row in read_table(tmp_path / "v.csv"))
     damage = {row["path"]: row["damage"] for row in read_table(tmp_path / "v.csv")}
     assert damage.pop("cut.mka").endswith("(File ended prematurely)") and not any(damage.values())
-    wanted, vectors = audio_to_vector(VOICE), np.load(tmp_path / "v.npy")
+    wanted, vectors = listen(VOICE).vector, np.load(tmp_path / "v.npy")
     # lossy, and AAC begins 0.1 s late
     assert all(np.corrcoef(vector, wanted)[0, 1] > 0.8 for vector in vectors)
 
@@ -779,7 +779,7 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
 @needs_ffmpeg
 def test_ffmpeg_gives_the_samples_of_libsndfile(tmp_path):
     convert(tmp_path / "a.mka", "-c:a", "pcm_s16le")
-    np.testing.assert_array_equal(audio_to_vector(tmp_path / "a.mka"), audio_to_vector(VOICE))
+    np.testing.assert_array_equal(listen(tmp_path / "a.mka").vector, listen(VOICE).vector)
 
 
 @needs_ffmpeg

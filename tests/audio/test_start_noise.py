@@ -5,7 +5,7 @@ import pytest
 
 import config
 from audio.calibration import Calibration
-from audio.features import audio_to_vector
+from audio.features import listen
 from audio.start_noise import (
     LAYOUT_ORDER,
     Voices,
@@ -31,7 +31,7 @@ def whitening() -> Whitening:
 def voices() -> np.ndarray:
     calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
     paths = sorted(config.EXAMPLES_DIR.glob("voice_*.wav"))
-    return np.stack([calibration.z_score(audio_to_vector(path)) for path in paths]).reshape(-1, 4, 32, 32)
+    return np.stack([calibration.z_score(listen(path).vector) for path in paths]).reshape(-1, 4, 32, 32)
 
 
 @pytest.fixture(scope="module")
