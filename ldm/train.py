@@ -13,6 +13,7 @@ made by the command that needs them first; "pictures" makes all, beside the firs
 A command that has no checkpoint yet begins at random, or with --from at the weights of a model that is there:
 
     python -m ldm.train diffusion --from models/chladni
+    python -m ldm.train export --from models/chladni --out DIR
 """
 
 import csv
@@ -512,7 +513,7 @@ class Batch(NamedTuple):
         x_0: clean latents [B, C, H, W].
         prompts: B captions, "" where guidance is to be learned.
         values, variants: attributes [B, attributes] and variants [B] of the scenes.
-        others, drifts: the attributes in other colours, and their part [B, H, W] in what is drawn.
+        others, drifts: the attributes in other colours where they drift, and the part [B, H, W] that those then have.
         views: coordinates [B, H, W, 2] of what is seen of them.
         t: timesteps [B].
         noise: [B, C, H, W].
@@ -548,6 +549,7 @@ class DiffusionBatches(Dataset):
         rows = rng.integers(len(self.latents), size=self.size)
         scenes = [sample_scene(self.first_seed + int(row)) for row in rows]
         drifting = rows >= self.plain
+        others = [recoloured(scene) if drifts else scene for scene, drifts in zip(scenes, drifting, strict=True)]
         x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
         side = x_0.shape[2]
         # stratified: all of the schedule
@@ -560,8 +562,8 @@ class DiffusionBatches(Dataset):
             ],
             torch.tensor([attribute_values(scene) for scene in scenes]),
             torch.tensor([scene.variant for scene in scenes]),
-            torch.tensor([attribute_values(recoloured(scene)) for scene in scenes]),
-            torch.from_numpy(drifting[:, None, None] * np.stack([drift(scene.seed, side) for scene in scenes])),
+            torch.tensor([attribute_values(scene) for scene in others]),
+            torch.from_numpy(np.stack([drift(scene.seed, side) for scene in scenes])),
             torch.from_numpy(np.stack([view(scene.seed, side) for scene in scenes])),
             t.long().clamp(max=999),
             torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
@@ -813,13 +815,21 @@ def main(argv: list[str] | None = None) -> int:
         "--config", type=cli.existing_file, default=CONFIG, metavar="F", help="yaml (default: %(default)s)"
     )
     parser.add_argument(
-        "--dir", type=Path, default=Path("training"), metavar="DIR", help="all is kept there (default: %(default)s)"
+        "--dir",
+        type=cli.new_folder,
+        default=Path("training"),
+        metavar="DIR",
+        help="all is kept there (default: %(default)s)",
     )
     parser.add_argument(
         "--from", type=cli.existing_folder, dest="start", metavar="MODEL", help="a model folder to begin with"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("models/chladni"), metavar="DIR", help="of export (default: %(default)s)"
+        "--out",
+        type=cli.new_folder,
+        default=Path("models/chladni"),
+        metavar="DIR",
+        help="of export (default: %(default)s)",
     )
     args = parser.parse_args(argv)
     settings = OmegaConf.load(args.config)

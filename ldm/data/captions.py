@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from ldm.data.scenes import Scene
+from ldm.data.scenes import Scene, pick
 
 COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "red", "crimson", "ruby", "bright red"),
@@ -196,10 +196,6 @@ HELD_OUT_SYNONYMS: dict[str, str] = {
 """Words that no caption contains, each with the canonical colour, pattern or figure that it means."""
 
 
-def _pick(words: tuple[str, ...], rng: np.random.Generator) -> str:
-    return words[int(rng.integers(len(words)))]
-
-
 def _chance(rng: np.random.Generator, probability: float) -> bool:
     return bool(rng.random() < probability)
 
@@ -223,25 +219,25 @@ def _with_article(phrase: str, rng: np.random.Generator) -> str:
 
 def _subject(scene: Scene, rng: np.random.Generator) -> str:
     """Name of the pattern or of both patterns."""
-    first = _pick(PATTERN_WORDS[scene.pattern], rng)
+    first = pick(PATTERN_WORDS[scene.pattern], rng)
     if scene.second is None or _chance(rng, 0.15):
         return first
-    return f"{first} {_pick(JOINTS, rng)} {_pick(PATTERN_WORDS[scene.second], rng)}"
+    return f"{first} {pick(JOINTS, rng)} {pick(PATTERN_WORDS[scene.second], rng)}"
 
 
 def _extras(scene: Scene, rng: np.random.Generator, mood_used: bool) -> list[str]:
     """Optional words after the main phrase: mood, composition, look."""
     extras = []
     if scene.mood and not mood_used and _chance(rng, 0.65):
-        extras.append(_pick(MOOD_WORDS[scene.mood], rng))
+        extras.append(pick(MOOD_WORDS[scene.mood], rng))
     if scene.composition and _chance(rng, 0.6):
-        extras.append(_pick(COMPOSITION_WORDS[scene.composition], rng))
+        extras.append(pick(COMPOSITION_WORDS[scene.composition], rng))
     if scene.folding and _chance(rng, 0.3):
-        extras.append(_pick(FOLDED, rng))
+        extras.append(pick(FOLDED, rng))
     if scene.banded and _chance(rng, 0.3):
-        extras.append(_pick(BANDED, rng))
+        extras.append(pick(BANDED, rng))
     if _chance(rng, 0.12):
-        extras.append(_pick(QUALITIES, rng))
+        extras.append(pick(QUALITIES, rng))
     return [extras[int(i)] for i in rng.permutation(len(extras))]
 
 
@@ -250,20 +246,20 @@ def _colourless_phrase(scene: Scene, rng: np.random.Generator) -> str:
     if scene.figure is None:
         thing = _subject(scene, rng)
     else:
-        thing = _pick(FIGURE_WORDS[scene.figure], rng)
+        thing = pick(FIGURE_WORDS[scene.figure], rng)
         if _chance(rng, 0.4):
-            thing = f"{thing} {_pick(GROUNDS, rng)} {_pick(PATTERN_WORDS[scene.pattern], rng)}"
-    forms = (_with_article(thing, rng), thing, f"{_pick(ABSTRACTS, rng)} of {thing}", _pick(GENERIC, rng))
+            thing = f"{thing} {pick(GROUNDS, rng)} {pick(PATTERN_WORDS[scene.pattern], rng)}"
+    forms = (_with_article(thing, rng), thing, f"{pick(ABSTRACTS, rng)} of {thing}", pick(GENERIC, rng))
     return forms[int(rng.integers(len(forms)))]
 
 
 def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
     """Main phrase of a scene with a figure."""
-    figure = _pick(FIGURE_WORDS[scene.figure or ""], rng)
-    own, ground = _pick(COLOUR_WORDS[scene.colours[0]], rng), _pick(COLOUR_WORDS[scene.colours[1]], rng)
-    pattern = _pick(PATTERN_WORDS[scene.pattern], rng)
+    figure = pick(FIGURE_WORDS[scene.figure or ""], rng)
+    own, ground = pick(COLOUR_WORDS[scene.colours[0]], rng), pick(COLOUR_WORDS[scene.colours[1]], rng)
+    pattern = pick(PATTERN_WORDS[scene.pattern], rng)
     thing = _with_article(f"{own} {figure}", rng)
-    on = _pick(GROUNDS, rng)
+    on = pick(GROUNDS, rng)
     forms = (
         f"{thing} {on} {ground} {pattern}",
         f"{thing} {on} {_with_article(f'{ground} background', rng)}",
@@ -274,7 +270,7 @@ def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
         thing,
         _with_article(figure, rng),
         f"{ground} {pattern} with {thing}",
-        f"{_pick(ABSTRACTS, rng)} of {thing}",
+        f"{pick(ABSTRACTS, rng)} of {thing}",
     )
     weights = np.array([4, 3, 1.5, 1.5, 1.5, 1.5, 1.5, 1, 1.5, 1.5])
     return forms[int(rng.choice(len(forms), p=weights / weights.sum()))]
@@ -282,11 +278,11 @@ def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 def _pattern_phrase(scene: Scene, rng: np.random.Generator) -> str:
     """Main phrase of a scene of patterns only."""
-    names = [_pick(COLOUR_WORDS[c], rng) for c in scene.colours]
+    names = [pick(COLOUR_WORDS[c], rng) for c in scene.colours]
     named = names[: int(rng.integers(2, len(names) + 1))]
     colours = _listed(named, rng)
     subject = _subject(scene, rng)
-    abstract = _pick(ABSTRACTS, rng)
+    abstract = pick(ABSTRACTS, rng)
     forms = (
         _with_article(f"{colours} {subject}", rng),
         f"{subject} in {colours}",
@@ -315,15 +311,16 @@ def caption(scene: Scene, rng: np.random.Generator, colourless: bool = False) ->
         colourless: name no colour.
     """
     if _chance(rng, 0.05):
-        return _pick(GENERIC, rng)
+        return pick(GENERIC, rng)
     if colourless:
         phrase = _colourless_phrase(scene, rng)
     else:
         phrase = _figure_phrase(scene, rng) if scene.figure else _pattern_phrase(scene, rng)
     mood_used = False
     # "dark" or "bright" before a colour would be read as a shade of it.
-    if scene.mood not in (None, "dark", "bright") and _chance(rng, 0.4) and not phrase.startswith(("a ", "an ")):
-        phrase, mood_used = f"{_pick(MOOD_WORDS[scene.mood], rng)} {phrase}", True
+    bare = not phrase.startswith(("a ", "an ", "the "))
+    if scene.mood not in (None, "dark", "bright") and _chance(rng, 0.4) and bare:
+        phrase, mood_used = f"{pick(MOOD_WORDS[scene.mood], rng)} {phrase}", True
     extras = _extras(scene, rng, mood_used)
     parts = [*extras, phrase] if _chance(rng, 0.2) else [phrase, *extras]
     return ", ".join(parts)

@@ -124,17 +124,20 @@ class Scene:
         return self.seed % VARIANTS
 
 
-def _pick(names: tuple[str, ...], rng: np.random.Generator) -> str:
+def pick(names: tuple[str, ...], rng: np.random.Generator) -> str:
+    """One of `names`, each as likely as the others."""
     return names[int(rng.integers(len(names)))]
 
 
 def _sample_colours(
-    rng: np.random.Generator, first: str | None, pool: tuple[str, ...], apart: float
+    rng: np.random.Generator, first: str | None, mood: str | None, figure: str | None
 ) -> tuple[str, ...]:
-    """Two to four names from `pool`; the first two differ by at least `apart` in Oklab, the others by 0.13."""
+    """Two to four names that a mood allows, clearly apart, most of all a figure's colour from its background's."""
+    pool = {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
+    apart = 0.25 if figure else 0.17  # in Oklab
     u = rng.random()
     count = 2 if u < 0.5 else 3 if u < 0.86 else 4
-    chosen = [first or _pick(pool, rng)]
+    chosen = [first or pick(pool, rng)]
     for index in rng.permutation(len(pool)):
         name = pool[int(index)]
         if len(chosen) == count:
@@ -147,17 +150,12 @@ def _sample_colours(
     return tuple(chosen)
 
 
-def _pool(mood: str | None) -> tuple[str, ...]:
-    """The colours that a mood allows."""
-    return {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
-
-
 def recoloured(scene: Scene) -> Scene:
-    """The same scene in as many colours, drawn anew from those that its mood allows."""
+    """The same scene in as many colours, others, drawn from those that its mood allows."""
     rng = np.random.default_rng([scene.seed, 6])
-    colours: tuple[str, ...] = ()
-    while len(colours) != len(scene.colours):
-        colours = _sample_colours(rng, None, _pool(scene.mood), 0.25 if scene.figure else 0.17)
+    colours = scene.colours
+    while len(colours) != len(scene.colours) or {*colours} == {*scene.colours}:
+        colours = _sample_colours(rng, None, scene.mood, scene.figure)
     return replace(scene, colours=colours)
 
 
@@ -184,23 +182,23 @@ def sample_scene(
         if value is not None and value not in known:
             raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     rng = np.random.default_rng([seed, 1])
-    drawn_pattern = _pick(PATTERNS, rng)
-    drawn_figure = _pick(FIGURES, rng) if rng.random() < figure_share else None
-    drawn_mood = _pick(MOODS, rng) if rng.random() < 0.5 else None
-    drawn_composition = _pick(COMPOSITIONS, rng) if rng.random() < 0.3 else None
+    drawn_pattern = pick(PATTERNS, rng)
+    drawn_figure = pick(FIGURES, rng) if rng.random() < figure_share else None
+    drawn_mood = pick(MOODS, rng) if rng.random() < 0.5 else None
+    drawn_composition = pick(COMPOSITIONS, rng) if rng.random() < 0.3 else None
     pattern, figure, mood = pattern or drawn_pattern, figure or drawn_figure, mood or drawn_mood
     if figure is None and PATTERN_FAMILIES[pattern].radial and drawn_composition in FOLDING_COMPOSITIONS:
         drawn_composition = "centred"  # a folded spiral is no spiral any more; only a caller may ask for one
     composition = composition or drawn_composition
     second = blend = None
     if figure is None and rng.random() < 0.12:
-        second, blend = _pick(tuple(p for p in PATTERNS if p != pattern), rng), _pick(BLENDS, rng)
+        second, blend = pick(tuple(p for p in PATTERNS if p != pattern), rng), pick(BLENDS, rng)
     natural = figure and rng.random() < 0.5 and mood not in ("warm", "cool")
-    first = _pick(NATURAL[figure], rng) if figure and natural else None
+    first = pick(NATURAL[figure], rng) if figure and natural else None
     return Scene(
         seed=seed,
         pattern=pattern,
-        colours=_sample_colours(rng, first, _pool(mood), 0.25 if figure else 0.17),
+        colours=_sample_colours(rng, first, mood, figure),
         second=second,
         blend=blend,
         figure=figure,

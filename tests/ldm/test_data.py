@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.data.captions import COLOUR_WORDS, HELD_OUT_SYNONYMS, caption, vocabulary
+from ldm.data.captions import COLOUR_WORDS, HELD_OUT_SYNONYMS, MOOD_WORDS, caption, vocabulary
 from ldm.data.palette import COLOURS as COLOUR_VALUES
 from ldm.data.pictures import contact_sheet, main, render
 from ldm.data.scenes import (
@@ -134,6 +134,20 @@ def test_drifting_colours_are_two_sets_of_the_same_shapes() -> None:
         assert np.abs(drifting - (drawn[0] * (1 - share) + drawn[1] * share)).max() < 1
         expected = seen(render(scene, 256, whole=True, drifting=True), view(seed, 128)).ravel()
         assert np.corrcoef(render(scene, 128, drifting=True).ravel(), expected)[0, 1] > 0.8
+
+
+def test_other_colours_are_as_many_and_never_the_same() -> None:
+    for seed in range(3000):
+        colours, others = sample_scene(seed).colours, recoloured(sample_scene(seed)).colours
+        assert len(colours) == len(others) and {*colours} != {*others}
+
+
+def test_no_mood_stands_before_an_article() -> None:
+    rng = np.random.default_rng(0)
+    moods = "|".join(word for words in MOOD_WORDS.values() for word in words)
+    captions = [caption(sample_scene(seed), rng, colourless=True) for seed in range(6000)]
+    assert any(text.endswith("the picture of a voice") for text in captions)
+    assert not [text for text in captions if re.search(rf"\b({moods}) (a|an|the)\b", text)]
 
 
 def test_a_drift_goes_from_knot_to_knot() -> None:

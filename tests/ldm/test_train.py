@@ -299,12 +299,14 @@ def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     batch = train.DiffusionBatches(latents, 30, 1000, 40, options, 0)[7]
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
-    assert batch.values.tolist() == [attribute_values(sample_scene(1000 + row)) for row in rows]
+    scenes = [sample_scene(1000 + row) for row in rows]
+    assert batch.values.tolist() == [attribute_values(scene) for scene in scenes]
     assert np.array_equal(batch.views, np.stack([view(1000 + row, 2) for row in rows]))
-    assert batch.variants.tolist() == [sample_scene(1000 + row).variant for row in rows]
-    assert batch.others.tolist() == [attribute_values(recoloured(sample_scene(1000 + row))) for row in rows]
+    assert batch.variants.tolist() == [scene.variant for scene in scenes]
+    others = [recoloured(scene) if row >= 20 else scene for row, scene in zip(rows, scenes, strict=True)]
+    assert batch.others.tolist() == [attribute_values(scene) for scene in others]
     for row, drifts, prompt in zip(rows, batch.drifts, batch.prompts, strict=True):
-        np.testing.assert_array_equal(drifts, (row >= 20) * drift(1000 + row, 2))
+        np.testing.assert_array_equal(drifts, drift(1000 + row, 2))
         assert row < 20 or not COLOUR_NAMES & set(prompt.split())
     assert 5 < sum(row < 20 for row in rows) < 35
     assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
