@@ -5,7 +5,6 @@ run_live_workflow.py is driven through a terminal. Prints the time from the seco
 scripts in standby or not, beside that of the plain scripts one after the other, and what it is made of.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import sound  # noqa: E402
 from person import Person  # noqa: E402
 
+import cli  # noqa: E402
 import config  # noqa: E402
 from live.worker import Worker, end  # noqa: E402
 
@@ -102,12 +102,12 @@ def parts(steps: int, runs: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recordings", type=int, default=10, metavar="N")
-    parser.add_argument("--steps", type=int, default=20, metavar="N")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("--recordings", type=cli.bounded(int, 1), default=10, metavar="N")
+    parser.add_argument("--steps", type=cli.bounded(int, 1), default=20, metavar="N")
     args = parser.parse_args()
     if lacking := sound.missing():
-        sys.exit(f"benchmarks/enter_to_picture.py {lacking}")
+        cli.fail(lacking)
     with sound.sound_server() as server:
         standby = workflow(server, args.steps, args.recordings)
         alone = workflow(server, args.steps, min(OTHER_RUNS, args.recordings), "--no_standby")
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -4,7 +4,6 @@ Runs txt2img.py once and notes which modules it has imported when it ends; then 
 in fresh processes by turns, and prints the medians and their ratio. Bar: 1.3.
 """
 
-import argparse
 import json
 import re
 import statistics
@@ -14,6 +13,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import cli  # noqa: E402
+
 LATENTS = """
 import torch
 torch.save(torch.randn(1, 4, 32, 32), 'latents.pt')
@@ -50,9 +53,13 @@ def needed(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=7, metavar="N", help="imports of either kind (default: 7)")
-    parser.add_argument("--slowest", type=int, default=10, metavar="N", help="modules to name (default: 10)")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument(
+        "--repeat", type=cli.bounded(int, 1), default=7, metavar="N", help="imports of either kind (default: 7)"
+    )
+    parser.add_argument(
+        "--slowest", type=cli.bounded(int, 1), default=10, metavar="N", help="modules to name (default: 10)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -69,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -6,7 +6,6 @@ drawn by a ruler: one that has only seen renders knows them by their straightnes
 kept in benchmarks/judge.safetensors; with other pictures it is trained anew.
 """
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Iterable
@@ -215,7 +214,7 @@ def trained_judge() -> Judge:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--further", type=cli.bounded(int, 1), metavar="EPOCHS", help="train the judge that is there further"
     )
@@ -242,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

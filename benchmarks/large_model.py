@@ -6,10 +6,8 @@ guided step of the U-Net at 256×256 beside diffusers', turn by turn in one proc
 Prints medians. It needs 14 GB of memory; the files are in the page cache when they are loaded, if there is 10 GB more.
 """
 
-import argparse
 import multiprocessing
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import cli  # noqa: E402
 import config  # noqa: E402
 from ldm.checkpoint import DTYPES, build_model, load_model, read_config  # noqa: E402
 from ldm.conversion import convert  # noqa: E402
@@ -179,12 +178,15 @@ def picture(weights: Path, folder: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="measurements a figure (default: 3)")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument(
+        "--repeat", type=cli.bounded(int, 1), default=3, metavar="N", help="measurements a figure (default: 3)"
+    )
     parser.add_argument("--small", action="store_true", help="a small shape, to try this program")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for 10 GB of files")
+    parser.add_argument(
+        "--folder", type=cli.existing_folder, default=Path(tempfile.gettempdir()), help="for 10 GB of files"
+    )
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda received, _: sys.exit(128 + received))  # so that the files go also then
     chosen = choose_precision("auto", torch.device("cpu"))
     print(f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, chosen precision {chosen}", flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -216,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

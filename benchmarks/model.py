@@ -7,7 +7,6 @@ pictures, and how long loading and painting take. With --voices also from voices
 differ; SOURCE as for benchmarks/voice.py.
 """
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -33,13 +32,14 @@ from audio.start_noise import mix  # noqa: E402
 from ldm.data.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
 from ldm.data.palette import COLOURS, srgb_to_oklab  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
-from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
+from ldm.data.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
 from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
-UNET_SEEDS = range(10_000_000, 10_024_576)  # as in ldm.train
+UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net has seen: models/chladni/README.md
+DRIFTING_SEEDS = range(10_016_384, 10_022_528)  # of those that it has also seen in drifting colours
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
@@ -138,6 +138,7 @@ def new_scenes(count: int) -> list[Scene]:
         return scene.pattern, frozenset(scene.colours[:2])
 
     seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
+    seen |= {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
     scenes: list[Scene] = []
     for seed in range(UNSEEN, UNSEEN + 100 * count):
         scene = single_pattern(seed)
@@ -254,7 +255,9 @@ def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
 
 def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
     """Print how near pictures come to training pictures, beside unseen renders."""
-    known = thumbnails([render(sample_scene(seed), 64) for seed in tqdm(UNET_SEEDS, "training pictures")])
+    kinds = [*((seed, False) for seed in UNET_SEEDS), *((seed, True) for seed in DRIFTING_SEEDS)]
+    drawn = (render(sample_scene(seed), 64, drifting=drifting) for seed, drifting in tqdm(kinds, "training pictures"))
+    known = thumbnails(drawn)
 
     def nearest(pictures: np.ndarray) -> np.ndarray:
         distances = [np.sqrt(((known - row) ** 2).mean(axis=1)).min() for row in thumbnails(pictures)]
@@ -281,13 +284,15 @@ def varieties(studio: Studio, x_T: torch.Tensor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.CommandParser(__doc__)
     parser.add_argument(
         "--pictures", type=cli.bounded(int, 2), default=200, metavar="N", help="prompts that are painted"
     )
-    parser.add_argument("--renders", type=int, default=500, metavar="N", help="for the first stage")
-    parser.add_argument("--frechet", type=int, default=2000, metavar="N", help="pictures in each set; 0: skip")
-    parser.add_argument("--voices", type=Path, metavar="SOURCE", help="recordings to paint from as well")
+    parser.add_argument("--renders", type=cli.bounded(int, 1), default=500, metavar="N", help="for the first stage")
+    parser.add_argument(
+        "--frechet", type=cli.bounded(int, 0), default=2000, metavar="N", help="pictures in each set; 0: skip"
+    )
+    parser.add_argument("--voices", type=cli.existing_folder, metavar="SOURCE", help="recordings to paint from as well")
     parser.add_argument("--ways", action="store_true", help="compare samplers, steps and scales, and nothing else")
     args = parser.parse_args()
     judge, studio = trained_judge(), Studio()
@@ -319,4 +324,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -13,7 +13,6 @@ live     process_live_audio.py as a whole process, against a script that is the 
 SOURCE holds the unpacked Debian packages that models/calibration/README.md names. Each figure is a median of --runs.
 """
 
-import argparse
 import hashlib
 import os
 import statistics
@@ -31,6 +30,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # b
 import numpy as np  # noqa: E402
 import select_recordings as calibration_set  # noqa: E402
 
+import cli  # noqa: E402
 from audio import batch, features  # noqa: E402
 from audio.ledger import Measured  # noqa: E402
 
@@ -174,14 +174,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--rows-of"]:
         rows_of(Path(sys.argv[2]), Path(sys.argv[3]))
         return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the packages were unpacked")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
     parser.add_argument("--only", choices=("batch", "memory", "live"))
     parser.add_argument(
-        "--recordings", type=int, default=1000, metavar="N", help="of part batch (default: %(default)s)"
+        "--recordings", type=cli.bounded(int, 1), default=1000, metavar="N", help="of part batch (default: %(default)s)"
     )
-    parser.add_argument("--rows", type=int, default=100_000, metavar="N", help="of part memory (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--rows", type=cli.bounded(int, 1), default=100_000, metavar="N", help="of part memory (default: %(default)s)"
+    )
+    parser.add_argument("--runs", type=cli.bounded(int, 1), default=5, metavar="N", help="(default: %(default)s)")
     options = parser.parse_args()
     if options.only in (None, "batch"):
         batch_figures(options.source.resolve(), options.recordings, options.runs)
@@ -192,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

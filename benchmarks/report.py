@@ -8,7 +8,6 @@ Writes benchmarks/results.md anew after each program: machine, date, and for eac
 printed. What cannot run here is named in one line, and the others run all the same.
 """
 
-import argparse
 import os
 import platform
 import shlex
@@ -29,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sound  # noqa: E402
 
+import cli  # noqa: E402
 from files import atomic_path  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results.md"
@@ -140,13 +140,15 @@ def as_markdown(printed: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--voices", type=Path, metavar="FOLDER", help="recordings, for the figures about voices")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument(
+        "--voices", type=cli.existing_folder, metavar="FOLDER", help="recordings, for the figures about voices"
+    )
     parser.add_argument("--quick", action="store_true", help="smallest sizes, to try that everything runs")
-    parser.add_argument("--output_file", type=Path, default=RESULTS, metavar="F", help="(default: %(default)s)")
+    parser.add_argument(
+        "--output_file", type=cli.new_file(".md"), default=RESULTS, metavar="F", help="(default: %(default)s)"
+    )
     options = parser.parse_args()
-    if options.voices and not options.voices.is_dir():
-        parser.error(f"argument --voices: there is no folder {options.voices}")
     voices = options.voices.resolve() if options.voices else None
     head = f"# Benchmarks\n\n{date.today()}. {machine()}.\n\nMedians; ratios are taken in one run, turn by turn."
     if options.quick:
@@ -163,7 +165,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    cli.run(main)

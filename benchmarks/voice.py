@@ -8,9 +8,7 @@ speaker's or one word's recordings are to each other; and with --pictures how of
 is found again among as many. A picture takes about two seconds on one core, and ten are made for each recording.
 """
 
-import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +19,21 @@ from einops import rearrange, reduce
 from sounds import RECIPE, Change
 from tqdm import tqdm
 
+import cli
 import config
 from audio.calibration import Calibration
+from audio.doctor import spatial_power
 from audio.features import samples_to_vector
 from audio.start_noise import correlation, mix
 from audio.whitening import SQUARES, WHITENING_NAME, Whitening
+from painting.options import parse_options
 
 if TYPE_CHECKING:
     from ldm.spec import PictureSpec
 
-STRENGTH = 0.9  # txt2img.py's default
+DEFAULTS = parse_options(None, [])  # of txt2img.py
+STRENGTH, PROMPT, SEED = DEFAULTS.voice_strength, DEFAULTS.prompt, DEFAULTS.seed
 SHOWN = (0, 1, 2, 4, 8, 12, 16)  # cycles over the latent's width
-PROMPT = "a psychedelic visualization of a voice"
-SEED = 42
 THUMBNAIL = 16  # pixels
 CHANGES_OF_PICTURES = (
     "white noise at 20 dB SNR",
@@ -59,14 +59,6 @@ class Codes:
 
 
 # --- how near to N(0, I) ---------------------------------------------------------------------------------------------
-def spatial_power(x: np.ndarray) -> np.ndarray:
-    """Mean power of latents [B, C, h, w] at 0 ... w / 2 cycles, in rings of the two-dimensional spectrum."""
-    spectrum = (np.abs(np.fft.fft2(x)) ** 2).mean(axis=(0, 1)) / x[0, 0].size
-    axis = np.fft.fftfreq(x.shape[-1], 1 / x.shape[-1])
-    radius = np.hypot(axis[:, None], axis[None, :]).round().astype(int)
-    return np.array([spectrum[radius == frequency].mean() for frequency in range(x.shape[-1] // 2 + 1)])
-
-
 def channel_correlation(x: np.ndarray) -> float:
     """The largest absolute correlation of two channels of [B, C, h, w], over all recordings."""
     channels = rearrange(x, "b c h w -> c (b h w)")
@@ -246,17 +238,21 @@ def print_pictures(codes: Codes, recordings: list[np.ndarray], changes: dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the packages were unpacked")
-    parser.add_argument("--pictures", type=int, default=0, metavar="N", help="recordings that are painted (default: 0)")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
+    parser.add_argument(
+        "--pictures", type=cli.bounded(int, 0), default=0, metavar="N", help="recordings that are painted (default: 0)"
+    )
     parser.add_argument("--prompt", default=PROMPT, metavar="TEXT", help="what is painted (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="sampling steps (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=cli.bounded(int, 1, 1000), default=20, metavar="N", help="sampling steps (default: %(default)s)"
+    )
     options = parser.parse_args()
     source = options.source.resolve()
     paths = sounds.held_out_paths(source)
     recordings = sounds.read(paths)
     if len(recordings) != len(paths):
-        sys.exit("a held-out recording cannot be read")
+        cli.fail("a held-out recording cannot be read")
     codes, changes = Codes(), sounds.changes(recordings)
     raw = codes.raw(recordings)
     print_properties(raw, codes.voices(raw))
@@ -271,4 +267,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -7,7 +7,7 @@ benchmarks/sounds.py and for the worst of them, and their mean cosine. Then the 
 the memory that a fit takes. SOURCE as for benchmarks/voice.py. Five minutes on one core.
 """
 
-import argparse
+import os
 import tempfile
 import threading
 import time
@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import sounds
+from large_model import anonymous_memory
 from scipy.linalg import eigh
 from scipy.special import ndtri
 from sounds import RECIPE
 from tqdm import tqdm
 
+import cli
 from audio.calibration import STD_FLOOR_DB
 from audio.features import samples_to_vector
 from audio.whitening import AXES, Whitening, own_share
@@ -149,24 +151,18 @@ class Peak(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.before, self.largest, self._done = own_memory(), 0, threading.Event()
+        self.before, self.largest, self._done = anonymous_memory(os.getpid()), 0.0, threading.Event()
         self.start()
 
     def run(self) -> None:
         while not self._done.wait(0.1):
-            self.largest = max(self.largest, own_memory())
+            self.largest = max(self.largest, anonymous_memory(os.getpid()))
 
-    def stop(self) -> int:
+    def stop(self) -> float:
         """Bytes more than before, at the most."""
         self._done.set()
         self.join()
-        return max(0, self.largest - self.before)
-
-
-def own_memory() -> int:
-    """Bytes; Linux alone tells."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+        return max(0.0, self.largest - self.before)
 
 
 def print_memory(rows: int) -> None:
@@ -187,9 +183,11 @@ def print_memory(rows: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the packages were unpacked")
-    parser.add_argument("--rows", type=int, nargs="+", metavar="N", help="fit to files of so many rows, and that alone")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
+    parser.add_argument(
+        "--rows", type=cli.bounded(int, 2), nargs="+", metavar="N", help="fit to files of so many rows, and that alone"
+    )
     options = parser.parse_args()
     if options.rows:
         for rows in options.rows:
@@ -209,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

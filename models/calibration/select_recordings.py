@@ -5,9 +5,13 @@ is telephone prompts at 8 kHz (asterisk), one half wide-band syllables and words
 language counts about the same. The choice is the same on every machine: evenly spaced in sorted order.
 """
 
-import argparse
 import hashlib
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+import cli  # noqa: E402
 
 TELEPHONE, WIDE_BAND = "usr/share/asterisk/sounds", "usr/share/klettres"
 PER_TELEPHONE_LANGUAGE = 180  # five languages
@@ -56,9 +60,9 @@ def select(source: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="where the packages were unpacked")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="a new folder, filled with links")
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
+    parser.add_argument("target", type=cli.new_folder, metavar="TARGET", help="a new folder, filled with links")
     options = parser.parse_args()
     source = options.source.resolve()
     chosen = select(source)
@@ -70,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
