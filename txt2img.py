@@ -70,7 +70,7 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
 
     from ldm.job import Journal, run_job
     from ldm.painter import choose_device
-    from ldm.pictures import read_latents, save_grid
+    from ldm.pictures import read_latents
     from ldm.preview import Preview
     from ldm.spec import read_chunks
     from painting.inputs import Inputs, model_files
@@ -106,22 +106,19 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
             sys.stdout.flush()
             pictures[next(missing)] = path
     made = [pictures[index] for index in range(len(specs))]
-    written = [*made, *([preview.path] if preview and preview.path.is_file() else [])]
-    if len(made) > 1 and not args.skip_grid:
-        written.append(save_grid(made, args.outdir))
-    if args.walk and not replayed:
-        written += save_walks(made, args.frames, args.outdir)
+    written = [*made, *([preview.path] if preview and preview.path.is_file() else []), *save_overviews(args, made)]
     if len(written) > 1:
         print("written:", *written)
     return made
 
 
-def save_walks(made: list[Path], frames: int, outdir: Path) -> list[Path]:
-    """An animation of every `frames` of the pictures made."""
-    from ldm.pictures import save_animation
+def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
+    """All pictures side by side, and of walks an animation each, if there is more than one picture."""
+    from ldm.pictures import save_animation, save_grid
 
-    starts = range(0, len(made), frames)
-    return [save_animation(made[start : start + frames], outdir, "walk") for start in starts]
+    grids = [save_grid(made, args.outdir)] if len(made) > 1 and not args.skip_grid else []
+    starts = range(0, len(made), args.frames) if args.walk and len(made) > 1 else ()
+    return [*grids, *(save_animation(made[start : start + args.frames], args.outdir, "walk") for start in starts)]
 
 
 @functools.lru_cache(maxsize=1)

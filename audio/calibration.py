@@ -113,16 +113,7 @@ def calibrate(
         ValueError: the vectors are broken, of another recipe, or fewer than two.
         OSError: a file cannot be read or written.
     """
-    vectors = Matrix(vectors_path, recipe.vector_size)
-    if len(vectors) < FEWEST:
-        raise ValueError(
-            f"{vectors_path} holds 1 recording; at least {FEWEST} are needed, and {FEW} or more are recommended"
-        )
-    if not looks_like_vectors(vectors[:BLOCK], recipe):
-        raise ValueError(
-            f"{vectors_path} holds numbers that are not dB from -{recipe.top_db:g} to 0; z-scores, perhaps? "
-            "Name the file that prep_audio_spectrograms.py wrote"
-        )
+    vectors = _vectors(vectors_path, recipe)
     source = _source_of(vectors_path, len(vectors), recipe)
     mean, std = mean_and_std(vectors)
     floored = int((std < STD_FLOOR_DB).sum())
@@ -157,6 +148,19 @@ def calibrate(
         len(vectors), source["seconds"], rates, band, floored, share, len(whitening.scales), *spread
     )
     return calibration, report
+
+
+def _vectors(path: Path, recipe: Recipe) -> Matrix:
+    """Raises ValueError if `path` does not hold enough vectors, or none at all."""
+    vectors = Matrix(path, recipe.vector_size)
+    if len(vectors) < FEWEST:
+        raise ValueError(f"{path} holds 1 recording; at least {FEWEST} are needed, and {FEW} or more are recommended")
+    if not looks_like_vectors(vectors[:BLOCK], recipe):
+        raise ValueError(
+            f"{path} holds numbers that are not dB from -{recipe.top_db:g} to 0; z-scores, perhaps? "
+            "Name the file that prep_audio_spectrograms.py wrote"
+        )
+    return vectors
 
 
 def mean_and_std(vectors: "Matrix | np.ndarray") -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import cli
 from files import atomic_path
-from ldm.checkpoint import find_model, load_model, mismatches
+from ldm.checkpoint import find_model, load_model, mismatches, read_config
 from ldm.data.captions import caption
 from ldm.data.pools import Kind, pool, rendered, told
 from ldm.data.scenes import (
@@ -713,7 +713,14 @@ def export(average: LatentDiffusion, node: dict[str, Any], words: Path, out: Pat
 
 
 def model_node(settings: Any, words: Path) -> dict[str, Any]:
-    """The yaml's model node with what follows from the words in `words` and from the scenes filled in."""
+    """The yaml's model node with what follows from the words in `words` and from the scenes filled in.
+
+    Raises:
+        ValueError: another kind of model.
+        OSError: there are no words.
+    """
+    if not (words / "word_vectors.npy").is_file():
+        raise OSError(f"there are no words in {words}: run python -m ldm.data.words --out {words} first")
     node: Any = OmegaConf.to_container(settings.model)
     vectors = np.load(words / "word_vectors.npy", mmap_mode="r")
     node["params"]["cond_stage_config"]["params"].update(vocab_size=vectors.shape[0], vector_dim=vectors.shape[1])
@@ -732,14 +739,24 @@ def model_node(settings: Any, words: Path) -> dict[str, Any]:
     return node
 
 
-def options_of(training: Any) -> tuple[FirstStageOptions, LayoutOptions, DiffusionOptions]:
-    """The yaml's training node."""
-    stages = tuple(Stage(**stage) for stage in training.diffusion.stages)
-    return (
-        FirstStageOptions(**training.first_stage),
-        LayoutOptions(**training.layout),
-        DiffusionOptions(**{**training.diffusion, "stages": stages}),
-    )
+def options_of(settings: Any) -> tuple[int, FirstStageOptions, LayoutOptions, DiffusionOptions]:
+    """The yaml's training node: the seed, and how each part is trained.
+
+    Raises:
+        ValueError: something is missing in it, or unknown.
+    """
+    try:
+        training = settings.training
+        stages = tuple(Stage(**stage) for stage in training.diffusion.stages)
+        return (
+            int(training.seed),
+            FirstStageOptions(**training.first_stage),
+            LayoutOptions(**training.layout),
+            DiffusionOptions(**{**training.diffusion, "stages": stages}),
+        )
+    except (TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the training: node is not such a one as {CONFIG} has: {reason}") from error
 
 
 def first_stage_of(model: LatentDiffusion) -> ShuffleAutoencoder:
@@ -808,7 +825,7 @@ def build(
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def main(argv: list[str] | None = None) -> int:
+def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     parser.add_argument("command", choices=["pictures", "first_stage", "layout", "diffusion", "export"])
     parser.add_argument(
@@ -831,16 +848,21 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="of export (default: %(default)s)",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    read_config(args.config)  # raises where it is no yaml, or describes no model
     settings = OmegaConf.load(args.config)
-    seed, renders = settings.training.seed, args.dir / "renders"
+    seed, first_stage, layout, diffusion = options_of(settings)
+    renders = args.dir / "renders"
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
     if args.start is not None:
         take_words(args.start, args.dir / "words")
     node = model_node(settings, args.dir / "words")
-    first_stage, layout, diffusion = options_of(settings.training)
 
     if args.command == "pictures":
         pool(renders, seed, first_stage.pictures, 256)

@@ -322,3 +322,26 @@ def test_orthogonal_start_loses_nothing_it_need_not(batch):
     mean = model.posterior(x)[0]
     assert mean.shape == (batch, 12, 8, 8)
     assert torch.linalg.matrix_rank(model.encoder[1].weight.squeeze()) == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda yaml: yaml.training.first_stage.pop("kl_weight"), "missing .*kl_weight"),
+        (lambda yaml: yaml.training.diffusion.update(momentum=0.9), "momentum"),
+        (lambda yaml: yaml.pop("training"), "the training: node is not such a one"),
+        (lambda yaml: yaml.pop("model"), "describes no model"),
+    ],
+)
+def test_a_yaml_that_says_too_little_or_too_much_is_told_so(change, message, tmp_path):
+    yaml = tiny_config()
+    change(yaml)
+    OmegaConf.save(yaml, tmp_path / "tiny.yaml")
+    with pytest.raises(ValueError, match=message):
+        command("first_stage", tmp_path)
+
+
+def test_words_come_first(tmp_path):
+    OmegaConf.save(tiny_config(), tmp_path / "tiny.yaml")
+    with pytest.raises(OSError, match=f"run python -m ldm.data.words --out {tmp_path / 'words'} first"):
+        command("first_stage", tmp_path)
