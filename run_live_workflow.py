@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
+from painting.options import add_model, add_whitening, given, is_another_model, parse_options
 
 if TYPE_CHECKING:
     from live.booth import Booth
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from live.show import Show
     from live.terminal import Screen
 
+PAINTING = (  # what txt2img.py is started with
+    "prompt", "negative_prompt", "scale", "seed", "x_T", "voice_strength", "layout_strength", "model", "ckpt", "config",
+    "precision", "device",
+)  # fmt: skip
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
 
@@ -33,6 +38,7 @@ def build_parser() -> cli.CommandParser:
     picture = parser.add_argument_group("picture")
     add = picture.add_argument
     add("--prompt", metavar="TEXT", help="what the picture shows")
+    add("--negative_prompt", metavar="TEXT", help="what to keep away from")
     duration = picture.add_mutually_exclusive_group()
     duration.add_argument(
         "--steps",
@@ -51,8 +57,8 @@ def build_parser() -> cli.CommandParser:
         "picture follows the prompt (default: %(default)s)")  # fmt: skip
     add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of the noise that is mixed in "
         "(default: %(default)s)")  # fmt: skip
-    add("--x_T", choices=("auto", "whitened", "raw"), help="how the latent becomes the start of sampling (default: as "
-        "txt2img.py chooses, auto)")  # fmt: skip
+    add_whitening(add)
+    add_model(parser)
 
     add = parser.add_argument_group("recording").add_argument
     add("--mic", default="", metavar="NAME|INDEX", help="the microphone, by its number or a part of its name (default: "
@@ -97,6 +103,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} is about the microphone, and --input_file replaces that: leave one out")
     if options.budget and options.no_standby:
         parser.error("--budget needs the speed of a loaded model, which --no_standby does without: leave one out")
+    asked = given(parser, argv)
+    options.painting = [f"--{name}={getattr(options, name)}" for name in PAINTING if name in asked]
+    parse_options(None, ["--standby", *options.painting])  # says what does not go together
     return options
 
 
@@ -117,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     heed_ctrl_c_once()
     if options.mic_test:
         return 0 if booth_of(options, screen).test() else 1
-    check_all()
+    check_all(is_another_model(options))
     if options.open:
         options.open = has_viewer(screen)
     with take_folder() as folder:

@@ -11,16 +11,17 @@ import config
 ROOM = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred pictures
 
 
-def check_all() -> None:
+def check_all(another_model: bool) -> None:
     """Find out whether calibration and model are there, and files can be written.
 
-    Whether they also work is told by the scripts, which load them.
+    Whether they also work is told by the scripts, which load them; `another_model` than the built-in one only there.
 
     Raises:
         OSError, ValueError: not so.
     """
     config.calibration_dirs()
-    check_weights(config.BUILTIN_MODEL_WEIGHTS)
+    if not another_model:
+        check_weights(config.BUILTIN_MODEL_WEIGHTS)
     for folder in (config.ROOT_DIR, config.OUTPUT_DIR):
         check_writable(folder)
 

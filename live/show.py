@@ -79,10 +79,8 @@ class Show:
         self._began = self._speaking = self._closing = False
         self._waiting: list[Take] = []  # the first of them is being worked on
         self._thread = ThreadPoolExecutor(1)
-        chosen = ["--sampler=dpmpp"]
-        chosen += [f"--{name}={getattr(options, name)}" for name in ("prompt", "scale", "seed")]
         self.listener = Worker(config.REPO_DIR / "process_live_audio.py", [], self._progress, options.timeout)
-        self.painter = Worker(config.REPO_DIR / "txt2img.py", chosen, self._progress, options.timeout)
+        self.painter = Worker(config.REPO_DIR / "txt2img.py", options.painting, self._progress, options.timeout)
 
     def __enter__(self) -> "Show":
         return self
@@ -192,7 +190,7 @@ class Show:
         steps = self._steps(take)
         started = time.monotonic()
         latent = str(self.folder.latent)
-        painted = self._ask(self.painter, init_latents=latent, ddim_steps=steps, x_T=self.options.x_T)
+        painted = self._ask(self.painter, init_latents=latent, ddim_steps=steps)
         if self._speed:
             self._speed.learn(steps, time.monotonic() - started)
         self._tell(painted.said, painted.warned)

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cli
@@ -30,7 +30,7 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         SystemExit: it is wrong, also where one option forbids another, or would have no effect beside it.
     """
     parser = build_parser(description)
-    return _checked(parser, parser.parse_args(argv), _given(parser, argv))
+    return _checked(parser, parser.parse_args(argv), given(parser, argv))
 
 
 def parse_request(words: Sequence[str], held: argparse.Namespace) -> argparse.Namespace:
@@ -40,15 +40,15 @@ def parse_request(words: Sequence[str], held: argparse.Namespace) -> argparse.Na
         SystemExit: as of `parse_options`; but an option that was given at the start may have no effect.
     """
     parser = build_parser(None)
-    given = _given(parser, words)
-    replaced = {name for names, others in REPLACED_BY if given & {*names} for name in others}
+    asked = given(parser, words)
+    replaced = {name for names, others in REPLACED_BY if asked & {*names} for name in others}
     kept = {name: None if name in replaced else value for name, value in vars(held).items()}
-    return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), given)
+    return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), asked)
 
 
-def _given(parser: cli.CommandParser, words: Sequence[str] | None) -> set[str]:
+def given(parser: cli.CommandParser, words: Sequence[str] | None) -> set[str]:
     """Names of the options that `words` holds: no default takes the place of what a namespace has already."""
-    unset = object()
+    unset: list[object] = []  # a list, for options that are collected in one
     blank = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args([])), unset))
     return {name for name, value in vars(parser.parse_args(words, blank)).items() if value is not unset}
 
@@ -135,7 +135,7 @@ def latent_files(args: argparse.Namespace) -> list[Path]:
 
 def build_parser(description: str | None) -> cli.CommandParser:
     parser = cli.CommandParser(description)
-    for add_options in (_add_what, _add_start_noise, _add_sampling, _add_model, _add_output):
+    for add_options in (_add_what, _add_start_noise, _add_sampling, add_model, _add_output):
         add_options(parser)
     return parser
 
@@ -170,6 +170,17 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--subject_idx", type=subjects, default="0", metavar="I", help="which of the N latents: 7, or 0,3,5-9, or all; "
         "for --mix and --walk one for all files, or one for each (default: 0)")  # fmt: skip
+    add_whitening(add)
+    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of all noise (default: "
+        "%(default)s)")  # fmt: skip
+    add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
+        "count up from K (default: 1)")  # fmt: skip
+    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="repeat --n_samples this many "
+        "times, with further seeds (default: 1)")  # fmt: skip
+
+
+def add_whitening(add: Callable[..., object]) -> None:
+    """How latents become x_T: also for the live workflow."""
     add("--x_T", choices=["auto", "whitened", "raw"], default="auto", help="whitened: latents become noise that the "
         "voice decides; raw: they are sampled from as they are; auto: whitened, unless they are like noise already "
         "(default: auto)")  # fmt: skip
@@ -177,12 +188,6 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "whitened latents, the rest is the seed's noise (default: %(default)s)")  # fmt: skip
     add("--layout_strength", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="share of the sound's "
         "shape, time across and pitch upwards, in the lowest frequencies of whitened latents (default: 0)")  # fmt: skip
-    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of all noise (default: "
-        "%(default)s)")  # fmt: skip
-    add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
-        "count up from K (default: 1)")  # fmt: skip
-    add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="repeat --n_samples this many "
-        "times, with further seeds (default: 1)")  # fmt: skip
 
 
 def _add_sampling(parser: cli.CommandParser) -> None:
@@ -206,7 +211,8 @@ def _add_sampling(parser: cli.CommandParser) -> None:
         "need more memory (default: %(default)s)")  # fmt: skip
 
 
-def _add_model(parser: cli.CommandParser) -> None:
+def add_model(parser: cli.CommandParser) -> None:
+    """Which model paints, and how: also for the live workflow."""
     add = parser.add_argument_group("model").add_argument
     add("--model", type=model_name, metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
     add("--ckpt", type=cli.existing_path, metavar="F", help="weights, or a folder as diffusers saves it, in place of "

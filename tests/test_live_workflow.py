@@ -1,5 +1,6 @@
 """The live workflow as a person meets it: a terminal, a microphone that is spoken into, and what can go wrong."""
 
+import json
 import os
 import re
 import shutil
@@ -458,6 +459,34 @@ def test_files_become_the_pictures_that_the_plain_scripts_make(without_microphon
     assert [*names[0], *names[1], *names[2]] == [str(path) for path in pictures_in(tmp_path)] and len(names[0]) == 2
     _, *same = (path.read_bytes() for path in pictures_in(tmp_path))
     assert same[0] == same[1] == same[2] and not (tmp_path / "temp_live_audio.wav").exists()
+
+
+def test_how_to_paint_is_said_as_to_txt2img(without_microphone, tmp_path):
+    weights = config.BUILTIN_MODEL_WEIGHTS
+    how = ["--negative_prompt", "red", "--voice_strength", "0.5", "--precision", "full", "--ckpt", str(weights)]
+    live = run(without_microphone, "--input_file", str(WORD), "--steps", "2", *how)
+    latent = ["--init_latents", str(tmp_path / "live_latent.pt"), "--ddim_steps", "2"]
+    by_hand = run(without_microphone, *latent, *how, script=config.REPO_DIR / "txt2img.py")
+    assert (live.returncode, by_hand.returncode) == (0, 0), live.stderr + by_hand.stderr
+    one, other = pictures_in(tmp_path)
+    assert one.read_bytes() == other.read_bytes()
+    said = json.loads(Image.open(one).info["voicetoimg"])["picture"]
+    assert (said["negative_prompt"], said["precision"], said["guidance_rescale"]) == ("red", "fp32", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--x_T", "raw", "--voice_strength", "0.5"], "leave one of them out"),
+        (["--model", "chladni", "--ckpt", str(VOICE)], "give one of them"),
+        (["--model", "nowhere"], "there is no"),
+        (["--scale", "1", "--negative_prompt", "red"], "leave one of them out"),
+    ],
+)
+def test_how_to_paint_that_does_not_go_together(options, words, without_microphone):
+    result = run(without_microphone, "--input_file", str(VOICE), *options)
+    assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("run_live_workflow.py: ")
 
 
 @pytest.mark.parametrize("option", [(), ("--no_standby",), ("--budget", "5")], ids=["", "no standby", "budget"])
