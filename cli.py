@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 VERSION = "0.1.0"
 REMEDIES = {
@@ -20,6 +20,7 @@ REMEDIES = {
     errno.ENOSPC: "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
+    errno.EPIPE: "whoever read what this prints has gone; files that are written stay",
 }
 
 
@@ -31,7 +32,8 @@ class CommandParser(argparse.ArgumentParser):
     """An argument parser whose description is the script's docstring, and that knows `--version`."""
 
     def __init__(self, description: str | None) -> None:
-        super().__init__(program(), description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        how: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(program(), description=description, **how)
         self.add_argument("--version", action="version", version=f"voicetoimg {VERSION}")
 
     def error(self, message: str) -> NoReturn:
@@ -94,6 +96,8 @@ def existing_folder(text: str) -> Path:
 
 def new_folder(text: str) -> Path:
     """An argparse type: the path of a folder that will be made if it is not there."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a folder is empty; . is this one")
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")

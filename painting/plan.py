@@ -68,7 +68,11 @@ def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Ten
         if files and not parts:
             raise WrongOption("this picture was made from noise: leave out --init_latents, --mix and --walk")
         if parts and len(parts) != len(files):
-            same = "the same with --init_latents" if len(parts) == 1 else f"the same {len(parts)} files with --mix"
+            same = (
+                "the same with --init_latents"
+                if len(parts) == 1
+                else f"the same {len(parts)} files with --mix or --walk"
+            )
             raise WrongOption(f"this picture was made from latents: give {same}")
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):

@@ -148,6 +148,29 @@ def test_folders_are_folders(kind, tmp_path):
         kind(str(tmp_path / "file"))
 
 
+def test_a_folder_without_a_name_is_none():
+    with pytest.raises(argparse.ArgumentTypeError, match="the name of a folder is empty"):
+        cli.new_folder("")
+
+
+def test_a_name_of_an_option_is_not_guessed(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("prep_ldm").main(["--input_fil", "x.npy"])
+    assert "unrecognized arguments: --input_fil" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_named():
+    process = python(
+        "import cli, sys\ncli.run(lambda: [print('x' * 100_000) for _ in range(9)])", stdout=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.wait(timeout=10) == 1
+    assert (
+        process.stderr.readline()
+        == "-c: broken pipe: whoever read what this prints has gone; files that are written stay\n"
+    )
+
+
 def test_a_folder_to_read_has_to_be_there(tmp_path):
     assert cli.new_folder(str(tmp_path / "new")) == tmp_path / "new"
     with pytest.raises(argparse.ArgumentTypeError, match="there is no folder"):
