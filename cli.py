@@ -1,6 +1,7 @@
 """What the command lines share: types of arguments, and how an error reaches the person who typed the command."""
 
 import argparse
+import codecs
 import contextlib
 import errno
 import io
@@ -58,6 +59,15 @@ def bounded(kind: type[int] | type[float], low: float, high: float = float("inf"
         return value
 
     return parse
+
+
+def text(words: str) -> str:
+    """An argparse type: text that can be written to a file as UTF-8."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{words!r} is not text in UTF-8") from None
+    return words
 
 
 def new_file(suffix: str) -> Callable[[str], Path]:
@@ -135,7 +145,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # a file may have any name
+            stream.reconfigure(errors=_any_name.__name__)
     try:
         sys.exit(main())
     except KeyboardInterrupt as interrupt:
@@ -154,6 +164,17 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except ImportError as error:
         _trace()
         fail(f"{error}; if a library is missing, on Debian: sudo apt install libgl1 libglib2.0-0")
+
+
+def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What to write in place of what a stream's encoding does not have: a file may have any name."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_any_name.__name__, _any_name)
 
 
 def _trace() -> None:

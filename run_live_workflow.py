@@ -37,8 +37,8 @@ def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     picture = parser.add_argument_group("picture")
     add = picture.add_argument
-    add("--prompt", metavar="TEXT", help="what the picture shows")
-    add("--negative_prompt", metavar="TEXT", help="what to keep away from")
+    add("--prompt", type=cli.text, metavar="TEXT", help="what the picture shows")
+    add("--negative_prompt", type=cli.text, metavar="TEXT", help="what to keep away from")
     duration = picture.add_mutually_exclusive_group()
     duration.add_argument(
         "--steps",

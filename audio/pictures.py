@@ -116,7 +116,7 @@ def round_values(low: float, high: float) -> list[float]:
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = max(power * factor for factor in (1, 2, 5) if (high - low) / (power * factor) >= 3)
+    step = max(power * factor for factor in (1, 2, 5) if (high - low) / (power * factor) >= 3 - 1e-9)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 

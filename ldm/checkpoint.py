@@ -106,7 +106,7 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
         raise ValueError(f"there is no model folder {folder}; in {folder.parent} there are: {some(others)}")
     if is_diffusers_folder(folder):
         return folder, None
-    by_stem = {path.stem: path for suffix in ("ckpt", "safetensors") for path in sorted(folder.glob(f"*.{suffix}"))}
+    by_stem = {path.stem: path for suffix in ("ckpt", "safetensors") for path in sorted(folder.glob(f"[!.]*.{suffix}"))}
     with_yaml = {stem: path for stem, path in by_stem.items() if path.with_suffix(".yaml").is_file()}
     weights = list((with_yaml or by_stem).values())
     if len(weights) != 1:
@@ -118,7 +118,7 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
         )
     if with_yaml:
         return weights[0], weights[0].with_suffix(".yaml")
-    yamls = list(folder.glob("*.yaml"))
+    yamls = list(folder.glob("[!.]*.yaml"))
     return weights[0], yamls[0] if len(yamls) == 1 else None
 
 
@@ -177,7 +177,7 @@ def build_model(node: Mapping[str, Any], origin: str) -> "LatentDiffusion":
     try:
         with torch.device("meta"):
             model = instantiate_from_config(node)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{origin}: {reason}") from error
     if not isinstance(model, LatentDiffusion):

@@ -153,7 +153,7 @@ def _require(config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], 
 
 
 def _multiples(widths: Sequence[int], what: str, folder: Path) -> list[int]:
-    if not widths or any(width % widths[0] for width in widths):
+    if not widths or 0 in widths or any(width % widths[0] for width in widths):
         raise ValueError(f"the {what} in {folder} has block_out_channels {widths}, not multiples of the first")
     return [width // widths[0] for width in widths]
 

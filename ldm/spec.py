@@ -114,6 +114,8 @@ def _pairs(blend: Any) -> tuple[tuple[int, float], ...]:
     for row, weight in blend:
         if type(row) is not int or row < 0 or not 0 <= weight <= 1:
             raise ValueError(f"blend is {blend!r}")
+    if blend and abs(sum(weight for _, weight in blend) - 1) > 1e-3:
+        raise ValueError(f"blend is {blend!r}, whose weights are not 1 together")
     return tuple((row, float(weight)) for row, weight in blend)
 
 
@@ -176,7 +178,7 @@ def read_chunks(path: Path) -> tuple[PictureSpec, Provenance]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of very many pixels, and of what is broken
-            with Image.open(path) as picture:
+            with Image.open(path, formats=("PNG",)) as picture:  # Pillow would start Ghostscript for another
                 if max(picture.size) > MAX_SIDE:
                     raise Image.DecompressionBombError
                 picture.load()  # text may come after the pixels

@@ -217,8 +217,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping
     safetensors' own writer holds all of them as bytes at once: twice 6 GB for the 1.45 B model.
 
     Raises:
+        ValueError: an element type that is not written here.
         OSError: the file cannot be written.
     """
+    for name, dtype in dtypes.items():
+        if dtype not in _SAFE_DTYPES:
+            raise ValueError(
+                f"{name} has elements of {dtype}, which are not written here: choose another type for them"
+            )
     names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))  # wide ones first keeps all aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

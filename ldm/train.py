@@ -774,11 +774,17 @@ def first_stage_of(model: LatentDiffusion) -> ShuffleAutoencoder:
 
 
 def take_words(start: Path, words: Path) -> None:
-    """Put the vocabulary and the word vectors of the model folder `start` into the folder `words`, if it has none."""
+    """Put the vocabulary and the word vectors of the model folder `start` into the folder `words`, if it has none.
+
+    Raises:
+        ValueError: the model has none either.
+    """
     if (words / "vocab.txt").is_file():
         return
+    vectors = read_tensors(find_model(start)[0]).tensors.get("cond_stage_model.word_vectors")
+    if vectors is None:
+        raise ValueError(f"{start} holds no word vectors; only models of the built-in one's kind are trained here")
     words.mkdir(parents=True, exist_ok=True)
-    vectors = read_tensors(find_model(start)[0]).tensors["cond_stage_model.word_vectors"]
     with atomic_path(words / "word_vectors.npy") as temporary, temporary.open("wb") as file:
         np.save(file, vectors.float().numpy())
     with atomic_path(words / "vocab.txt") as temporary:

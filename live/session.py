@@ -60,7 +60,7 @@ class Session:
         stem = f"{len(self._figures) + 1:04d}"
         shutil.copyfile(latent, folder / f"{stem}.pt")
         image = _copy(picture, folder, stem)
-        sound = _copy(recording, folder, stem) if recording else ""
+        sound = _copy(recording, folder, f"{stem}_voice") if recording else ""  # whose suffix may be any
         self._figures.append(_figure(prompt, image, sound, _copy(card, folder, f"{stem}_card") if card else ""))
         title = f"Voices and pictures, {self._started.replace('_', ' ')}"
         with atomic_path(self.page) as temporary:

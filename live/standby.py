@@ -146,7 +146,8 @@ def _options(request: object, parse: Parse, start: argparse.Namespace) -> argpar
     if not isinstance(request, dict):
         raise ValueError('a request is a JSON object of options, as {"prompt": "calm blue waves"}')
     words = [word for name, value in request.items() for word in _words(name, value)]
-    held, complaint = argparse.Namespace(**{**vars(start), "standby": False}), io.StringIO()
+    off = {name: False for name, value in request.items() if value is False and getattr(start, name, None) is True}
+    held, complaint = argparse.Namespace(**{**vars(start), **off, "standby": False}), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
             return parse(words, held)

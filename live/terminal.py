@@ -44,7 +44,7 @@ class Screen:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown = ""
-        self.is_terminal = sys.stdout.isatty()
+        self.is_terminal = sys.stdout is not None and sys.stdout.isatty()
 
     def hush_libraries(self) -> None:
         """Show nothing any more that C libraries write to standard error: ALSA comments on every device that goes away.

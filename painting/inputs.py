@@ -117,7 +117,7 @@ class Inputs:
 
     def provenance(self, spec: PictureSpec) -> Provenance:
         return Provenance(
-            model=self.weights.parent.name if self.weights.is_file() else self.weights.name,
+            model=self.weights.resolve().parent.name if self.weights.is_file() else self.weights.name,
             model_sha256=self._model_sha256.result(),
             latents_sha256=self.latents_sha256(spec),
             calibration_sha256=self._calibration_sha256,

@@ -17,7 +17,7 @@ DECIDED_BY_PICTURE = (
 )  # fmt: skip
 # what an option of a request in standby replaces of what was given at the start
 REPLACED_BY = (
-    (("init_latents", "mix", "walk"), ("init_latents", "mix", "walk", "weights")),
+    (("init_latents", "mix", "walk"), ("init_latents", "mix", "walk", "weights", "subject_idx")),
     (("model", "ckpt"), ("model", "ckpt", "config")),
 )
 MADE_BY = {config.LATENT_TENSOR_PT: "prep_ldm.py", config.LIVE_LATENT_PT: "process_live_audio.py"}
@@ -42,7 +42,8 @@ def parse_request(words: Sequence[str], held: argparse.Namespace) -> argparse.Na
     parser = build_parser(None)
     asked = given(parser, words)
     replaced = {name for names, others in REPLACED_BY if asked & {*names} for name in others}
-    kept = {name: None if name in replaced else value for name, value in vars(held).items()}
+    defaults = vars(parser.parse_args([]))
+    kept = {name: defaults[name] if name in replaced else value for name, value in vars(held).items()}
     return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), asked)
 
 
@@ -55,7 +56,9 @@ def given(parser: cli.CommandParser, words: Sequence[str] | None) -> set[str]:
 
 def _checked(parser: cli.CommandParser, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     if args.ddim_eta and args.sampler != "ddim":
-        parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
+        if "ddim_eta" in given:
+            parser.error(f"--ddim_eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
+        args.ddim_eta = 0.0
     if args.model and args.ckpt:
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
     if args.standby and (args.replay or args.from_file):
@@ -109,7 +112,7 @@ def without_effect(args: argparse.Namespace, given: set[str]) -> str | None:
             return f"--{name} is about guidance, and --scale 1 is none: leave one of them out"
     if args.config and not (args.ckpt or args.model):
         return "--config is the yaml of another model: name its weights with --ckpt or --model"
-    if not args.replay and (args.preview_every or 0) > args.ddim_steps:
+    if "preview_every" in given and not args.replay and args.preview_every > args.ddim_steps:
         return f"--preview_every {args.preview_every} is never reached in {args.ddim_steps} steps"
     return None
 
@@ -143,13 +146,13 @@ def build_parser(description: str | None) -> cli.CommandParser:
 def _add_what(parser: cli.CommandParser) -> None:
     what = parser.add_argument_group("what")
     add, prompts = what.add_argument, what.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", default="a psychedelic visualization of a voice", metavar="TEXT", help="what the "
-        "picture shows; \"\" is abstract art with the built-in model (default: %(default)s)")  # fmt: skip
+    prompts.add_argument("--prompt", type=cli.text, default="a psychedelic visualization of a voice", metavar="TEXT",
+        help="what the picture shows; \"\" is abstract art with the built-in model (default: %(default)s)")  # fmt: skip
     prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line (# begins "
         "a comment): one job, which goes on where it stopped if it was interrupted")  # fmt: skip
     prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this picture again, from what "
         "it says of itself; needs --init_latents if it was made from them")  # fmt: skip
-    add("--negative_prompt", default="", metavar="TEXT", help="what to keep away from")
+    add("--negative_prompt", type=cli.text, default="", metavar="TEXT", help="what to keep away from")
     multiple = f"a multiple of {config.BUILTIN_MULTIPLE} with the built-in model (default: %(default)s)"
     add("--H", type=cli.bounded(int, 64, 2048), default=256, metavar="N", help=f"height in pixels, {multiple}")
     add("--W", type=cli.bounded(int, 64, 2048), default=256, metavar="N", help=f"width in pixels, {multiple}")
@@ -164,7 +167,7 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "each a file of latents")  # fmt: skip
     starts.add_argument("--walk", type=latents_file, nargs="+", metavar="F", help="pictures from one voice to the "
         "next, each a file of latents, and an animation of them")  # fmt: skip
-    add("--weights", type=cli.bounded(float, 0), nargs="+", metavar="V", help="weight of each voice in --mix "
+    add("--weights", type=cli.bounded(float, 0, 1e6), nargs="+", metavar="V", help="weight of each voice in --mix "
         "(default: all the same)")  # fmt: skip
     add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="number of pictures in --walk "
         "(default: %(default)s)")  # fmt: skip

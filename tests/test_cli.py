@@ -148,6 +148,25 @@ def test_folders_are_folders(kind, tmp_path):
         kind(str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_written_all_the_same(encoding, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code = "import cli\ndef main():\n print('голос…'); raise ValueError('голос…')\ncli.run(main)"
+    said, complaint = python(code, stdout=subprocess.PIPE, encoding=encoding).communicate(timeout=10)
+    expected = "голос…".encode(encoding, "backslashreplace").decode(encoding)
+    assert (
+        len(said) > 5
+        and (said, complaint) == (said, f"-c: {said}")
+        and (encoding != "utf-8" or said == f"{expected}\n")
+    )
+
+
+def test_text_can_be_written():
+    assert cli.text("голос") == "голос"
+    with pytest.raises(argparse.ArgumentTypeError, match="is not text in UTF-8"):
+        cli.text("a star \udcff")
+
+
 def test_a_folder_without_a_name_is_none():
     with pytest.raises(argparse.ArgumentTypeError, match="the name of a folder is empty"):
         cli.new_folder("")

@@ -297,6 +297,7 @@ def test_a_picture_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path)
         {"height": 10**6},
         {"scale": float("nan")},
         {"blend": [[0, "a"]]},
+        {"blend": [[0, 0.0], [1, 0.0]]},
         {"batch_index": 1},
         {"model_sha256": 5},
         {"recipe": "secret"},
@@ -417,10 +418,12 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
         {"weights": [1, 3]},
         {"init_latents": str(voices), "weights": [1, 3]},
         {"help": True},
+        {"init_latents": str(voices), "skip_grid": False, "n_samples": 2, "sampler": "plms"},
     ]
     (tmp_path / "prompts.txt").write_text("a red flower\n")
-    start = ["--prompt", "calm blue waves", "--frames", 3, "--voice_strength", 0.5, "--x_T", "whitened"]
-    noise, voice, walk, again, plms, weights, both, help_ = stand_by(requests, *start, "--outdir", tmp_path)
+    start = ["--skip_grid", "--sampler", "ddim", "--ddim_eta", 0.5, "--prompt", "calm blue waves", "--frames", 3]
+    start += ["--voice_strength", 0.5, "--x_T", "whitened"]
+    noise, voice, walk, again, plms, weights, both, help_, grid = stand_by(requests, *start, "--outdir", tmp_path)
     first, second, *others = (json.loads(Image.open(answer["pictures"][0]).info["voicetoimg"])["picture"]
                               for answer in (noise, voice, walk, again, plms))  # fmt: skip
     assert (first["seed"], first["subject"], first["prompt"]) == (7, None, "calm blue waves")
@@ -428,16 +431,18 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
     assert len(walk["pictures"]) == 3 and others[0]["prompt"] == "a red flower"
     assert others[1] == first and others[2]["sampler"] == "plms"
     assert all("--weights is for the voices of --mix" in answer["error"] for answer in (weights, both))
+    assert len(grid["pictures"]) == 2 and (tmp_path / "grid_0000.png").is_file()
     assert help_["error"] == "help and version are for the command line"
 
 
 def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
     weights = config.BUILTIN_MODEL_WEIGHTS
     start = ["--ckpt", weights, "--config", weights.with_name("model.yaml"), "--mix", voices, voices, "--weights", 1, 3]
+    start += ["--subject_idx", "0,1"]
     requests = [{}, {"model": "chladni", "init_latents": str(voices)}]
     mixed, plain = stand_by(requests, *start, "--outdir", tmp_path)
     mixed, plain = (json.loads(Image.open(a["pictures"][0]).info["voicetoimg"])["picture"] for a in (mixed, plain))
-    assert mixed["blend"] == [[0, 0.25], [0, 0.75]] and (plain["blend"], plain["subject"]) == ([], 0)
+    assert mixed["blend"] == [[0, 0.25], [1, 0.75]] and (plain["blend"], plain["subject"]) == ([], 0)
     assert (mixed["guidance_rescale"], plain["guidance_rescale"]) == (0.0, config.BUILTIN_RESCALE)
 
 

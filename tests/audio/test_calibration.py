@@ -287,6 +287,10 @@ def test_scales_are_marked_at_round_values(low, high, values):
     assert pictures.round_values(low, high) == pytest.approx(values)
 
 
+def test_a_scale_as_long_as_three_steps_has_marks():
+    assert pictures.round_values(0.0, 0.3) == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_scale_has_three_to_nine_marks(seed):
     low, width = np.random.default_rng(seed).uniform((-1e3, 1e-3), (1e3, 1e3))

@@ -102,3 +102,11 @@ def test_what_is_set_aside_replaces_nothing(tmp_path, monkeypatch):
     kept = [*(f"temp_live_audio_now{end}.wav" for end in ("", "_2", "_3")), "live_latent_now.pt"]
     assert [(tmp_path / name).read_text() for name in kept] == list("abcd")
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(("size", "kept"), [(44, 0), (2000, 0), (500_000, 1)])
+def test_a_recording_whose_header_is_spoiled_is_kept_if_there_may_be_a_voice_in_it(size, kept):
+    with take_folder() as folder:
+        folder.new_recording().write_bytes(bytes(size))
+        rescued = folder.rescue()
+    assert len(rescued) == kept and [path.stat().st_size for path in rescued] == [size] * kept

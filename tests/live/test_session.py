@@ -37,6 +37,15 @@ def test_the_page_shows_what_was_added_and_nothing_else(tmp_path, picture):
     assert [(session.page.parent / f"{n:04d}.pt").read_text() for n in range(1, 6)] == list("01234")
 
 
+def test_a_recording_may_have_any_suffix(tmp_path, picture):
+    voice = tmp_path / "voice.png"
+    voice.write_bytes(VOICE.read_bytes())
+    session = Session(tmp_path / "sessions")
+    session.add("-", picture, picture, voice, None)
+    assert (session.page.parent / "0001.png").read_bytes() == picture.read_bytes()
+    assert (session.page.parent / "0001_voice.png").read_bytes() == voice.read_bytes()
+
+
 def test_two_sessions_of_one_second_have_two_folders(tmp_path, picture):
     sessions = [Session(tmp_path / "sessions") for _ in range(2)]
     for session in sessions:
