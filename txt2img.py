@@ -88,8 +88,7 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
         made_from.check(inputs.provenance(specs[0]))
 
     make_writable(args.outdir / "samples")
-    chosen = inputs.latents_sha256(*specs)
-    journal = Journal(args.outdir, specs, f"{inputs.weights} {chosen}")
+    journal = Journal(args.outdir, specs, inputs.identity(specs))
     if journal.finished:
         print(f"going on: {len(journal.finished)} of {len(specs)} pictures are there already")
     painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)

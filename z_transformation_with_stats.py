@@ -89,6 +89,8 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = options.output_file
     if output.resolve() == options.input_file.resolve():
         parser.error(f"argument --output_file: {output} is the input; name another")
+    if output.resolve().parent == options.stats_dir.resolve() and output.stem in ("mean", "std", "calibration"):
+        parser.error(f"argument --output_file: {output} is one of the files of --stats_dir; name another")
     if options.stats_dir.resolve() == config.BUILTIN_CALIBRATION_DIR:
         parser.error(f"argument --stats_dir: {options.stats_dir} is the built-in calibration; name another")
     if not options.input_file.is_file():

@@ -387,11 +387,15 @@ def _files_of(output: Path) -> list[Path]:
 
 
 def refuse_foreign(output: Path) -> None:
-    """Raises ValueError if `output` is there, and neither a result with its tables beside it nor one half in place."""
-    _, table, _, about = _files_of(output)
-    half_in_place = _progress_of(output).exists()
-    if output.exists() and not (half_in_place or b'"recipe"' in _content(about) or _content(table, 9) == b"row,path,"):
-        raise ValueError(f"{output} is there, and no result of prep_audio_spectrograms.py: name another --output_file")
+    """Raises ValueError if a file of the result is there that is of no earlier result, nor of one half in place."""
+    _, table, skipped, about = files = _files_of(output)
+    ours = _content(table, 9) == b"row,path," or b'"recipe"' in _content(about)
+    ours = ours or _content(skipped, 12) == b"path,reason,"
+    foreign = [path for path in files if path.exists()]
+    if foreign and not ours and not _progress_of(output).exists():
+        raise ValueError(
+            f"{foreign[0]} is there, and no result of prep_audio_spectrograms.py: name another --output_file"
+        )
 
 
 def _content(path: Path, most: int = -1) -> bytes:

@@ -115,6 +115,12 @@ class Inputs:
             digest.update(self.voices[file].latents[row].tobytes())
         return digest.hexdigest() if used else None
 
+    def identity(self, specs: Sequence[PictureSpec]) -> str:
+        """What tells a job from others with the same specs, at once: of gigabytes of weights their size and date."""
+        weights = self.weights.stat()
+        parts = (self.weights, weights.st_size, weights.st_mtime_ns, self.yaml, self._calibration_sha256)
+        return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
+
     def provenance(self, spec: PictureSpec) -> Provenance:
         return Provenance(
             model=self.weights.resolve().parent.name if self.weights.is_file() else self.weights.name,

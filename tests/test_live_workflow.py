@@ -394,7 +394,7 @@ def test_ten_recordings_in_one_show(sit_down, microphone, with_microphone, tmp_p
     assert page.count("<audio") == 10 and "http" not in page
     for name in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert (session / name).stat().st_size
-    assert sound.likeness(session / "0010.wav", WORD) >= 0.95
+    assert sound.likeness(session / "0010_voice.wav", WORD) >= 0.95
     assert (session / "0010.png").read_bytes() == pictures[-1].read_bytes()
     with Image.open(session / "0010_card.png") as card:
         assert card.size == (1920, 1080)

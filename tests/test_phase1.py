@@ -158,6 +158,7 @@ MISTAKES = [
     (SCRIPTS[1], [], 1, "run prep_audio_spectrograms.py first"),
     (SCRIPTS[1], ["--output_file", "x.csv"], 2, "must end in .npy"),
     (SCRIPTS[1], ["--stats_dir", config.BUILTIN_CALIBRATION_DIR], 2, "is the built-in calibration; name another"),
+    (SCRIPTS[1], ["--stats_dir", "s", "--output_file", "s/mean.npy"], 2, "is one of the files of --stats_dir"),
     (SCRIPTS[2], [], 1, "run z_transformation_with_stats.py first"),
     (SCRIPTS[2], ["--nonsense"], 2, "--nonsense"),
     (SCRIPTS[3], [], 2, "--input_file"),

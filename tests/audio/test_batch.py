@@ -145,6 +145,14 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path):
     assert output.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.csv", "v.npy"]
 
 
+@pytest.mark.parametrize("name", ["v.csv", "v_skipped.csv", "v.json"])
+def test_a_table_of_somebody_else_is_not_replaced_either(name, tmp_path):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(ValueError, match=f"{name} is there, and no result of prep_audio_spectrograms.py"):
+        prepare_batch(many(tmp_path / "in", 2), tmp_path / "v.npy", workers=1)
+    assert (tmp_path / name).read_text() == "precious" and not (tmp_path / "v.npy").exists()
+
+
 @pytest.mark.parametrize(
     ("copies", "line"), [(0, ""), (1, "1 recording is a copy of another"), (2, "2 recordings are copies of others")]
 )
