@@ -390,11 +390,11 @@ def refuse_foreign(output: Path) -> None:
     """Raises ValueError if a file of the result is there that is of no earlier result, nor of one half in place."""
     _, table, skipped, about = files = _files_of(output)
     ours = _content(table, 9) == b"row,path," or b'"recipe"' in _content(about)
-    ours = ours or _content(skipped, 12) == b"path,reason,"
-    foreign = [path for path in files if path.exists()]
-    if foreign and not ours and not _progress_of(output).exists():
+    ours = ours or (not output.exists() and _content(skipped, 12) == b"path,reason,")  # of a run that could use no file
+    there = [path for path in files if path.exists()]
+    if there and not ours and not _progress_of(output).exists():
         raise ValueError(
-            f"{foreign[0]} is there, and no result of prep_audio_spectrograms.py: name another --output_file"
+            f"{there[0]} is there, and no result of prep_audio_spectrograms.py: name another --output_file"
         )
 
 
