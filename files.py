@@ -5,7 +5,7 @@ import itertools
 import os
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,23 +37,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def reserve(path: Path) -> Path:
-    """Make an empty file under the first name of `path`, `stem_2`, `stem_3`, ... that is free, and return its path.
+def reserve(names: Iterable[Path]) -> Path:
+    """Make an empty file under the first of `names` that is free, and return its path.
 
     The name is taken by a hard step, so that two programs in one folder never get the same.
 
     Raises:
         OSError: the folder cannot be made or written to.
+        ValueError: none is free.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        free = path.with_name(f"{path.stem}_{number}{path.suffix}") if number > 1 else path
+    for path in names:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.close(os.open(free, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             continue
-        return free
-    raise AssertionError
+        return path
+    raise ValueError("no name is free")
+
+
+def alternatives(path: Path) -> Iterator[Path]:
+    """`path`, then the same with `_2`, `_3`, ... at the end of its stem, without end."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 def read_tensor(path: Path, wanted: str) -> "Tensor":

@@ -120,12 +120,18 @@ def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
     return [*grids, *(save_animation(made[start : start + args.frames], args.outdir, "walk") for start in starts)]
 
 
-@functools.lru_cache(maxsize=1)
 def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "Painter":
-    """The model, kept for the next request."""
+    """The model, kept for the next request; another one is let go first: together they might not fit."""
     from ldm.painter import Painter
 
-    return Painter(weights, yaml, precision, device)
+    wanted = (weights, yaml, precision, device)
+    if wanted not in _painters:
+        _painters.clear()
+        _painters[wanted] = Painter(*wanted)
+    return _painters[wanted]
+
+
+_painters: dict[tuple[Path, Path | None, str, "torch.device"], "Painter"] = {}
 
 
 def make_writable(folder: Path) -> None:

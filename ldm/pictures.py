@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from files import atomic_path, read_tensor
+from files import atomic_path, read_tensor, reserve
 
 FRAME_MS = 83  # of an animation: twelve pictures a second
 WEBP_QUALITY = 90
@@ -81,24 +80,14 @@ def save_animation(paths: Sequence[Path], folder: Path, stem: str) -> Path:
 
 
 def _write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill the first free of `folder/stem_0000`, `stem_0001`, ..., and return its path.
-
-    The name is taken by a hard step, so that two programs in one folder never write to the same file.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count():
-        path = folder / f"{stem}_{number:04d}{suffix}"
-        try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            continue
-        try:
-            write(path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return path
-    raise AssertionError
+    """Let `write` fill the first free of `folder/stem_0000`, `stem_0001`, ..., and return its path."""
+    path = reserve(folder / f"{stem}_{number:04d}{suffix}" for number in itertools.count())
+    try:
+        write(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def save_grid(paths: Sequence[Path], folder: Path) -> Path:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import config
-from files import reserve
+from files import alternatives, reserve
 
 if sys.platform == "win32":
     import msvcrt
@@ -60,7 +60,7 @@ class ShowFolder:
     def set_aside(self, path: Path) -> Path:
         """Give a recording, or the latent, a name that no other will take, of the time; return its new path."""
         named = self.latent if path == self.latent else self.wav
-        target = reserve(named.with_stem(f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"))
+        target = reserve(alternatives(named.with_stem(f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}")))
         try:
             os.replace(path, target)
         except OSError:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import cli
 import config
-from files import reserve
+from files import alternatives, reserve
 from live import worker
 from live.folder import ShowFolder
 from live.session import Session
@@ -298,7 +298,7 @@ class Show:
         from audio.features import Recipe
         from live.card import save_card
 
-        path = reserve(config.OUTPUT_DIR / "cards" / picture.name)
+        path = reserve(alternatives(config.OUTPUT_DIR / "cards" / picture.name))
         try:
             save_card(take.path, picture, self.options.prompt, path, Recipe(**config.RECIPE))
         except BaseException:

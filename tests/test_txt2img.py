@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+import weakref
 import zlib
 from pathlib import Path
 
@@ -542,7 +543,7 @@ def test_a_last_line_that_names_every_file_and_nothing_of_a_bar_in_a_log(tmp_pat
 def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     from ldm.models.diffusion.ddpm import LatentDiffusion
 
-    txt2img.painter_of.cache_clear()  # it would know the prompts of the tests before
+    txt2img._painters.clear()  # it would know the prompts of the tests before
     encode, encoded = LatentDiffusion.get_learned_conditioning, []
     monkeypatch.setattr(
         LatentDiffusion, "get_learned_conditioning", lambda self, p: (encoded.extend(p), encode(self, p))[1]
@@ -552,9 +553,22 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     compared = [""] * 3  # each of three batches is asked which of its prompts are empty
     assert encoded == ["a golden spiral on purple", "", *compared]
     encoded.clear()
-    txt2img.painter_of.cache_clear()
+    txt2img._painters.clear()
     paint(tmp_path / "b", *small, "--scale", 1)
     assert encoded == ["a golden spiral on purple", *compared]
+
+
+def test_a_model_is_let_go_before_another_is_loaded(monkeypatch):
+    import ldm.painter
+
+    load, gone = ldm.painter.load_model, []
+    txt2img._painters.clear()
+    cpu = torch.device("cpu")
+    first = weakref.ref(txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "bf16", cpu).model)
+    monkeypatch.setattr(ldm.painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1])
+    kept = txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu)
+    assert txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu) is kept
+    assert gone == [True]
 
 
 def test_precisions_agree(tmp_path):
