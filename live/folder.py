@@ -97,11 +97,11 @@ class ShowFolder:
 
 
 def seconds_of(wav: Path) -> float:
-    """Length of a wav file; of one whose header is spoiled what its size would hold, at the rate of most devices."""
+    """Length of a wav file; where its header cannot be read, what its size would hold at the rate of most devices."""
     try:
         with wave.open(str(wav)) as file:
             return file.getnframes() / file.getframerate()
-    except (wave.Error, EOFError, ZeroDivisionError):
+    except (wave.Error, EOFError, ZeroDivisionError, PermissionError):
         return wav.stat().st_size / (2 * 48_000)
 
 

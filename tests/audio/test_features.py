@@ -96,6 +96,15 @@ def test_load_tells_what_the_file_was(tmp_path):
     assert recording.clipped == pytest.approx((np.abs(loud) == 1).mean(), abs=0.005) and recording.clipped > 0.01
 
 
+def test_one_clipped_channel_is_not_hidden_by_the_others(tmp_path):
+    speech_ = speech(1.0, 8000)
+    loud = np.clip(4 * speech_, -1, 1)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([loud, 0.1 * speech_], axis=1), 8000)
+    recording = load_audio(tmp_path / "stereo.wav")
+    assert recording.peak == pytest.approx(1, abs=1e-3) and np.abs(recording.samples).max() < 0.8
+    assert recording.clipped == pytest.approx((np.abs(loud) == 1).mean(), abs=0.005) and recording.clipped > 0.01
+
+
 def write_bad(path: Path, kind: str) -> None:
     sound = speech(0.5, RATE)
     if kind == "nan":
