@@ -167,10 +167,57 @@ def in_order(batches: Dataset, steps: range, device: torch.device) -> DataLoader
 # --- checkpoints and logs --------------------------------------------------------------------------------------------
 
 
+class MuonAdamW:
+    """Muon for `matrices`, kernels of convolutions among them, and AdamW for all `others`: an optimizer in two parts.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every step of a matrix as long in all
+    directions; a kernel is one of [out channels, what it looks at]. Its rates are scaled so that those of AdamW fit
+    (Liu et al. 2025, arXiv 2502.16982).
+
+    Args:
+        matrices: with two dimensions, or four and `channels_last` in memory: torch's Muon takes only the former, so
+            what it works on are matrices in the same memory.
+    """
+
+    def __init__(self, matrices: Sequence[nn.Parameter], others: Sequence[nn.Parameter], learning_rate: float) -> None:
+        self.kernels = list(matrices)
+        self.matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in matrices]
+        assert all(m.data_ptr() == k.data_ptr() for m, k in zip(self.matrices, self.kernels, strict=True))
+        self.muon = torch.optim.Muon(self.matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self) -> None:
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else _as_matrix(kernel.grad)
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError if `state` is another optimizer's."""
+        if state.keys() != {"muon", "adamw"}:
+            raise ValueError("the training there was begun with another optimizer: move its folder away to train anew")
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """[O, I, H, W], channels last in memory, or [O, I] -> [O, H·W·I], not copied."""
+    return rearrange(kernel, "o i h w -> o (h w i)") if kernel.ndim == 4 else kernel
+
+
 class Run:
     """A folder with what one training needs to go on: checkpoint, loss log, sample sheets."""
 
-    def __init__(self, folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, folder: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | MuonAdamW
+    ) -> None:
         self.folder = folder
         self.modules = modules
         self.optimizer = optimizer
@@ -190,10 +237,11 @@ class Run:
 
     def descend(self, loss: Tensor, learning_rate: float, max_norm: float) -> None:
         """One step of the optimizer, with the gradient's norm cut at `max_norm`."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for module in self.modules.values() for parameter in module.parameters()]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.optimizer.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, max_norm)
         self.optimizer.step()
@@ -630,6 +678,19 @@ def same_layout(model: LatentDiffusion, folder: Path) -> Iterator[None]:
         raise ValueError(f"the U-Net in {folder} was trained with another layout: move the folder away to train anew")
 
 
+def inner_and_outer(model: LatentDiffusion) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What of the U-Net is trained: its inner matrices and kernels, which are Muon's, and all else.
+
+    Muon's authors leave vectors and the first and the last layer to AdamW.
+    """
+    unet = model.model.diffusion_model
+    ends = {id(p) for module in (unet.input_blocks[0], unet.out, unet.bypass) for p in module.parameters()}
+    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    inner = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in ends]
+    known = {id(parameter) for parameter in inner}
+    return inner, [parameter for parameter in parameters if id(parameter) not in known]
+
+
 def train_diffusion(
     model: LatentDiffusion, average: LatentDiffusion, options: DiffusionOptions, folder: Path, renders: Path, seed: int
 ) -> None:
@@ -637,14 +698,7 @@ def train_diffusion(
     model.cond_stage_model.eval()
     # a quarter faster, in bfloat16 on two cores
     model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
-    parameters = [parameter for parameter in model.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=options.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        fused=model.device.type == "cuda",
-    )
+    optimizer = MuonAdamW(*inner_and_outer(model), options.learning_rate)
     run = Run(folder, {"unet": model.model, "average_unet": average.model}, optimizer)
     ema = PowerEMA(model, average)
     with same_layout(model, folder):

@@ -220,6 +220,38 @@ def test_moving_average_follows_and_forgets():
     assert abs(average.weight.item() - 1.0) < 1e-6
 
 
+def test_muon_steps_are_as_long_in_all_directions():
+    torch.manual_seed(0)
+    kernel = torch.nn.Conv2d(12, 8, 3).to(memory_format=torch.channels_last)
+    before = [p.detach().clone() for p in kernel.parameters()]
+    optimizer = train.MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
+    kernel.weight.grad = torch.randn_like(kernel.weight) * torch.logspace(0, 2, 8)[:, None, None, None]
+    kernel.bias.grad = torch.logspace(0, 2, 8)
+    optimizer.step()
+    # coarse: Muon's iteration leaves singular values between 0.7 and 1.2; the gradient's are a hundred times apart
+    lengths = torch.linalg.svdvals((kernel.weight - (1 - 1e-4) * before[0]).permute(0, 2, 3, 1).flatten(1))
+    assert lengths.max() < 2 * lengths.min()
+    assert torch.allclose((kernel.bias - (1 - 1e-4) * before[1]).abs(), torch.tensor(0.01), rtol=1e-3)
+
+
+def test_a_training_of_another_optimizer_is_not_gone_on_with():
+    kernel = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    optimizer = train.MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
+    with pytest.raises(ValueError, match="another optimizer"):
+        optimizer.load_state_dict(torch.optim.AdamW(kernel.parameters()).state_dict())
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def test_muon_has_the_inner_matrices_of_the_u_net_and_adamw_the_rest(folder):
+    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    inner, others = ({names[id(p)].removeprefix(UNET) for p in part} for part in train.inner_and_outer(model))
+    trained = {name.removeprefix(UNET) for name, p in model.named_parameters() if p.requires_grad}
+    assert inner | others == trained and not inner & others
+    assert {"input_blocks.0.0.weight", "out.2.weight", "bypass.weight", "time_embed.0.bias"} <= others
+    assert {"time_embed.0.weight", "middle_block.0.in_layers.2.weight"} <= inner
+
+
 def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
     """Clean latents with prompts, of the scenes 0, 1, 2, …, at times all over the schedule."""
     scenes = [sample_scene(seed) for seed in range(len(x_0))]
