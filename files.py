@@ -5,7 +5,7 @@ import itertools
 import os
 import secrets
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,30 +37,40 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def reserve(names: Iterable[Path]) -> Path:
-    """Make an empty file under the first of `names` that is free, and return its path.
+def reserve(folder: Path, names: Iterator[str]) -> Path:
+    """Make an empty file in `folder` (made if missing) under the first of endless `names` that is free; its path.
 
     The name is taken by a hard step, so that two programs in one folder never get the same.
 
     Raises:
         OSError: the folder cannot be made or written to.
-        ValueError: none is free.
     """
-    for path in names:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = folder / next(names)
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             continue
         return path
-    raise ValueError("no name is free")
 
 
-def alternatives(path: Path) -> Iterator[Path]:
-    """`path`, then the same with `_2`, `_3`, ... at the end of its stem, without end."""
-    yield path
+@contextmanager
+def reserved(folder: Path, names: Iterator[str]) -> Iterator[Path]:
+    """Yield what `reserve` gives, to be written; whatever ends the block early removes it."""
+    path = reserve(folder, names)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def alternatives(name: str) -> Iterator[str]:
+    """`name`, then the same with `_2`, `_3`, ... at the end of its stem, without end."""
+    yield name
     for number in itertools.count(2):
-        yield path.with_name(f"{path.stem}_{number}{path.suffix}")
+        yield f"{Path(name).stem}_{number}{Path(name).suffix}"
 
 
 def read_tensor(path: Path, wanted: str) -> "Tensor":

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from files import atomic_path, read_tensor, reserve
+from files import atomic_path, read_tensor, reserved
 
 FRAME_MS = 83  # of an animation: twelve pictures a second
 WEBP_QUALITY = 90
@@ -81,12 +81,8 @@ def save_animation(paths: Sequence[Path], folder: Path, stem: str) -> Path:
 
 def _write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
     """Let `write` fill the first free of `folder/stem_0000`, `stem_0001`, ..., and return its path."""
-    path = reserve(folder / f"{stem}_{number:04d}{suffix}" for number in itertools.count())
-    try:
+    with reserved(folder, (f"{stem}_{number:04d}{suffix}" for number in itertools.count())) as path:
         write(path)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return path
 
 

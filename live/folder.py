@@ -60,7 +60,8 @@ class ShowFolder:
     def set_aside(self, path: Path) -> Path:
         """Give a recording, or the latent, a name that no other will take, of the time; return its new path."""
         named = self.latent if path == self.latent else self.wav
-        target = reserve(alternatives(named.with_stem(f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}")))
+        name = f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}{named.suffix}"
+        target = reserve(named.parent, alternatives(name))  # not `reserved`: once moved, nothing may remove it
         try:
             os.replace(path, target)
         except OSError:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import cli
 import config
-from files import alternatives, reserve
+from files import alternatives, reserved
 from live import worker
 from live.folder import ShowFolder
 from live.session import Session
@@ -298,12 +298,8 @@ class Show:
         from audio.features import Recipe
         from live.card import save_card
 
-        path = reserve(alternatives(config.OUTPUT_DIR / "cards" / picture.name))
-        try:
+        with reserved(config.OUTPUT_DIR / "cards", alternatives(picture.name)) as path:
             save_card(take.path, picture, self.options.prompt, path, Recipe(**config.RECIPE))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
         self.screen.say(f"card: {path}")
         return path
 
