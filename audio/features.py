@@ -29,6 +29,7 @@ FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB stays in a processor's
 SPOOL = 64 << 20  # bytes of mel power kept in memory, 97 minutes of sound; more goes to a temporary file
 RESIZED_WHOLE = 1 << 17  # windows, 51 minutes: up to here OpenCV resizes the picture, beyond it is averaged by columns
 FEED = 1 << 18  # samples of sound in memory that are transformed at a time
+LARGEST = float(np.finfo(np.float32).max)  # of a sum of channels
 FULL_SCALE = 0.999  # a sample above this is as loud as the file can say
 LIBRARIES = {
     "numpy": np.__version__,
@@ -232,7 +233,7 @@ class _Meter:
         """Blocks [T, channels] as they are, mixed to mono [T]; peaks are measured before, since the mix hides them."""
         for block in blocks:
             peak = float(np.maximum(block.max(initial=0.0), -block.min(initial=0.0)))  # NaN if one sample is
-            if not np.isfinite(peak):
+            if not peak * block.shape[1] <= LARGEST:  # NaN, too
                 raise AudioError(
                     "the recording has samples that are not finite numbers; export it again, e.g. as 16-bit wav"
                 )

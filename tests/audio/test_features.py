@@ -110,6 +110,7 @@ def write_bad(path: Path, kind: str) -> None:
     if kind == "nan":
         sound[100] = np.nan
     sounds = {"nan": sound, "huge": sound * 1e30, "silent": sound * 0, "short": sound[:100], "no_samples": sound[:0]}
+    sounds["huge_together"] = np.stack([sound, sound], axis=1) / np.abs(sound).max() * 3e38
     if kind in sounds:
         soundfile.write(path, sounds[kind], RATE, subtype="FLOAT")
     elif kind == "slow":
@@ -122,6 +123,7 @@ def write_bad(path: Path, kind: str) -> None:
 BAD = {
     "nan": "not finite",
     "huge": "too large",
+    "huge_together": "not finite",
     "silent": "silent",
     "short": "0.005 s",
     "no_samples": "no samples",
