@@ -237,12 +237,12 @@ class Run:
 
     def descend(self, loss: Tensor, learning_rate: float, max_norm: float) -> None:
         """One step of the optimizer, with the gradient's norm cut at `max_norm`."""
-        parameters = [parameter for module in self.modules.values() for parameter in module.parameters()]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        for parameter in parameters:
-            parameter.grad = None
+        for module in self.modules.values():
+            module.zero_grad()
         loss.backward()
+        parameters = (parameter for module in self.modules.values() for parameter in module.parameters())
         nn.utils.clip_grad_norm_(parameters, max_norm)
         self.optimizer.step()
 
@@ -685,10 +685,12 @@ def inner_and_outer(model: LatentDiffusion) -> tuple[list[nn.Parameter], list[nn
     """
     unet = model.model.diffusion_model
     ends = {id(p) for module in (unet.input_blocks[0], unet.out, unet.bypass) for p in module.parameters()}
-    parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
-    inner = [parameter for parameter in parameters if parameter.ndim > 1 and id(parameter) not in ends]
-    known = {id(parameter) for parameter in inner}
-    return inner, [parameter for parameter in parameters if id(parameter) not in known]
+    inner: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for parameter in unet.parameters():
+        if parameter.requires_grad:
+            (inner if parameter.ndim > 1 and id(parameter) not in ends else others).append(parameter)
+    return inner, others
 
 
 def train_diffusion(
