@@ -27,8 +27,10 @@ from ldm.data.fields import (
 from ldm.data.figures import draw_figure
 from ldm.data.palette import COLOURS_OKLAB, LUT_SIZE, apply_lut, apply_lut_filtered, banded_lut, jittered, shade
 from ldm.data.patterns import PATTERN_FAMILIES
-from ldm.data.scenes import Scene, recoloured, sample_scene
+from ldm.data.scenes import COMPOSITIONS, Scene, recoloured, sample_scene
 from ldm.data.views import NEAREST, drift, seen, view
+
+REPEATS = 2  # of a figure that is tiled, a side
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ MOOD_EFFECTS: dict[str | None, Mood] = {
 }
 
 
-def _layout(scene: Scene, part: str) -> np.random.Generator:
+def _layout(variant: int, part: str) -> np.random.Generator:
     """Random numbers for where and how large the parts of a picture are, the same for all scenes of a variant.
 
     A small model learns a few shapes of each pattern from thousands of pictures, but not all of them: told apart by
     continuous details, no two pictures are alike, and what it learns is to smooth noise.
     """
-    return np.random.default_rng([scene.variant, *part.encode()])
+    return np.random.default_rng([variant, *part.encode()])
 
 
 def _composed(grid: Grid, composition: str | None, rng: np.random.Generator) -> Grid:
@@ -109,6 +111,27 @@ def _composed(grid: Grid, composition: str | None, rng: np.random.Generator) -> 
         corner = rng.uniform(0.5, 0.8, 2) * rng.choice([-1, 1], 2)
         return grid.moved(corner[0], corner[1])
     return grid.moved(rng.normal(0, 0.1), rng.normal(0, 0.1))
+
+
+def foldings(variant: int, size: int) -> np.ndarray:
+    """Where in the plane of its pattern each pixel of a whole picture lies, for no composition and for each.
+
+    x to the right and y upwards, [1 + compositions, size, size, 2] float32; the edges of an unfolded picture are −1
+    and 1. So a composition need not be learned for each pattern, since it only moves what is there.
+    """
+    grids = (_composed(make_grid(size), c, _layout(variant, c or "plain")) for c in (None, *COMPOSITIONS))
+    return np.stack([np.stack([grid.x, grid.y], axis=2) for grid in grids])
+
+
+def repeats(size: int) -> np.ndarray:
+    """Where in the picture of its figure each pixel lies, for no composition and for each.
+
+    x to the right and y downwards, [1 + compositions, size, size, 2] float32, from edge to edge −1…1.
+    """
+    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    once = np.stack(np.meshgrid(axis, axis), axis=2)
+    often = (REPEATS * (once + 1)) % 2 - 1
+    return np.stack([often if composition == "tiled" else once for composition in (None, *COMPOSITIONS)])
 
 
 def _pattern_field(name: str, grid: Grid, mood: Mood, rng: np.random.Generator) -> np.ndarray:
@@ -161,7 +184,7 @@ def _lit(rgb: np.ndarray, height: np.ndarray, strength: float, rng: np.random.Ge
 def _coloured(field: np.ndarray, labs: list[np.ndarray], scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Colours `[H, W, 3]` of a field `[H, W]`: folded, through the palette, and lit."""
     mood = MOOD_EFFECTS[scene.mood]
-    fold = _fold(scene, mood, _layout(scene, "fold"))
+    fold = _fold(scene, mood, _layout(scene.variant, "fold"))
     rgb = apply_lut_filtered(_lut(labs, scene, fold, rng), field, steepness(field))
     height = field if fold[0] == 1 else triangle(field * np.float32(fold[0] / 2) + np.float32(fold[1]))
     return _lit(rgb, height, mood.relief, rng)
@@ -180,15 +203,15 @@ def _pattern_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.ra
     """Colours `[H, W, 3]` (float32, 0..1) of the pattern or of two patterns combined."""
     mood = MOOD_EFFECTS[scene.mood]
     plain = make_grid(size)
-    grid = _composed(plain, scene.composition, _layout(scene, scene.composition or "plain"))
-    field = _pattern_field(scene.pattern, grid, mood, _layout(scene, scene.pattern))
+    grid = _composed(plain, scene.composition, _layout(scene.variant, scene.composition or "plain"))
+    field = _pattern_field(scene.pattern, grid, mood, _layout(scene.variant, scene.pattern))
     if scene.second is None:
         return _coloured(field, labs, scene, rng)
-    other = _pattern_field(scene.second, grid, mood, _layout(scene, scene.second))
+    other = _pattern_field(scene.second, grid, mood, _layout(scene.variant, scene.second))
     if scene.blend == "mixed":
         mixed = equalised(0.5 * (field + other), 0.6)
         return _coloured(mixed, labs, scene, rng)
-    mask = spread(_blend_mask(scene.blend or "mask", plain, _layout(scene, "blend")))
+    mask = spread(_blend_mask(scene.blend or "mask", plain, _layout(scene.variant, "blend")))
     # The second pattern runs through the colours the other way, so that the border shows wherever the fields agree.
     return mix(_coloured(field, labs, scene, rng), _coloured(other, [labs[1], labs[0], *labs[2:]], scene, rng), mask)
 
@@ -207,9 +230,9 @@ def _background_labs(labs: list[np.ndarray], rng: np.random.Generator) -> list[n
 def _figure_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Colours `[H, W, 3]` (float32, 0..1) of a figure over a background of patterns."""
     ground = _pattern_picture(scene, size, _background_labs(labs, rng), rng)
-    repeat = 2 if scene.composition == "tiled" else 1
+    repeat = REPEATS if scene.composition == "tiled" else 1
     part = -(-size // repeat)
-    layout = _layout(scene, scene.figure or "")
+    layout = _layout(scene.variant, scene.figure or "")
     colour, alpha, halo = draw_figure(scene.figure or "", part, labs, scene.composition, layout)
     if repeat > 1:
         colour = np.tile(colour, (repeat, repeat, 1))[:size, :size]

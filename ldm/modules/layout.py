@@ -6,7 +6,7 @@ colours can be learned apart, thousands of times as fast, and the U-Net be given
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,10 @@ COLOUR_MARGIN = 1.0  # the same for values of a colour, in log-probability
 DRIFT = 0.8  # of colours that are not named, all over a picture: 0 is none, at 1 each place has its own
 OWN = 0.3  # of a draw's liking, against that of its variant, which all of them have that are nearly as well liked
 LARGEST = 5.0  # of a number from N(0, 1), beyond which float32 cannot tell its rank from 1
+REACH = 2.1  # how far from its middle a pattern is known; a picture that is not folded shows it from −1 to 1
+GAIN = 5.0  # of what is kept as a picture, over the weights: so it is learned as fast as all else
+LOOKED_UP = ("pattern", "figure", "composition", "mood", "second", "blend")  # attributes that `Shapes` knows by name
+BENDS = 6  # knots a side of how a mood bends a pattern
 
 
 def seen(latents: Tensor, coordinates: Tensor) -> Tensor:
@@ -52,10 +56,115 @@ class PromptReader(nn.Module):
         return torch.cat([scores.float().softmax(dim=1) for scores in self.scores(context)], dim=1)
 
 
-def _normal(*shape: int) -> nn.Parameter:
-    """From N(0, ½²), or without numbers on the meta device, see `random_embedding`."""
+def _normal(*shape: int, std: float = 0.5) -> nn.Parameter:
+    """From N(0, std²), or without numbers on the meta device, see `random_embedding`."""
     weight = torch.empty(*shape)
-    return nn.Parameter(weight if weight.is_meta else nn.init.normal_(weight, std=0.5))
+    return nn.Parameter(weight if weight.is_meta else nn.init.normal_(weight, std=std))
+
+
+class Shapes(nn.Module):
+    """Attributes of shapes to `maps` that share each cell of a picture among them.
+
+    What is the same wherever it stands is learned once, as a small picture for each variant: the `fields` of each
+    pattern on a plane of its own, those of each figure, and the border between two patterns. A composition only moves
+    and folds a plane, as `ldm.data.pictures.foldings` says; a mood bends and zooms it; a figure is moved by what is
+    learned. What a cell shows of each is then mixed cell by cell, in a way that all attributes decide: a field of a
+    pattern has bands, is lit, or gives way to a figure.
+
+    Args:
+        attributes: how many values each has, by name: pattern, figure, composition, mood, second (pattern) and blend
+            at least, of which figure, composition, second and blend have a value 0 for none.
+        variants: shapes that the same attributes can have.
+        size: of the picture, in cells.
+        extent: of a pattern's plane, in cells.
+        fields: of each pattern and each figure.
+        width, cell_width: of the hidden layers, of the picture's and of each cell's.
+        maps: what there is at the end.
+    """
+
+    # coordinates that cells have, given by training: in a pattern's plane, and in a figure's picture
+    foldings: Tensor  # [variants, compositions, size, size, 2], the picture's edges being −1 and 1
+    repeats: Tensor  # [compositions, size, size, 2], those of `grid_sample`
+
+    def __init__(
+        self,
+        attributes: Mapping[str, int],
+        variants: int,
+        size: int,
+        extent: int,
+        fields: int,
+        width: int,
+        cell_width: int,
+        maps: int,
+    ) -> None:
+        super().__init__()
+        self.names, self.counts, self.size = list(attributes), list(attributes.values()), size
+        patterns, figures, compositions = (attributes[name] for name in ("pattern", "figure", "composition"))
+        self.patterns = _normal(variants, patterns, fields, extent, extent, std=0.02)
+        self.figures = _normal(variants, figures, fields, size, size, std=0.02)
+        self.borders = _normal(variants, attributes["blend"], 1, size, size, std=0.02)
+        self.bends = nn.Parameter(torch.zeros(variants, patterns, 2, BENDS, BENDS))
+        self.places = nn.Parameter(torch.zeros(variants, figures, compositions, 2, 3))
+        self.zoom = nn.Parameter(torch.ones(attributes["mood"]))
+        self.bend = _normal(attributes["mood"])
+        self.register_buffer("foldings", torch.zeros(variants, compositions, size, size, 2))
+        self.register_buffer("repeats", torch.zeros(compositions, size, size, 2))
+        self.embedding = _normal(variants, sum(self.counts), width)
+        self.hidden = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width)) for _ in range(2)
+        )
+        self.cell = nn.Linear(3 * fields + 2, cell_width)  # and the border and the distance from the middle
+        self.modulation = nn.Linear(width, 2 * cell_width)
+        self.share = nn.Linear(cell_width, maps)
+        if not self.cell.weight.is_meta:
+            nn.init.normal_(self.cell.weight)
+            nn.init.normal_(self.modulation.weight, std=0.02)
+            self.places.data[..., :2] = torch.eye(2)
+
+    def forward(self, values: Tensor, variant: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps [N, maps, size²] of attributes' `values` [N, attributes] of `variant` [N], and what decides them.
+
+        That is [N, width].
+        """
+        first = torch.tensor([0, *self.counts[:-1]], device=values.device).cumsum(dim=0)
+        h = self.embedding[variant[:, None], values + first].sum(dim=1)
+        for layer in self.hidden:
+            h = h + layer(h)
+        cells = rearrange(self.fields(values, variant), "n c h w -> n (h w) c").to(h.dtype)
+        scale, shift = self.modulation(F.silu(h))[:, None].chunk(2, dim=2)
+        shares = self.share(F.silu((1 + scale) * self.cell(cells) + shift))
+        return rearrange(shares.softmax(dim=2), "n c m -> n m c"), h
+
+    def fields(self, values: Tensor, variant: Tensor) -> Tensor:
+        """What lies in each cell [N, 3 · fields + 2, size, size] float32: see the class. 0 where there is none."""
+        pattern, figure, composition, mood, second, blend = (values[:, self.names.index(name)] for name in LOOKED_UP)
+        at = self.foldings[variant, composition].float() * self.zoom[mood].float()[:, None, None, None]
+        bend = self.bend[mood].float()[:, None, None, None]
+        one = self._pattern(variant, pattern, at, bend)
+        other, drawn, border = (one.new_zeros(len(one), n, *one.shape[2:]) for n in (one.shape[1], one.shape[1], 1))
+        if (rows := second > 0).any():
+            other[rows] = self._pattern(variant[rows], second[rows] - 1, at[rows], bend[rows])
+            border[rows] = GAIN * self.borders[variant[rows], blend[rows]].float()
+        if (rows := figure > 0).any():
+            drawn[rows] = self._figure(variant[rows], figure[rows], composition[rows])
+        axis = (torch.arange(self.size, device=one.device) + 0.5) * (2 / self.size) - 1
+        away = axis.square() + axis.square()[:, None]
+        return torch.cat([one, other, drawn, border, away.expand(border.shape)], dim=1)
+
+    def _pattern(self, variant: Tensor, pattern: Tensor, at: Tensor, bend: Tensor) -> Tensor:
+        """Fields [N, fields, size, size] of patterns [N] at places [N, size, size, 2], bent by a share [N, 1, 1, 1]."""
+        bends = self.bends[variant, pattern].float()
+        bent = F.grid_sample(bends, at / REACH, padding_mode="border", align_corners=True)
+        at = at + bend * rearrange(bent, "n xy h w -> n h w xy")
+        kept = self.patterns[variant, pattern].float()
+        return GAIN * F.grid_sample(kept, at / REACH, padding_mode="border", align_corners=False)
+
+    def _figure(self, variant: Tensor, figure: Tensor, composition: Tensor) -> Tensor:
+        """Fields [N, fields, size, size] of figures [N], moved as suits each composition [N]."""
+        at, place = self.repeats[composition].float(), self.places[variant, figure, composition].float()
+        moved = einsum(F.pad(at, (0, 1), value=1.0), place, "n h w i, n j i -> n h w j")
+        kept = self.figures[variant, figure].float()
+        return GAIN * F.grid_sample(kept, moved, padding_mode="border", align_corners=False)
 
 
 class PromptLayout(nn.Module):
@@ -78,12 +187,11 @@ class PromptLayout(nn.Module):
     Args:
         context_dim: width of the prompt's embedding.
         channels, size: of the latents; four channels at least.
-        shape_attributes: how many values each attribute has that shapes depend on.
-        colour_attributes: the same for colours.
+        shape_attributes: how many values each attribute has that shapes depend on, by name, see `Shapes`.
+        colour_attributes: the same for colours, without names.
         variants: shapes that the same attributes can have; knots × knots at most.
         nearest, bend, knots: the views' largest zoom, standard deviation of the bending (half pictures), knots a side.
-        width: of the hidden layers.
-        maps: shapes of each guess.
+        width, cell_width, extent, fields, maps: see `Shapes`.
     """
 
     draws: Tensor  # [DRAWS · variants, A]: Gumbel noise, given by training
@@ -93,42 +201,40 @@ class PromptLayout(nn.Module):
         context_dim: int,
         channels: int,
         size: int,
-        shape_attributes: Sequence[int],
+        shape_attributes: Mapping[str, int],
         colour_attributes: Sequence[int],
         variants: int,
         nearest: float,
         bend: float,
         knots: int,
         width: int,
+        cell_width: int,
+        extent: int,
+        fields: int,
         maps: int,
     ) -> None:
         super().__init__()
         self.size, self.maps = size, maps
         self.nearest, self.bend, self.knots = nearest, bend, knots
-        self.shape_parts, self.colour_parts = list(shape_attributes), list(colour_attributes)
-        self.split = [sum(shape_attributes), sum(colour_attributes)]
-        self.reader = PromptReader(context_dim, [*shape_attributes, *colour_attributes])
-        self.shapes = _normal(variants, self.split[0], width)
-        self.hidden = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, width)) for _ in range(2)
-        )
-        self.draw = nn.Linear(width, maps * size * size)
+        self.shape_parts, self.colour_parts = list(shape_attributes.values()), list(colour_attributes)
+        self.split = [sum(self.shape_parts), sum(self.colour_parts)]
+        self.reader = PromptReader(context_dim, [*self.shape_parts, *self.colour_parts])
+        self.shapes = Shapes(shape_attributes, variants, size, extent, fields, width, cell_width, maps)
         self.colours = _normal(self.split[1], 256)
         self.tint = nn.Linear(width, 256)
         self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
+        self.variants = variants
         self.register_buffer("draws", torch.zeros(DRAWS * variants, sum(self.split)))
 
     def decided(self, probabilities: Tensor) -> Tensor:
-        """Attributes of shapes [B, K, S], each one-hot, of the K draws for `probabilities` [B, A] of the reader.
+        """Values of attributes of shapes [B, K, attributes] of the K draws for `probabilities` [B, A] of the reader.
 
         The Gumbel-max trick: the largest of log-probabilities and fixed noise is a draw from the probabilities.
         """
         told = probabilities[:, : self.split[0]].split(self.shape_parts, dim=1)
         random = self.draws[:, : self.split[0]].split(self.shape_parts, dim=1)
-        drawn = [
-            _one_hot(p.log()[:, None] + _open(p)[:, None, None] * noise) for p, noise in zip(told, random, strict=True)
-        ]
-        return torch.cat(drawn, dim=2).to(self.shapes)
+        scores = (p.log()[:, None] + _open(p)[:, None, None] * noise for p, noise in zip(told, random, strict=True))
+        return torch.stack([score.argmax(dim=2) for score in scores], dim=2)
 
     def coloured(self, chance: Tensor, probabilities: Tensor) -> Tensor:
         """Attributes of colours [B, A − S] for `probabilities` [B, A] of the reader and `chance` [B, N] from N(0, 1).
@@ -154,26 +260,27 @@ class PromptLayout(nn.Module):
             mixed.append(shares * (shares @ painted.norm(dim=1) / (shares @ painted).norm(dim=1))[:, None])
         return torch.cat(mixed, dim=1)
 
-    def guesses(self, attributes: Tensor, variant: Tensor) -> Tensor:
-        """Guesses [B, K, C, H, W] for attributes [B, K, A] of the variants [K] or [B, K]."""
-        shape, colour = attributes.split(self.split, dim=2)
-        return self._coloured_in(self._composition(shape, variant), colour)
+    def guesses(self, shapes: Tensor, colours: Tensor, variant: Tensor) -> Tensor:
+        """Guesses [B, K, C, H, W] of `variant` [K] or [B, K].
 
-    def _composition(self, shape: Tensor, variant: Tensor) -> Tensor:
-        """Attributes of shapes [B, K, S] of the variants [K] or [B, K] -> what decides them all [B, K, width]."""
-        every = einsum(shape.to(self.shapes.dtype), self.shapes, "b k a, v a d -> b k v d")
-        h = every.take_along_dim(variant.expand(every.shape[:2])[..., None, None], dim=2).squeeze(2)
-        for layer in self.hidden:
-            h = h + layer(h)
-        return h
+        Args:
+            shapes: values of the attributes of shapes [B, K, attributes].
+            colours: those of colours, one-hot or mixed [B, K, A − S].
+        """
+        return self._coloured_in(*self._composition(shapes, variant), colours)
 
-    def _coloured_in(self, h: Tensor, colour: Tensor) -> Tensor:
-        """A composition [B or 1, K, width] in the colours of attributes [B, K, A − S]: [B, K, C, H, W]."""
-        maps = rearrange(self.draw(F.silu(h)), "b k (m n) -> b k m n", m=self.maps).softmax(dim=2)
-        colours = self.paint(colour.to(self.shapes.dtype) @ self.colours + self.tint(h))
-        colours = rearrange(colours, "b k (m c) -> b k m c", m=self.maps)
-        maps = maps.expand(len(colours), -1, -1, -1)
-        return rearrange(einsum(maps, colours, "b k m n, b k m c -> b k c n"), "b k c (h w) -> b k c h w", h=self.size)
+    def _composition(self, shapes: Tensor, variant: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps [B, K, maps, cells] and what decides them [B, K, width], see `Shapes`."""
+        count = shapes.shape[:2]
+        maps, h = self.shapes(shapes.flatten(0, 1), variant.expand(count).flatten())
+        return maps.unflatten(0, count), h.unflatten(0, count)
+
+    def _coloured_in(self, maps: Tensor, h: Tensor, colours: Tensor) -> Tensor:
+        """A composition [B or 1, K, …] in the colours of attributes [B, K, A − S]: [B, K, C, H, W]."""
+        painted = self.paint(colours.to(self.colours.dtype) @ self.colours + self.tint(h))
+        painted = rearrange(painted, "b k (m c) -> b k m c", m=self.maps)
+        maps = maps.expand(len(painted), -1, -1, -1)
+        return rearrange(einsum(maps, painted, "b k m n, b k m c -> b k c n"), "b k c (h w) -> b k c h w", h=self.size)
 
     def view(self, x_T: Tensor) -> Tensor:
         """How noise [B, C, H, W] sees what is drawn: coordinates [B, size, size, 2], see `ldm.data.views.view`.
@@ -207,7 +314,7 @@ class PromptLayout(nn.Module):
 
         Each variant has a number, and each of its draws a share of that of another variant.
         """
-        numbers = chance[:, : len(self.shapes)]
+        numbers = chance[:, : self.variants]
         likings = [numbers + OWN * numbers.roll(-1 - draw, dims=1) for draw in range(DRAWS)]
         return torch.stack(likings, dim=2).flatten(1) / math.sqrt(1 + OWN**2)
 
@@ -226,7 +333,7 @@ class PromptLayout(nn.Module):
         colours = self.coloured(chance, probabilities.expand(len(chance), -1))
         variant = draw // DRAWS
         composition = self._composition(shapes, variant)
-        drawn = self._coloured_in(composition, colours[:, None].expand(-1, draw.shape[1], -1)).float()
+        drawn = self._coloured_in(*composition, colours[:, None].expand(-1, draw.shape[1], -1)).float()
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
         nearness = _nearness(self.knots, self.size).to(drawn)
         return einsum(shares.take_along_dim(draw, dim=1)[0], nearness, drawn, "k, n h w, n k c h w -> c h w")[None]

@@ -1,32 +1,41 @@
 """The guess of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from ldm.data import views
+from ldm.data import pictures, views
+from ldm.data.patterns import PATTERN_FAMILIES
+from ldm.data.scenes import COMPOSITIONS, Scene
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, MARGIN, PromptLayout, _nearness, _shares, seen
+from ldm.modules.layout import DRAWS, GAIN, MARGIN, REACH, PromptLayout, Shapes, _nearness, _shares, seen
 
 CONTEXT = 8
 TOLD = torch.tensor([True])
 VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
-SIZES = {"shape_attributes": [3, 2], "colour_attributes": [4], "variants": 5, "width": 16, "maps": 3}
-OPTIONS = {"size": 8, **SIZES, **VIEW}
+SHAPES = {"pattern": 3, "figure": 2, "composition": 2, "mood": 2, "second": 4, "blend": 2}
+WIDTHS = {"extent": 12, "fields": 2, "width": 16, "cell_width": 8, "maps": 3}
+OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "variants": 5, **WIDTHS, **VIEW}
 
 
 @pytest.fixture
 def layout() -> PromptLayout:
     torch.manual_seed(0)
     layout = PromptLayout(CONTEXT, 4, **OPTIONS).eval()
+    for kept in (layout.shapes.patterns, layout.shapes.figures, layout.shapes.borders):
+        torch.nn.init.normal_(kept, std=0.2)
+    layout.shapes.foldings.copy_(torch.rand_like(layout.shapes.foldings) * 4 - 2)
+    layout.shapes.repeats.copy_(torch.rand_like(layout.shapes.repeats) * 2 - 1)
     layout.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=layout.draws.shape)))
     return layout
 
 
 def test_each_attribute_has_probabilities(layout):
     p = layout.reader(torch.randn(2, 6, CONTEXT))
-    assert p.shape == (2, 9)
-    for part in p.split([3, 2, 4], dim=1):
+    assert p.shape == (2, 19)
+    for part in p.split([*SHAPES.values(), 4], dim=1):
         torch.testing.assert_close(part.sum(dim=1), torch.ones(2))
 
 
@@ -36,39 +45,38 @@ def test_a_reader_finds_a_word_wherever_it_stands(layout):
 
 
 def test_one_guess_is_the_same_alone_and_among_all(layout):
-    attributes, variants = torch.rand(2, 5, 9), torch.tensor([3, 0, 4, 1, 2])
-    every = layout.guesses(attributes, variants)
+    shapes = torch.stack([torch.randint(count, (2, 5)) for count in SHAPES.values()], dim=2)
+    colours, variants = torch.rand(2, 5, 4), torch.tensor([3, 0, 4, 1, 2])
+    every = layout.guesses(shapes, colours, variants)
     assert every.shape == (2, 5, 4, 8, 8)
-    alone = layout.guesses(attributes[:, 1:2], variants[1:2].expand(2, 1))
+    alone = layout.guesses(shapes[:, 1:2], colours[:, 1:2], variants[1:2].expand(2, 1))
     torch.testing.assert_close(alone, every[:, 1:2])
 
 
 def test_colours_do_not_move_shapes(layout):
     """Cells that one palette makes equal are equal with every other."""
-    attributes = torch.zeros(1, 1, 9)
-    attributes[0, 0, [0, 3, 5]] = 1
-    other = attributes.clone()
-    other[0, 0, [5, 6]] = torch.tensor([0.0, 1.0])
-    one, two = (layout.guesses(a, torch.tensor([2]))[0, 0].flatten(1) for a in (attributes, other))
+    shapes, palettes = torch.tensor([[[1, 1, 0, 1, 0, 0]]]), torch.eye(4)[:2, None, None]
+    one, two = (layout.guesses(shapes, colours, torch.tensor([2]))[0, 0].flatten(1) for colours in palettes)
     assert not torch.allclose(one, two, atol=1e-3)
     # both are 3 maps times a palette, and the maps sum to 1: together they span no more than 3 dimensions
     values = torch.linalg.svdvals(torch.cat([one, two]))
     assert values[3] < 1e-4 * values[0]
 
 
-def decide(layout: PromptLayout, probabilities: list[float], draws: int) -> torch.Tensor:
-    """Attributes [draws, 9] for `probabilities` of the reader: shapes decided by draws, colours by noise."""
+def decide(layout: PromptLayout, pattern: list[float], mood: list[float], colours: list[float]) -> torch.Tensor:
+    """Attributes [4000, 3 + 2 + 4] for probabilities of the reader: shapes decided by draws, colours by noise."""
     generator = torch.Generator().manual_seed(1)
-    layout.draws = -(-torch.rand(draws, 9, generator=generator).log()).log()
-    p = torch.tensor([probabilities])
+    layout.draws = -(-torch.rand(4000, 19, generator=generator).log()).log()
+    p = torch.tensor([[*pattern, 0.9, 0.1, 0.9, 0.1, *mood, 0.7, 0.1, 0.1, 0.1, 0.9, 0.1, *colours]])
     with torch.inference_mode():
         shapes = layout.decided(p)[0]
-        colours = layout.coloured(torch.randn(draws, 16, generator=generator), p.expand(draws, -1))
-    return torch.cat([shapes, colours], dim=1)
+        mixed = layout.coloured(torch.randn(4000, 16, generator=generator), p.expand(4000, -1))
+    assert shapes.shape == (4000, 6) and not shapes[:, [1, 2, 4, 5]].any()
+    return torch.cat([*(torch.eye(n)[shapes[:, k]] for k, n in ((0, 3), (3, 2))), mixed], dim=1)
 
 
 def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layout):
-    attributes = decide(layout, [0.3, 0.36, 0.34, 0.1, 0.9, 0.36, 0.12, 0.22, 0.3], 4000)
+    attributes = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])
     assert attributes[:, :5].unique().tolist() == [0, 1]
     torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.3, 0.36, 0.34]), atol=0.03, rtol=0)
     # one attribute tells nothing of another
@@ -79,7 +87,7 @@ def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layou
 
 def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
     """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
-    mixed = decide(layout, [0.3, 0.36, 0.34, 0.1, 0.9, 0.36, 0.12, 0.22, 0.3], 4000)[:, 5:]
+    mixed = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])[:, 5:]
     often = torch.bincount(mixed.argmax(dim=1), minlength=4)
     assert (often > 40).all() and often[0] > often[1]
     assert (mixed > 0).sum(dim=1).unique().tolist()[:2] == [1, 2]
@@ -90,14 +98,84 @@ def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
 
 def test_colours_that_are_painted_alike_are_chosen_alike(layout):
     layout.colours.data[1] = layout.colours.data[0] + 0.02 * torch.randn(256)
-    mixed = decide(layout, [0.25, 0.4, 0.35, 0.1, 0.9, 0.25, 0.25, 0.25, 0.25], 4000)[:, 5:]
+    mixed = decide(layout, [0.25, 0.4, 0.35], [0.1, 0.9], [0.25] * 4)[:, 5:]
     one, other = mixed[:, 0] > 0, mixed[:, 1] > 0
     assert (one & other).sum() > 0.9 * (one | other).sum()
 
 
 def test_what_a_prompt_says_is_not_left_to_chance(layout):
-    attributes = decide(layout, [0.3, 0.6, 0.1, 0.1, 0.9, 0.2, 0.1, 0.6, 0.1], 4000)
+    attributes = decide(layout, [0.3, 0.6, 0.1], [0.1, 0.9], [0.2, 0.1, 0.6, 0.1])
     torch.testing.assert_close(attributes, torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(4000, 9))
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+def fields_of(shapes: Shapes, **values: int) -> torch.Tensor:
+    """What lies in the cells of variant 1 of plain pattern 2 [8, size, size], or of another that `values` tell of."""
+    plain = {"pattern": 2, "figure": 0, "composition": 0, "mood": 0, "second": 0, "blend": 0}
+    with torch.inference_mode():
+        return shapes.fields(torch.tensor([list({**plain, **values}.values())]), torch.tensor([1]))[0]
+
+
+def test_a_cell_shows_what_its_pattern_has_at_its_place(layout):
+    """The middle of a cell of the plane there: 12 cells from −REACH to REACH."""
+    shapes = layout.shapes
+    row, column = torch.arange(8), torch.arange(8) + 4
+    shapes.foldings[1, 0] = ((torch.stack([column, row], dim=1) + 0.5) / 6 - 1) * REACH
+    shown = fields_of(shapes)
+    torch.testing.assert_close(shown[:2, 3], GAIN * shapes.patterns.data[1, 2, :, row, column])
+    assert shown[2:7].abs().max() == 0  # neither a second pattern, nor a figure, nor a border
+    torch.testing.assert_close(shown[7], shown[7].T)
+    assert shown[7, 0, 0] == 2 * 0.875**2
+
+
+def test_a_second_pattern_and_its_border_and_a_figure_are_shown_beside_the_first(layout):
+    shapes = layout.shapes
+    shown, second = fields_of(shapes, second=1, blend=1, figure=1), fields_of(shapes, pattern=0)
+    torch.testing.assert_close(shown[:2], fields_of(shapes)[:2])
+    torch.testing.assert_close(shown[2:4], second[:2])
+    torch.testing.assert_close(shown[6], GAIN * shapes.borders.data[1, 1, 0])
+    shapes.repeats[0] = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 8, 8], align_corners=False)[0]
+    figure = fields_of(shapes, figure=1)[4:6]
+    torch.testing.assert_close(figure, GAIN * shapes.figures.data[1, 1], atol=1e-5, rtol=1e-4)
+    shapes.places.data[1, 1, 0, 0, 2] = 0.25  # one of 8 cells
+    torch.testing.assert_close(fields_of(shapes, figure=1)[4:6, :, :7], figure[:, :, 1:], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mood_zooms_and_bends_what_it_shows(layout):
+    shapes = layout.shapes
+    shapes.bend.data[0] = 0.0
+    plain, (middle, top) = fields_of(shapes)[:2], shapes.foldings[1, 0].clone().split(1, dim=2)
+    shapes.zoom.data[1] = 0.5
+    zoomed = fields_of(shapes, mood=1)[:2]
+    assert not torch.allclose(zoomed, plain, atol=0.1)
+    shapes.foldings[1, 0] /= 2
+    torch.testing.assert_close(fields_of(shapes)[:2], zoomed)
+    shapes.foldings[1, 0] = torch.cat([middle, top], dim=2)
+    shapes.zoom.data[1], shapes.bend.data[1], shapes.bends.data[1, 2, 0] = 1.0, 0.5, 0.2
+    bent = fields_of(shapes, mood=1)[:2]
+    shapes.foldings[1, 0] = torch.cat([middle + 0.1, top], dim=2)
+    torch.testing.assert_close(fields_of(shapes)[:2], bent, atol=1e-4, rtol=1e-3)
+
+
+def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
+    """What a pattern's field is asked for, and how a tiled figure is repeated."""
+    asked: list[np.ndarray] = []
+    stripes = PATTERN_FAMILIES["stripes"]
+
+    def spy(grid, rng):
+        asked.append(np.stack([grid.x, grid.y], axis=2))
+        return stripes.field(grid, rng)
+
+    monkeypatch.setitem(PATTERN_FAMILIES, "stripes", replace(stripes, field=spy, warp=0.0))
+    for number, composition in enumerate((None, *COMPOSITIONS)):
+        pictures.render(Scene(5, "stripes", ("red", "blue"), composition=composition), 32, whole=True)
+        where = pictures.foldings(5, 32)[number]
+        zoom = np.linalg.norm(asked[-1]) / np.linalg.norm(where)
+        np.testing.assert_allclose(asked[-1], zoom * where, atol=1e-5)
+        assert np.abs(where).max() < REACH + 0.2
+    tiled = pictures.repeats(32)[1 + COMPOSITIONS.index("tiled")]
+    np.testing.assert_allclose(tiled[:16, :16], tiled[16:, 16:])
+    np.testing.assert_allclose(tiled[:16, :16].mean(axis=(0, 1)), 0, atol=1e-6)
 
 
 # --- what the noise decides ------------------------------------------------------------------------------------------
@@ -150,8 +228,8 @@ def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatc
     with torch.inference_mode():
         probabilities = layout.reader(context)
         colours = layout.coloured(numbers[:, 2:].flatten(1), probabilities)
-        attributes = torch.cat([layout.decided(probabilities)[:, DRAWS * variant + 1], colours], dim=1)
-        drawn = layout.guesses(attributes[:, None], torch.tensor([variant]))[:, 0]
+        shapes = layout.decided(probabilities)[:, [DRAWS * variant + 1]]
+        drawn = layout.guesses(shapes, colours[:, None], torch.tensor([variant]))[:, 0]
         target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
         guess = layout(x_T, context, TOLD)
     torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
@@ -161,7 +239,7 @@ def place_colours(layout: PromptLayout, monkeypatch: pytest.MonkeyPatch, context
     """Attributes of colours [places, 4] that one guess is painted with."""
     painted = []
     coloured_in = layout._coloured_in
-    monkeypatch.setattr(layout, "_coloured_in", lambda h, colour: (painted.append(colour), coloured_in(h, colour))[1])
+    monkeypatch.setattr(layout, "_coloured_in", lambda *parts: (painted.append(parts[-1]), coloured_in(*parts))[1])
     with torch.inference_mode():
         layout(torch.randn(1, 4, 8, 8), context, TOLD)
     monkeypatch.undo()
@@ -170,11 +248,11 @@ def place_colours(layout: PromptLayout, monkeypatch: pytest.MonkeyPatch, context
 
 def test_colours_that_are_not_named_drift_from_place_to_place(layout, monkeypatch):
     likely = layout.reader.told.bias.data
-    likely[5:] = 0.0  # all four alike
-    layout.reader.told.weight.data[5:] = 0.0
+    likely[-4:] = 0.0  # all four alike
+    layout.reader.told.weight.data[-4:] = 0.0
     left_open = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
-    assert len(left_open) == 16 and len(left_open.unique(dim=0)) > 8
-    likely[6] = 9.0
+    assert len(left_open) == 16 and len(left_open.unique(dim=0)) > 4
+    likely[-3] = 9.0
     named = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
     torch.testing.assert_close(named, torch.tensor([0.0, 1, 0, 0]).expand(16, 4))
 
@@ -195,7 +273,7 @@ def test_nothing_but_the_lowest_frequencies_decides(layout):
 
 
 def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
-    """Where a hundredth of the noise's power is other noise; a hard choice among the draws is another in a tenth."""
+    """Where a hundredth of the noise's power is other noise; a choice among all draws is another in an eighth."""
     layout.reader.told.weight.data *= 20
     context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
     numbers, others = torch.randn(2, 500, 4, 4, 4)
@@ -205,13 +283,13 @@ def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
             for n in (numbers, 0.995 * numbers + 0.1 * others)
         )
     mean = one.mean(dim=0)
-    assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.95
+    assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.9
 
 
 def test_pure_noise_prefers_no_draw(layout):
-    """Of 20 draws, each is mostly chosen by about a twentieth of 4,000."""
-    shares = _shares(layout._likings(torch.randn(4000, 16)), MARGIN)
-    torch.testing.assert_close(shares.sum(dim=1), torch.ones(4000))
+    """Of 20 draws, each is mostly chosen by about a twentieth of 20,000."""
+    shares = _shares(layout._likings(torch.randn(20_000, 16)), MARGIN)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(20_000))
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
 
 

@@ -36,6 +36,7 @@ from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from ldm.modules.diffusionmodules.util import GroupNorm
+from ldm.modules.layout import LOOKED_UP
 from ldm.util import instantiate_from_config
 
 TOLERANCE = 1e-5  # relative, in float32
@@ -318,6 +319,12 @@ def test_builtin_yaml_builds():
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS_DIR / "latent-diffusion" / "chladni.yaml"))["model"]
     node["params"]["cond_stage_config"]["params"].update(vocab_size=10, vector_dim=64)  # known once it is trained
     node["params"]["unet_config"]["params"]["layout"].update(
-        size=32, shape_attributes=[2], colour_attributes=[3], variants=2, nearest=1.4, bend=0.04, knots=4
+        size=32,
+        shape_attributes=dict.fromkeys(LOOKED_UP, 2),
+        colour_attributes=[3],
+        variants=2,
+        nearest=1.4,
+        bend=0.04,
+        knots=4,
     )
     assert build_model(node, "chladni.yaml").parameterization == "v"

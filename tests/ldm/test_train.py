@@ -50,7 +50,7 @@ def tiny_config() -> OmegaConf:
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)
     tiny.training.first_stage.update(pictures=8, crop=64, batch_size=4, steps=351, decoder_steps=50, learning_rate=5e-3)
-    parts.unet_config.params.layout.update(width=32, maps=3)
+    parts.unet_config.params.layout.update(width=32, cell_width=8, extent=16, fields=1, maps=3)
     tiny.training.layout.update(
         pictures=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
     )
