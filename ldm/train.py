@@ -215,6 +215,22 @@ def _as_matrix(kernel: Tensor) -> Tensor:
     return rearrange(kernel, "o i h w -> o (h w i)") if kernel.ndim == 4 else kernel
 
 
+def load_parts(path: Path, modules: dict[str, nn.Module]) -> dict[str, Any]:
+    """Load the weights of `modules` by their names in the checkpoint at `path`, and return all that it holds.
+
+    Raises:
+        ValueError: they are of another shape.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
+    except RuntimeError as error:
+        advice = "move its folder away to train anew"
+        raise ValueError(f"{path} is of another version, or of another yaml: {advice}") from error
+    return state
+
+
 class Run:
     """A folder with what one training needs to go on: checkpoint, loss log, sample sheets."""
 
@@ -232,9 +248,7 @@ class Run:
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
             return 0
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, module in self.modules.items():
-            module.load_state_dict(state[name])
+        state = load_parts(path, self.modules)
         self.optimizer.load_state_dict(state["optimizer"])
         return state["step"]
 
@@ -896,9 +910,7 @@ def build(
     for name in trained:
         path = folder / name / "checkpoint.pt"
         if start is None or path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            for part, module in parts[name].items():
-                module.load_state_dict(state[part])
+            load_parts(path, parts[name])
         for module in parts[name].values():
             module.requires_grad_(False)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -960,9 +972,8 @@ def main(argv: list[str] | None = None) -> int:
         train_diffusion(model, average, diffusion, args.dir / "diffusion", renders, seed)
     else:
         average = build(node, args.dir, start=args.start)
-        state = torch.load(args.dir / "diffusion" / "checkpoint.pt", map_location="cpu", weights_only=True)
         with same_layout(average, args.dir / "diffusion"):
-            average.model.load_state_dict(state["average_unet"])
+            load_parts(args.dir / "diffusion" / "checkpoint.pt", {"average_unet": average.model})
         export(average, node, args.dir / "words", args.out)
     return 0
 

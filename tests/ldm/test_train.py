@@ -242,6 +242,17 @@ def test_a_training_of_another_optimizer_is_not_gone_on_with():
     optimizer.load_state_dict(optimizer.state_dict())
 
 
+def test_a_checkpoint_of_another_shape_is_named(tmp_path):
+    run, other = (
+        train.Run(tmp_path, {"part": (part := torch.nn.Linear(n, 1))}, torch.optim.Adam(part.parameters()))
+        for n in (2, 3)
+    )
+    run.save(7)
+    assert run.resume() == 7
+    with pytest.raises(ValueError, match="checkpoint.pt is of another version, or of another yaml: move its folder"):
+        other.resume()
+
+
 def test_muon_has_the_inner_matrices_of_the_u_net_and_adamw_the_rest(folder):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
