@@ -32,7 +32,7 @@ from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 from ldm.modules.layout import seen  # noqa: E402
 from ldm.painter import choose_device  # noqa: E402
 from ldm.pictures import to_uint8  # noqa: E402
-from ldm.train import to_tensor  # noqa: E402
+from ldm.train import mixed_precision, to_tensor  # noqa: E402
 
 SIZE = 128  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED
@@ -174,7 +174,7 @@ def train(
             order = torch.randperm(len(pictures), generator=generator).to(device)
             for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
                 x = varied(to_tensor(pictures[rows]), generator)
-                with torch.autocast(device.type, torch.bfloat16):
+                with mixed_precision(device):
                     scores = judge(x)
                 loss = F.cross_entropy(scores.float(), labels[rows], label_smoothing=0.05)
                 optimizer.zero_grad()
