@@ -489,7 +489,7 @@ def reading_loss(model: LatentDiffusion, reader: PromptReader, prompts: list[str
 def guess_of(layout: PromptLayout, values: Tensor, variants: Tensor) -> Tensor:
     """What the layout makes [B, C, H, W] of scenes with attributes `values` [B, attributes] and `variants` [B].
 
-    In float32, as in sampling: bfloat16 cannot tell the bands of a field apart.
+    In float32, as in sampling.
     """
     shapes = values[:, None, : len(layout.shape_parts)]
     colours = one_hot(values[:, len(layout.shape_parts) :], layout.colour_parts)[:, None]
