@@ -222,12 +222,11 @@ def load_parts(path: Path, modules: dict[str, nn.Module]) -> dict[str, Any]:
         ValueError: they are of another shape.
     """
     state = torch.load(path, map_location="cpu", weights_only=True)
-    try:
-        for name, module in modules.items():
-            module.load_state_dict(state[name])
-    except RuntimeError as error:
-        advice = "move its folder away to train anew"
-        raise ValueError(f"{path} is of another version, or of another yaml: {advice}") from error
+    for name, module in modules.items():
+        if mismatches(module.state_dict(), state[name]):
+            advice = "move its folder away to train anew"
+            raise ValueError(f"{path} is of another version, or of another yaml: {advice}")
+        module.load_state_dict(state[name])
     return state
 
 

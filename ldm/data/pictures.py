@@ -128,8 +128,8 @@ def repeats(size: int) -> np.ndarray:
 
     x to the right and y downwards, [1 + compositions, size, size, 2] float32, from edge to edge −1…1.
     """
-    axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    once = np.stack(np.meshgrid(axis, axis), axis=2)
+    grid = make_grid(size)
+    once = np.stack([grid.x, -grid.y], axis=2)
     often = (REPEATS * (once + 1)) % 2 - 1
     return np.stack([often if composition == "tiled" else once for composition in (None, *COMPOSITIONS)])
 

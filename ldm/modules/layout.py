@@ -119,7 +119,7 @@ class Shapes(nn.Module):
         if not self.cell.weight.is_meta:
             nn.init.normal_(self.cell.weight)
             nn.init.normal_(self.modulation.weight, std=0.02)
-            self.places.data[..., :2] = torch.eye(2)
+            self.places.data[..., :2] = torch.eye(2)  # on the meta device it would import sympy, for a second
 
     def forward(self, values: Tensor, variant: Tensor) -> tuple[Tensor, Tensor]:
         """Maps [N, maps, size²] of attributes' `values` [N, attributes] of `variant` [N], and what decides them.
@@ -147,7 +147,7 @@ class Shapes(nn.Module):
             border[rows] = GAIN * self.borders[variant[rows], blend[rows]].float()
         if (rows := figure > 0).any():
             drawn[rows] = self._figure(variant[rows], figure[rows], composition[rows])
-        axis = (torch.arange(self.size, device=one.device) + 0.5) * (2 / self.size) - 1
+        axis = _centres(self.size, one.device)
         away = axis.square() + axis.square()[:, None]
         return torch.cat([one, other, drawn, border, away.expand(border.shape)], dim=1)
 
@@ -292,7 +292,7 @@ class PromptLayout(nn.Module):
         zoom, *place = (_uniform(squares[:, 2].flatten(1)[:, number]) for number in range(3))
         share = 1 / (1 + (self.nearest - 1) * zoom)
         centre = (2 * torch.stack(place, dim=1) - 1) * (1 - share)[:, None]
-        axis = (torch.arange(self.size, device=x_T.device) + 0.5) * (2 / self.size) - 1
+        axis = _centres(self.size, x_T.device)
         straight = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # [size, size, 2]
         bent = F.interpolate(self.bend * squares[:, :2], (self.size, self.size), mode="bicubic")
         return straight * share[:, None, None, None] + centre[:, None, None] + rearrange(bent, "b xy h w -> b h w xy")
@@ -357,6 +357,11 @@ def _shares(scores: Tensor, margin: float) -> Tensor:
 
 
 # --- places ----------------------------------------------------------------------------------------------------------
+def _centres(size: int, device: torch.device) -> Tensor:
+    """Middles [size] of cells that reach from −1 to 1."""
+    return (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
+
+
 def _drifting(chance: Tensor, places: int) -> Tensor:
     """`chance` [1, N] from N(0, 1) -> that of each place [places, N], N(0, 1) too, alike by 1 − DRIFT²."""
     others = torch.cat([chance.roll(1 + place * chance.shape[1] // places, dims=1) for place in range(places)])
