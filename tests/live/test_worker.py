@@ -12,7 +12,7 @@ import pytest
 import config
 from live.worker import Worker, WorkerDied, WorkerError, end
 
-PATIENCE = 4.0  # seconds, in which a busy machine starts a small script
+PATIENCE = 15.0  # seconds, in which the busiest machine starts a small script
 SCRIPT = """
 import os, sys, time
 import cli
@@ -40,7 +40,7 @@ def answer(options):
     if options.do == "break":
         raise KeyError("unexpected")
     if options.do == "sleep":
-        time.sleep(30)
+        time.sleep(60)
     if options.do == "litter":
         os.write(1, b"this is no JSON\\n")
     return {"sum": sum(options.numbers), "flag": options.flag, "process": os.getpid()}
