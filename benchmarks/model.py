@@ -21,6 +21,7 @@ import sounds
 import torch
 import voice
 from judge import Judge, single_pattern, trained_judge
+from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,14 +33,17 @@ from audio.start_noise import mix  # noqa: E402
 from ldm.data.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
 from ldm.data.palette import COLOURS, srgb_to_oklab  # noqa: E402
 from ldm.data.pictures import render  # noqa: E402
+from ldm.data.pools import rendered  # noqa: E402
 from ldm.data.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
 from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
 from ldm.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
-UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net has seen: models/chladni/README.md
+UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net saw first: models/chladni/README.md
 DRIFTING_SEEDS = range(10_016_384, 10_022_528)  # of those that it has also seen in drifting colours
+LATER_SEEDS = range(20_000_000, 20_192_000)  # then those of these whose combination was among the first's
+LATER_DRIFTING_SEEDS = range(30_000_000, 30_063_936)
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
@@ -128,17 +132,22 @@ class Studio:
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
+def combination(scene: Scene) -> tuple[str, frozenset[str]]:
+    return scene.pattern, frozenset(scene.colours[:2])
+
+
+def known_combinations() -> set[tuple[str, frozenset[str]]]:
+    """Those of all pictures that the U-Net was trained on, 10,160 of about 12,000."""
+    seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
+    return seen | {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
+
+
 def new_scenes(count: int) -> list[Scene]:
     """Scenes of one pattern in which pattern and first two colours come together as in no picture of the U-Net's.
 
-    The layout, which learns shapes and colours apart, has met nearly all of the 12,000 that there are.
+    The layout, which learns shapes and colours apart, has met nearly all that there are.
     """
-
-    def combination(scene: Scene) -> tuple[str, frozenset[str]]:
-        return scene.pattern, frozenset(scene.colours[:2])
-
-    seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
-    seen |= {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
+    seen = known_combinations()
     scenes: list[Scene] = []
     for seed in range(UNSEEN, UNSEEN + 100 * count):
         scene = single_pattern(seed)
@@ -255,13 +264,16 @@ def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
 
 def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
     """Print how near pictures come to training pictures, beside unseen renders."""
-    kinds = [*((seed, False) for seed in UNET_SEEDS), *((seed, True) for seed in DRIFTING_SEEDS)]
-    drawn = (render(sample_scene(seed), 64, drifting=drifting) for seed, drifting in tqdm(kinds, "training pictures"))
-    known = thumbnails(drawn)
+    chunks = itertools.chain(
+        *(rendered(seeds[0], len(seeds), 64) for seeds in (UNET_SEEDS, LATER_SEEDS)),
+        *(rendered(seeds[0], len(seeds), 64, "drifting") for seeds in (DRIFTING_SEEDS, LATER_DRIFTING_SEEDS)),
+    )
+    known = [thumbnails(chunk) for chunk in tqdm(chunks, "training pictures, by 128")]
 
     def nearest(pictures: np.ndarray) -> np.ndarray:
-        distances = [np.sqrt(((known - row) ** 2).mean(axis=1)).min() for row in thumbnails(pictures)]
-        return np.array(distances)
+        rows = thumbnails(pictures)
+        least = [cdist(rows, chunk, "sqeuclidean").min(axis=1) for chunk in known]
+        return np.sqrt(np.min(least, axis=0) / rows.shape[1])
 
     ours, others = nearest(pictures), nearest(unseen)
     print("distance to the nearest training picture (RMS of 16×16 thumbnails), least and median:", end=" ")
