@@ -29,7 +29,7 @@ CLIPPED_SHARE = 0.001  # of the samples at full scale: from here on it can be he
 
 # --- classifier-free guidance ----------------------------------------------------------------------------------------
 GUIDANCE_SCALE = 2.5
-BUILTIN_RESCALE = 0.7  # of what guidance makes louder, so much is taken back: benchmarks/model.py --ways
+BUILTIN_RESCALE = 1.0  # of what guidance makes louder, so much is taken back: models/chladni/README.md
 
 # --- what is shipped -------------------------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent

@@ -67,7 +67,7 @@ class Way(NamedTuple):
 DEFAULT = Way()
 WAYS = (
     *(Way(scale=scale) for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
-    *(Way(rescale=rescale) for rescale in (0.0, 0.5, 0.8, 1.0)),
+    *(Way(rescale=rescale) for rescale in (0.0, 0.5, 0.7)),
     *(Way(rescale=0.0, interval=(0.0, high)) for high in (0.7, 0.8, 0.9)),
     *(Way(steps=steps) for steps in (8, 12, 30)),
     *(Way("ddim", steps) for steps in (20, 50)),
