@@ -42,8 +42,8 @@ from ldm.train import to_tensor  # noqa: E402
 UNSEEN = 2**31  # seeds from here on are in no training
 UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net saw first: models/chladni/README.md
 DRIFTING_SEEDS = range(10_016_384, 10_022_528)  # of those that it has also seen in drifting colours
-LATER_SEEDS = range(20_000_000, 20_192_000)  # then those of these whose combination was among the first's
-LATER_DRIFTING_SEEDS = range(30_000_000, 30_063_936)
+LATER_SEEDS = range(20_000_000, 20_192_000)  # seen then: those in which nothing comes together that had not before
+LATER_DRIFTING_SEEDS = range(30_000_000, 30_063_936)  # and those of these, in drifting colours
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
@@ -132,22 +132,17 @@ class Studio:
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
-def combination(scene: Scene) -> tuple[str, frozenset[str]]:
-    return scene.pattern, frozenset(scene.colours[:2])
-
-
-def known_combinations() -> set[tuple[str, frozenset[str]]]:
-    """Those of all pictures that the U-Net was trained on, 10,160 of about 12,000."""
-    seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
-    return seen | {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
-
-
 def new_scenes(count: int) -> list[Scene]:
     """Scenes of one pattern in which pattern and first two colours come together as in no picture of the U-Net's.
 
-    The layout, which learns shapes and colours apart, has met nearly all that there are.
+    The layout, which learns shapes and colours apart, has met nearly all of the 12,000 that there are.
     """
-    seen = known_combinations()
+
+    def combination(scene: Scene) -> tuple[str, frozenset[str]]:
+        return scene.pattern, frozenset(scene.colours[:2])
+
+    seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
+    seen |= {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
     scenes: list[Scene] = []
     for seed in range(UNSEEN, UNSEEN + 100 * count):
         scene = single_pattern(seed)
