@@ -162,14 +162,23 @@ def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
         txt2img.main([*swapped, "--outdir", str(tmp_path / "swapped")])
 
 
-def test_layout_strength_makes_another_picture(apart, tmp_path):
-    """That x_T has the shape of the sound then is tested with the noise; the built-in model chooses by it."""
-    for voice in apart:
-        without, with_it = (
-            paint(tmp_path / f"{voice.stem} {strength}", "--init_latents", voice, "--layout_strength", strength)[0]
-            for strength in (0.0, 0.8)
-        )
-        assert np.abs(without.astype(float) - with_it).mean() > 10
+def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
+    from audio.start_noise import cosine_basis, layout_of
+    from audio.whitening import Whitening
+
+    whitening, basis = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"), cosine_basis(256)
+
+    def likeness(voice: Path, strength: float) -> float:
+        layout = layout_of(whitening, torch.load(voice, weights_only=True).numpy()).ravel()
+        options = ["--init_latents", voice, "--layout_strength", strength, "--ddim_steps", 8]
+        picture = paint(tmp_path / f"{voice.stem} {strength}", *options)[0]
+        coarse = np.stack([(basis @ picture[..., colour] @ basis.T).ravel() for colour in range(3)])
+        coarse[:, 0] = 0
+        explained = coarse.T @ np.linalg.lstsq(coarse.T, layout, rcond=None)[0]  # by whatever colour
+        return float(np.linalg.norm(explained) / np.linalg.norm(layout))
+
+    without, with_it = ([likeness(voice, strength) for voice in apart] for strength in (0.0, 0.8))
+    assert np.mean(with_it) > np.mean(without) + 0.2, (without, with_it)
 
 
 def test_noise_as_latents_is_left_alone(tmp_path, capsys):

@@ -24,6 +24,11 @@ REACH = 2.1  # how far from its middle a pattern is known; a picture that is not
 GAIN = 5.0  # of what is kept as a picture, over the weights: so it is learned as fast as all else
 LOOKED_UP = ("pattern", "figure", "composition", "mood", "second", "blend")  # attributes that `Shapes` knows by name
 BENDS = 6  # knots a side of how a mood bends a pattern
+WAVES = 8  # cosines in each direction, the lowest, that may have a shape: those which `audio/start_noise.py` lays out
+CHANCE = 0.2  # how alike in these the channels of one noise of some thousands are by chance
+LEAN = 10.0  # of cells, in log-odds, where a shape in which all channels are the same is a standard deviation high
+PURE = 0.03  # the least share of a colour in a cell, so that each cell can lean
+OTHER = 6.0  # how little those cells lean that have a third colour, far from the way between the first two
 
 
 def seen(latents: Tensor, coordinates: Tensor) -> Tensor:
@@ -180,6 +185,9 @@ class PromptLayout(nn.Module):
     `ldm/data/views.py`), the third's tell how near and from where, the fourth's choose draws, and the last two's
     colours. These are what changes least where a voice does (`audio/whitening.py`).
 
+    What is more alike in all channels than chance makes it, as where noise was given the shape of a sound, is a shape
+    to be seen: where it is high the picture leans towards its first colour, where it is low towards its second.
+
     All of it is continuous: what is nearly the same noise gives nearly the same picture, and between two noises lies a
     way without a jump. But a mean of two draws is two in one, and what is drawn of the mean of their embeddings is
     neither; so they are mixed only where the choice is very close, on short ways.
@@ -188,7 +196,7 @@ class PromptLayout(nn.Module):
         context_dim: width of the prompt's embedding.
         channels, size: of the latents; four channels at least.
         shape_attributes: how many values each attribute has that shapes depend on, by name, see `Shapes`.
-        colour_attributes: the same for colours, without names.
+        colour_attributes: the same for colours, without names; all of them have the same values.
         variants: shapes that the same attributes can have; knots × knots at most.
         nearest, bend, knots: the views' largest zoom, standard deviation of the bending (half pictures), knots a side.
         width, cell_width, extent, fields, maps: see `Shapes`.
@@ -305,7 +313,7 @@ class PromptLayout(nn.Module):
             rows = zip(x_T[told].float().split(1), context[told].split(1), strict=True)
             # in bfloat16 what is nearly 1 is 1, of which there is no Gumbel noise
             with torch.autocast(x_T.device.type, enabled=False):
-                drawn = torch.cat([seen(self._composed(noise, prompt), self.view(noise)) for noise, prompt in rows])
+                drawn = torch.cat([self._shown(noise, prompt) for noise, prompt in rows])
             guess[told] = drawn.float()
         return F.interpolate(guess, x_T.shape[2:], mode="bilinear")
 
@@ -318,11 +326,20 @@ class PromptLayout(nn.Module):
         likings = [numbers + OWN * numbers.roll(-1 - draw, dims=1) for draw in range(DRAWS)]
         return torch.stack(likings, dim=2).flatten(1) / math.sqrt(1 + OWN**2)
 
-    def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
-        """One guess [1, C, size, size], unseen, for one `x_T` [1, C, H, W] and prompt [1, M, context_dim].
+    def _shown(self, x_T: Tensor, context: Tensor) -> Tensor:
+        """One guess [1, C, size, size] for one `x_T` [1, C, H, W] and prompt [1, M, context_dim]."""
+        drawn = self._composed(x_T, context)
+        guess, *plain = seen(drawn, self.view(x_T).expand(len(drawn), -1, -1, -1)).split(1)
+        # the shape is that of the picture, however near and from where the composition is seen
+        height = common_shape(x_T, self.size, self.size) * (self.size / WAVES)
+        return _leaning(guess, plain[0], plain[-1], LEAN * height)
 
-        Of the K draws those are drawn that have a share, and coloured in with the colours of each of knots × knots
-        places; every other variant is mirrored.
+    def _composed(self, x_T: Tensor, context: Tensor) -> Tensor:
+        """Guesses [3, C, size, size], unseen, for one `x_T` [1, C, H, W] and prompt [1, M, context_dim].
+
+        That is one composition in its colours, all in the first of them, and all in the second if pictures have two. Of
+        the K draws those are drawn that have a share, and coloured in with the colours of each of knots × knots places;
+        every other variant is mirrored.
         """
         squares = _normal_numbers(x_T, self.knots)
         shares = _shares(self._likings(squares[:, 3].flatten(1)), MARGIN)
@@ -333,10 +350,52 @@ class PromptLayout(nn.Module):
         colours = self.coloured(chance, probabilities.expand(len(chance), -1))
         variant = draw // DRAWS
         composition = self._composition(shapes, variant)
-        drawn = self._coloured_in(*composition, colours[:, None].expand(-1, draw.shape[1], -1)).float()
-        drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(4), drawn)
+        each = colours.split(self.colour_parts, dim=1)
+        palettes = torch.stack([colours, *(one.repeat(1, len(each)) for one in each[:2])])
+        palettes = palettes[:, :, None].expand(-1, -1, draw.shape[1], -1)
+        drawn = torch.stack([self._coloured_in(*composition, palette) for palette in palettes]).float()
+        drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(5), drawn)
         nearness = _nearness(self.knots, self.size).to(drawn)
-        return einsum(shares.take_along_dim(draw, dim=1)[0], nearness, drawn, "k, n h w, n k c h w -> c h w")[None]
+        return einsum(shares.take_along_dim(draw, dim=1)[0], nearness, drawn, "k, n h w, p n k c h w -> p c h w")
+
+
+# --- shapes that all channels have -----------------------------------------------------------------------------------
+def common_shape(x_T: Tensor, height: int, width: int) -> Tensor:
+    """What all channels of noise [B, C, H, W] have in common in its lowest frequencies: [B, 1, height, width].
+
+    As noise of that size would have it; 0 where that is no more than chance makes it.
+    """
+    down, across = (_cosines(count, x_T.device) for count in x_T.shape[2:])
+    low = einsum(down, x_T, across, "i h, b c h w, j w -> b c i j")
+    low[..., 0, 0] = 0  # it would tint the whole
+    common = F.normalize(low.flatten(1), dim=1).unflatten(1, low.shape[1:]).sum(dim=1, keepdim=True)
+    alike = (common.square().sum(dim=(2, 3), keepdim=True) - 1) / (low.shape[1] - 1)  # 0 for noise, 1 if all the same
+    common = common * (WAVES / math.sqrt(low.shape[1])) * (alike - CHANCE).clamp(min=0) / (1 - CHANCE)
+    down, across = (_cosines(count, x_T.device) for count in (height, width))
+    return einsum(down, common, across, "i h, b c i j, j w -> b c h w")
+
+
+def _leaning(guess: Tensor, first: Tensor, second: Tensor, odds: Tensor) -> Tensor:
+    """A guess [B, C, H, W] that leans by `odds` [B, 1, H, W] towards `first` or, where they are below 0, `second`.
+
+    Those are the same all in one colour, of which each cell of the guess has a share; the log-odds of that change. So
+    edges between colours move, and stay sharp, where a mean of two pictures would be dull. Cells of a third colour stay
+    as they are: a step from one colour to another leads from theirs to none that is named.
+    """
+    way = first - second
+    length = way.square().sum(dim=1, keepdim=True).clamp(min=1e-6)
+    share = ((guess - second) * way).sum(dim=1, keepdim=True) / length
+    aside = (guess - second - share * way).square().sum(dim=1, keepdim=True) / length
+    before = share.logit(eps=PURE)
+    return guess + (-OTHER * aside).exp() * way * ((before + odds).sigmoid() - before.sigmoid())
+
+
+def _cosines(size: int, device: torch.device) -> Tensor:
+    """The first rows of the orthonormal DCT-II of `size` points: [WAVES, size]."""
+    order = torch.arange(WAVES, device=device)[:, None]
+    basis = (math.pi / 2 * order * (_centres(size, device) + 1)).cos() * math.sqrt(2 / size)
+    basis[0] /= math.sqrt(2)
+    return basis
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------

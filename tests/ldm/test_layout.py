@@ -1,16 +1,34 @@
 """The guess of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import config
+from audio.start_noise import cosine_basis, lay_out
+from ldm.checkpoint import load_model
 from ldm.data import pictures, views
 from ldm.data.patterns import PATTERN_FAMILIES
 from ldm.data.scenes import COMPOSITIONS, Scene
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
-from ldm.modules.layout import DRAWS, GAIN, MARGIN, REACH, PromptLayout, Shapes, _nearness, _shares, seen
+from ldm.modules.layout import (
+    DRAWS,
+    GAIN,
+    MARGIN,
+    REACH,
+    WAVES,
+    PromptLayout,
+    Shapes,
+    _cosines,
+    _leaning,
+    _nearness,
+    _shares,
+    common_shape,
+    seen,
+)
 
 CONTEXT = 8
 TOLD = torch.tensor([True])
@@ -313,6 +331,96 @@ def test_between_two_noises_there_is_no_jump(layout):
     largest = int(coarse.argmax())
     near = changes(largest * step, (largest + 1) * step)
     assert near.max() < 0.1 * coarse.max()
+
+
+# --- shapes that all channels have -----------------------------------------------------------------------------------
+def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise [1, 4, *size] with a share of a shape in all channels, and that shape [8, 8] itself."""
+    shape = np.random.default_rng(0).normal(size=(WAVES, WAVES))
+    shape[0, 0] = 0
+    shape *= np.sqrt((shape.size - 1) / np.square(shape).sum())
+    shown = cosine_basis(8).T @ shape @ cosine_basis(8)
+    noise = torch.randn(4, *size, generator=torch.Generator().manual_seed(0)).numpy()
+    return torch.from_numpy(lay_out(noise, shape, strength))[None], torch.from_numpy(shown).float()
+
+
+def test_shapes_are_looked_for_where_sounds_have_them():
+    np.testing.assert_allclose(_cosines(24, torch.device("cpu")), cosine_basis(24), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 24)])
+def test_a_shape_of_all_channels_is_known_by_how_alike_they_are(size):
+    heights = []
+    for strength in (0.3, 0.5, 0.8, 1.0):
+        x_T, shape = laid_out(strength, *size)
+        known = common_shape(x_T, 8, 8)[0, 0]
+        assert torch.corrcoef(torch.stack([known.flatten(), shape.flatten()]))[0, 1] > 0.99 * strength**0.5
+        heights.append(known.std(correction=0).item())
+    assert 0 < heights[0] < heights[1] < heights[2] < heights[3] == pytest.approx(1)
+
+
+def test_noise_has_no_shape_but_by_chance():
+    heights = common_shape(torch.randn(5000, 4, 16, 16), 8, 8).std(dim=(1, 2, 3))
+    assert (heights > 0).sum() < 10 and heights.max() < 0.15
+    assert common_shape(torch.zeros(1, 4, 16, 16), 8, 8).abs().max() == 0
+
+
+def test_cells_lean_towards_one_of_two_colours_by_the_log_odds_of_their_shares():
+    first, second = torch.tensor([[1.0, 2, 0], [0, -1, 0]])[..., None, None].split(1)
+    share = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])[None, None, None]
+    guess, odds = share * first + (1 - share) * second, torch.ones(1, 1, 1, 5)
+    assert torch.equal(_leaning(guess, first, second, 0 * odds), guess)
+    leant = _leaning(guess, first, second, math.log(4) * odds)[0, 0, 0]
+    torch.testing.assert_close(leant[1:4], torch.tensor([0.5, 0.8, 16 / 17]))
+    assert _leaning(guess, first, second, -9 * odds)[0, 0].max() < 0.04
+    assert torch.equal(_leaning(guess, first, first, odds), guess)  # there is but one colour
+
+
+def test_cells_of_a_third_colour_stay_as_they_are():
+    first, second, third = (8 * torch.eye(3)).reshape(3, 1, 3, 1, 1)
+    leant = _leaning(third, first, second, torch.full((1, 1, 1, 1), 9.0))
+    torch.testing.assert_close(leant, third, atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def two_colours() -> PromptLayout:
+    torch.manual_seed(0)
+    layout = PromptLayout(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
+    for kept in (layout.shapes.patterns, layout.shapes.figures):
+        torch.nn.init.normal_(kept, std=0.2)
+    return layout
+
+
+def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colours):
+    context = torch.randn(1, 6, CONTEXT)
+    for strength in (0.0, 0.5, 0.8):
+        x_T, shape = laid_out(strength, 8, 8)
+        with torch.inference_mode():
+            guess = two_colours(x_T, context, TOLD)
+            plain, first, second = seen(
+                two_colours._composed(x_T, context), two_colours.view(x_T).expand(3, -1, -1, -1)
+            )
+        towards = ((guess[0] - plain) * (first - second)).sum(dim=0)
+        if strength:
+            assert torch.equal(towards > 0, common_shape(x_T, 8, 8)[0, 0] > 0)
+            assert torch.corrcoef(torch.stack([towards.flatten(), shape.flatten()]))[0, 1] > 0.5
+        else:
+            assert torch.equal(guess[0], plain)
+
+
+def test_the_u_net_is_spared_the_shape_that_its_guess_shows():
+    """It predicts the same picture as from noise without the shape."""
+    model = load_model(config.BUILTIN_MODEL_WEIGHTS)
+    x_T, x_0, t = laid_out(0.8, 16, 16)[0], torch.randn(1, 4, 16, 16), torch.tensor([700])
+    start = x_T - common_shape(x_T, 16, 16)
+    x, plain_x = (model.q_sample(x_0, t, noise) for noise in (x_T, start))
+    with torch.inference_mode():
+        c = model.get_learned_conditioning(["blue rings"])
+        v = model.conditioned(c, x_T)(x, t)
+        plain_v = model.apply_model(plain_x, t, c, model.model.diffusion_model.layout(x_T, c, TOLD))
+    alpha, sigma = model._alpha_sigma(t)
+    torch.testing.assert_close(alpha * x - sigma * v, alpha * plain_x - sigma * plain_v, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(v, plain_v, atol=0.01)
 
 
 def test_the_empty_prompt_has_no_guess(layout):

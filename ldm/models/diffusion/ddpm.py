@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.sampling import PARAMETERIZATIONS
 from ldm.modules.diffusionmodules.schedule import make_betas
+from ldm.modules.layout import common_shape
 from ldm.util import instantiate_from_config
 
 if TYPE_CHECKING:
@@ -124,6 +125,9 @@ class LatentDiffusion(nn.Module):
     def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """`apply_model` as a function of `x` and `t` alone, for one sampling that starts from noise `x_T` [B, C, h, w].
 
+        A layout's guess shows the shape that the channels of `x_T` have in common. The U-Net is spared that shape: it
+        has learned from noise that is independent of the guess, and would paint both in colours that nobody named.
+
         Raises:
             ValueError: no conditioning for a U-Net with a layout.
         """
@@ -133,7 +137,14 @@ class LatentDiffusion(nn.Module):
         if c is None:
             raise ValueError("a U-Net with a layout needs a prompt: there is no conditioning")
         told = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY
-        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype), told))
+        guess, shape = layout(x_T, c.to(self.dtype), told), common_shape(x_T, *x_T.shape[2:])
+        nothing = torch.zeros_like(shape)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            spared = self.apply_model(x - self.q_sample(nothing, t, shape), t, c, guess)
+            return spared + self.target(nothing, t, shape)
+
+        return predict
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, M, context_dim] of `prompts`."""
