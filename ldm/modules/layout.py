@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-SURE = 0.4  # a likelier value of an attribute is what the prompt says, not a matter of chance
+SURE = 0.75  # a likelier value of an attribute is what the prompt says, not a matter of chance
+SURE_IF_NAMED = 0.4  # the same of figures and colours: none is there that the prompt does not ask for
 DRAWS = 4  # for each variant
 MARGIN = 0.01  # behind the noise's favourite, in standard deviations: draws that are nearer are mixed with it
 COLOUR_MARGIN = 1.0  # the same for values of a colour, in log-probability
@@ -241,7 +242,11 @@ class PromptLayout(nn.Module):
         """
         told = probabilities[:, : self.split[0]].split(self.shape_parts, dim=1)
         random = self.draws[:, : self.split[0]].split(self.shape_parts, dim=1)
-        scores = (p.log()[:, None] + _open(p)[:, None, None] * noise for p, noise in zip(told, random, strict=True))
+        limits = (SURE_IF_NAMED if name == "figure" else SURE for name in self.shapes.names)
+        scores = (
+            p.log()[:, None] + _open(p, sure)[:, None, None] * noise
+            for p, noise, sure in zip(told, random, limits, strict=True)
+        )
         return torch.stack([score.argmax(dim=2) for score in scores], dim=2)
 
     def coloured(self, chance: Tensor, probabilities: Tensor) -> Tensor:
@@ -263,7 +268,7 @@ class PromptLayout(nn.Module):
             alike = F.normalize(painted - painted.mean(dim=0), dim=1)
             directions = F.normalize(alike @ (alike.T @ noise.T), dim=1)  # [values, N]
             scores = p.log() + _gumbel(chance @ directions.T)
-            shares = torch.where(_open(p)[:, None], _shares(scores, COLOUR_MARGIN), _one_hot(p))
+            shares = torch.where(_open(p, SURE_IF_NAMED)[:, None], _shares(scores, COLOUR_MARGIN), _one_hot(p))
             # a mean is shorter than its parts, and would be painted paler
             mixed.append(shares * (shares @ painted.norm(dim=1) / (shares @ painted).norm(dim=1))[:, None])
         return torch.cat(mixed, dim=1)
@@ -399,9 +404,9 @@ def _cosines(size: int, device: torch.device) -> Tensor:
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
-def _open(p: Tensor) -> Tensor:
-    """Bool [B]: do probabilities [B, values] leave it to chance?"""
-    return p.amax(dim=1) < SURE
+def _open(p: Tensor, sure: float) -> Tensor:
+    """Bool [B]: do probabilities [B, values], none of which reaches `sure`, leave it to chance?"""
+    return p.amax(dim=1) < sure
 
 
 def _one_hot(scores: Tensor) -> Tensor:
