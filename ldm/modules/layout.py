@@ -27,7 +27,8 @@ LOOKED_UP = ("pattern", "figure", "composition", "mood", "second", "blend")  # a
 BENDS = 6  # knots a side of how a mood bends a pattern
 WAVES = 8  # cosines in each direction, the lowest, that may have a shape: those which `audio/start_noise.py` lays out
 CHANCE = 0.2  # how alike in these the channels of one noise of some thousands are by chance
-LEAN = 10.0  # of cells, in log-odds, where a shape in which all channels are the same is a standard deviation high
+FADE = 0.1  # how much more alike they are where all of the shape is seen
+LEAN = 4.0  # of cells, in log-odds, where a shape in which all channels are the same is a standard deviation high
 PURE = 0.03  # the least share of a colour in a cell, so that each cell can lean
 OTHER = 6.0  # how little those cells lean that have a third colour, far from the way between the first two
 
@@ -375,7 +376,7 @@ def common_shape(x_T: Tensor, height: int, width: int) -> Tensor:
     low[..., 0, 0] = 0  # it would tint the whole
     common = F.normalize(low.flatten(1), dim=1).unflatten(1, low.shape[1:]).sum(dim=1, keepdim=True)
     alike = (common.square().sum(dim=(2, 3), keepdim=True) - 1) / (low.shape[1] - 1)  # 0 for noise, 1 if all the same
-    common = common * (WAVES / math.sqrt(low.shape[1])) * (alike - CHANCE).clamp(min=0) / (1 - CHANCE)
+    common = common * (WAVES / math.sqrt(low.shape[1])) * ((alike - CHANCE) / FADE).clamp(0, 1)
     down, across = (_cosines(count, x_T.device) for count in (height, width))
     return einsum(down, common, across, "i h, b c i j, j w -> b c h w")
 

@@ -40,6 +40,9 @@ class StartlessModel:
     def conditioned(self, c, x_T):
         return partial(self.apply_model, c=c)
 
+    def start(self, x_T):
+        return x_T
+
 
 class ToyModel(StartlessModel):
     """A nearly ideal denoiser of N(0, I) data, made non-linear by a fixed random convolution; cheap, not exact."""

@@ -125,9 +125,6 @@ class LatentDiffusion(nn.Module):
     def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """`apply_model` as a function of `x` and `t` alone, for one sampling that starts from noise `x_T` [B, C, h, w].
 
-        A layout's guess shows the shape that the channels of `x_T` have in common. The U-Net is spared that shape: it
-        has learned from noise that is independent of the guess, and would paint both in colours that nobody named.
-
         Raises:
             ValueError: no conditioning for a U-Net with a layout.
         """
@@ -137,14 +134,15 @@ class LatentDiffusion(nn.Module):
         if c is None:
             raise ValueError("a U-Net with a layout needs a prompt: there is no conditioning")
         told = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY
-        guess, shape = layout(x_T, c.to(self.dtype), told), common_shape(x_T, *x_T.shape[2:])
-        nothing = torch.zeros_like(shape)
+        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype), told))
 
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            spared = self.apply_model(x - self.q_sample(nothing, t, shape), t, c, guess)
-            return spared + self.target(nothing, t, shape)
+    def start(self, x_T: Tensor) -> Tensor:
+        """Where sampling from noise `x_T` [B, C, h, w] begins: without the shape that a layout's guess shows of it.
 
-        return predict
+        The U-Net has learned from noise that is independent of its guess; where both had the same shape it painted
+        colours that nobody named.
+        """
+        return x_T if self.model.diffusion_model.layout is None else x_T - common_shape(x_T, *x_T.shape[2:])
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings [B, M, context_dim] of `prompts`."""

@@ -38,6 +38,10 @@ class DiffusionModel(Protocol):
         x [B, C, H, W] float32 and t [B] int64, which gives [B, C, H, W] of any floating type."""
         ...
 
+    def start(self, x_T: torch.Tensor) -> torch.Tensor:
+        """The x [B, C, H, W] that sampling from start noise `x_T` begins with."""
+        ...
+
 
 @dataclass(frozen=True)
 class SamplerOptions:
@@ -274,7 +278,7 @@ class Sampler:
         if options.eta:
             next(noise)  # the start noise, which x_T may be made of
         timesteps = self.timesteps(options.steps, len(self.alphas))
-        return self._loop(x, denoise, timesteps, options.eta, noise)
+        return self._loop(self.model.start(x), denoise, timesteps, options.eta, noise)
 
     def sample(
         self,
