@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
     import numpy as np
 
-    from audio import origin
+    from audio import provenance
     from audio.calibration import check_z_scores
     from audio.features import Recipe
-    from audio.matrix import BLOCK, load_array
+    from audio.npy import BLOCK, load_array
 
     z_scores = load_array(options.input_file, (None, config.VECTOR_SIZE))
     check_z_scores(options.input_file, z_scores[:BLOCK], Recipe(**config.RECIPE))
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         # a memory map, which is saved without being read into memory first
         latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
     latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
-    origin.save_latents(options.output_file, latents, origin.read_sidecar(options.input_file, len(z_scores)))
+    provenance.save_latents(options.output_file, latents, provenance.read_sidecar(options.input_file, len(z_scores)))
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     there = shlex.quote(str(options.output_file))
     print(f'next: python txt2img.py --init_latents {there} --subject_idx 0 --prompt "calm blue waves"')

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
-from live import standby
+import standby
 
 if TYPE_CHECKING:
-    from audio.features import Facts, Recipe
+    from audio.features import AudioInfo, Recipe
 
 PICTURE_COLUMNS = 960  # pixels
 
@@ -65,12 +65,12 @@ def parse(argv: Sequence[str] | None, held: argparse.Namespace | None = None) ->
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     if options.standby:
-        return standby.serve(parse, options, lambda request: {"latent": str(make_latent(request))}, rehearse)
+        return standby.serve(parse, options, lambda request: {"latent": str(make_latent(request))}, warm_up)
     make_latent(options)
     return 0
 
 
-def rehearse() -> None:
+def warm_up() -> None:
     """Do once, with noise in place of a voice, what `make_latent` does; what it warns of is about that noise alone."""
     import numpy as np
     import soundfile
@@ -89,7 +89,7 @@ def make_latent(options: argparse.Namespace) -> Path:
         ValueError: the recording, or the calibration, is none.
         OSError: a file cannot be read or written.
     """
-    from audio import features, origin
+    from audio import features, provenance
     from audio.calibration import Calibration
 
     recipe = features.Recipe(**config.RECIPE)
@@ -117,8 +117,8 @@ def make_latent(options: argparse.Namespace) -> Path:
     channels, height, _ = config.LATENT_SHAPE
     z_score = torch.from_numpy(calibration.z_score(recording.vector))
     latent = rearrange(z_score, "(c h w) -> 1 c h w", c=channels, h=height)
-    made_by = origin.statistics_sha256(calibration.mean_db, calibration.std_db)
-    origin.save_latents(options.output_file, latent, made_by)
+    made_by = provenance.statistics_sha256(calibration.mean_db, calibration.std_db)
+    provenance.save_latents(options.output_file, latent, made_by)
     print(f"latent {tuple(latent.shape)} from {recording.seconds:.1f} s of sound: {options.output_file}")
     print(f'next: python txt2img.py --init_latents {shlex.quote(str(options.output_file))} --prompt "..."')
     return options.output_file
@@ -126,14 +126,14 @@ def make_latent(options: argparse.Namespace) -> Path:
 
 def save_picture(recording: Path, picture: Path, seconds: float, recipe: "Recipe") -> None:
     """Draw a recording."""
-    from audio import features, pictures
+    from audio import features, plots
 
     waveform, decibels = features.overview(recording, PICTURE_COLUMNS, seconds, recipe)
-    pictures.save_recording(picture, waveform, decibels, seconds, recipe)
+    plots.save_recording(picture, waveform, decibels, seconds, recipe)
     print(f"drawn: {picture}")
 
 
-def warn(recording: "Facts") -> None:
+def warn(recording: "AudioInfo") -> None:
     """Say on stderr what makes a recording a poor start for a picture; it is used all the same."""
     if recording.seconds < config.SHORT_SECONDS:
         print(

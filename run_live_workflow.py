@@ -21,9 +21,9 @@ import config
 from painting.options import add_model, add_whitening, given, is_another_model, parse_options
 
 if TYPE_CHECKING:
-    from live.booth import Booth
-    from live.folder import ShowFolder
-    from live.show import Show
+    from live.capture import Capture
+    from live.pipeline import Show
+    from live.run_files import RunFiles
     from live.terminal import Screen
 
 PAINTING = (  # what txt2img.py is started with
@@ -112,7 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
 
-    from live.terminal import Screen, heed_ctrl_c_once
+    from live.terminal import Screen, debounce_interrupts
 
     if options.list_mics:
         from audio.recorder import list_microphones
@@ -120,16 +120,16 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(list_microphones()))
         return 0
     from live.checks import check_all, check_files
-    from live.folder import take_folder
+    from live.run_files import claim_run_files
 
     screen = Screen()
-    heed_ctrl_c_once()
+    debounce_interrupts()
     if options.mic_test:
-        return 0 if booth_of(options, screen).test() else 1
+        return 0 if capture_of(options, screen).test() else 1
     check_all(is_another_model(options))
     if options.open:
         options.open = has_viewer(screen)
-    with take_folder() as folder:
+    with claim_run_files() as folder:
         check_files(folder.wav, folder.latent)
         return run_show(options, screen, folder)
 
@@ -146,9 +146,9 @@ def has_viewer(screen: "Screen") -> bool:
     return True
 
 
-def run_show(options: argparse.Namespace, screen: "Screen", folder: "ShowFolder") -> int:
+def run_show(options: argparse.Namespace, screen: "Screen", folder: "RunFiles") -> int:
     """Make pictures until there are no more voices."""
-    from live.show import EARLIER_KEPT, KEPT, Show
+    from live.pipeline import EARLIER_KEPT, KEPT, Show
 
     if folder.number > 1:
         screen.say(
@@ -173,7 +173,7 @@ def run_show(options: argparse.Namespace, screen: "Screen", folder: "ShowFolder"
 
 def play_files(options: argparse.Namespace, show: "Show") -> None:
     """Make pictures of recordings that are there."""
-    from live.show import Take
+    from live.pipeline import Take
 
     show.await_calibration()
     for path in options.input_file:
@@ -184,12 +184,12 @@ def play_files(options: argparse.Namespace, show: "Show") -> None:
 def record_voices(options: argparse.Namespace, show: "Show") -> None:
     """Make a picture of a voice, or, in a loop, of one after another."""
     from audio.recorder import MicrophoneError
-    from live.booth import NobodyThere
+    from live.capture import NoKeyboard
 
     if sys.stdin is None and not options.seconds:
-        raise NobodyThere
+        raise NoKeyboard
     try:
-        booth = booth_of(options, show.screen)
+        booth = capture_of(options, show.screen)
         booth.prepare()
         show.await_calibration()
         if options.loop:
@@ -202,12 +202,12 @@ def record_voices(options: argparse.Namespace, show: "Show") -> None:
         raise RuntimeError(f"{error}; or give a recording: --input_file F") from error
 
 
-def booth_of(options: argparse.Namespace, screen: "Screen") -> "Booth":
-    from live.booth import Booth
+def capture_of(options: argparse.Namespace, screen: "Screen") -> "Capture":
+    from live.capture import Capture
     from live.terminal import Keyboard
 
     screen.hush_libraries()
-    return Booth(options, screen, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
+    return Capture(options, screen, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
 
 
 if __name__ == "__main__":

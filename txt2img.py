@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
-from live import standby
+import standby
 from painting.options import latent_files, parse_options, parse_request
 
 if TYPE_CHECKING:
     import torch
 
-    from ldm.painter import Painter
+    from painting.painter import Painter
 
 parse = functools.partial(parse_options, __doc__)
 
@@ -33,7 +33,7 @@ parse = functools.partial(parse_options, __doc__)
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.standby:
-        return standby.serve(parse_request, args, answer, lambda: rehearse(args))
+        return standby.serve(parse_request, args, answer, lambda: warm_up(args))
     paint(args)
     return 0
 
@@ -43,7 +43,7 @@ def answer(asked: argparse.Namespace) -> dict[str, list[str]]:
     return {"pictures": [str(path) for path in paint(asked, always_bar=True)]}
 
 
-def rehearse(args: argparse.Namespace) -> None:
+def warm_up(args: argparse.Namespace) -> None:
     """Load, and paint once to nowhere: what the mean of all voices gives or, at a size that voices lack, noise."""
     import torch
 
@@ -68,13 +68,13 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
     """
     from tqdm import tqdm
 
-    from ldm.job import Journal, run_job
-    from ldm.painter import choose_device
-    from ldm.pictures import read_latents
-    from ldm.preview import Preview
-    from ldm.spec import read_chunks
+    from painting.generate import Journal, generate_images
+    from painting.image_spec import read_chunks
+    from painting.images import read_latents
     from painting.inputs import Inputs, model_files
+    from painting.painter import choose_device
     from painting.plan import check_subjects, plan
+    from painting.preview import Preview
 
     device = choose_device(args.device)
     replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
@@ -98,7 +98,7 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
     text_of = None if args.no_metadata else inputs.text_of
     preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
     samples, size = args.outdir / "samples", args.batch_size
-    job = run_job(specs, painter, inputs.start_noise, text_of, journal, samples, size, preview, always_bar)
+    job = generate_images(specs, painter, inputs.start_noise, text_of, journal, samples, size, preview, always_bar)
     with cli.keeping("finished pictures are kept, the same command goes on" if len(specs) > 1 else ""):
         for path in job:
             tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
@@ -113,7 +113,7 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
 
 def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
     """All pictures side by side, and of walks an animation each, if there is more than one picture."""
-    from ldm.pictures import save_animation, save_grid
+    from painting.images import save_animation, save_grid
 
     grids = [save_grid(made, args.outdir)] if len(made) > 1 and not args.skip_grid else []
     starts = range(0, len(made), args.frames) if args.walk and len(made) > 1 else ()
@@ -122,7 +122,7 @@ def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
 
 def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "Painter":
     """The model, kept for the next request; another one is let go first: together they might not fit."""
-    from ldm.painter import Painter
+    from painting.painter import Painter
 
     wanted = (weights, yaml, precision, device)
     if wanted not in _painters:

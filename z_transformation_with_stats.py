@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     if not options.input_file.is_file():
         raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
 
-    from audio import calibration, pictures
+    from audio import calibration, plots
     from audio.features import Recipe
     from audio.whitening import Whitening
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     prior = Whitening.load(builtin) if builtin.is_file() else None
     made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
     picture = options.stats_dir / "calibration.png"
-    pictures.save_calibration(picture, made.mean_db, made.std_db, recipe)
+    plots.save_calibration(picture, made.mean_db, made.std_db, recipe)
     tell(report, options.stats_dir, output, recipe)
     print(f"mean and standard deviation as a picture: {picture}")
     elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"

@@ -1,6 +1,6 @@
 """From a folder of recordings to one matrix of vectors: in parallel, incremental, and hard to break.
 
-Each file is a job of its own, whose result is committed to a ledger (`audio/ledger.py`) as it comes; at the end the
+Each file is a job of its own, whose result is committed to a ledger (`audio/batch_state.py`) as it comes; at the end the
 matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of workers, on
 the machines, or on how often the run was interrupted: they are those of one uninterrupted run.
 """
@@ -19,9 +19,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+from audio.batch_state import Ledger, Measured, refuse_foreign
 from audio.decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
 from audio.features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
-from audio.ledger import Ledger, Measured, refuse_foreign
 from audio.worker import ENDING, begin
 from files import sha256_of
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audio import origin
+from audio import provenance
 from audio.features import CONSTANTS, RECIPE, Recipe, mel_edges
-from audio.matrix import BLOCK, Matrix, MatrixWriter, load_array, save_array
+from audio.npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
 from audio.whitening import WHITENING_NAME, Whitening, own_share
 from files import atomic_path, sha256_of
 
@@ -130,8 +130,8 @@ def calibrate(
         whitening.save(whitening_path)
         z_about_path = stack.enter_context(atomic_path(z_scores_path.with_suffix(".json")))
         spread = _write_z_scores(stack.enter_context(atomic_path(z_scores_path)), vectors, calibration)
-        statistics = origin.statistics_sha256(calibration.mean_db, calibration.std_db)
-        made_with = {"recipe": source["recipe"], "constants": source["constants"], origin.STATISTICS: statistics}
+        statistics = provenance.statistics_sha256(calibration.mean_db, calibration.std_db)
+        made_with = {"recipe": source["recipe"], "constants": source["constants"], provenance.STATISTICS: statistics}
         z_about_path.write_text(json.dumps(made_with | {"rows": len(vectors)}, indent=2) + "\n", encoding="utf-8")
         about = source | {
             "recordings": len(vectors),
@@ -150,9 +150,9 @@ def calibrate(
     return calibration, report
 
 
-def _vectors(path: Path, recipe: Recipe) -> Matrix:
+def _vectors(path: Path, recipe: Recipe) -> NpyReader:
     """Raises ValueError if `path` does not hold enough vectors, or none at all."""
-    vectors = Matrix(path, recipe.vector_size)
+    vectors = NpyReader(path, recipe.vector_size)
     if len(vectors) < FEWEST:
         raise ValueError(f"{path} holds 1 recording; at least {FEWEST} are needed, and {FEW} or more are recommended")
     if not looks_like_vectors(vectors[:BLOCK], recipe):
@@ -163,7 +163,7 @@ def _vectors(path: Path, recipe: Recipe) -> Matrix:
     return vectors
 
 
-def mean_and_std(vectors: "Matrix | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(vectors: "NpyReader | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
     """Mean and population standard deviation (ddof 0) of each column of [N, P], float64, block by block.
 
     Blocks are merged as in Chan, Golub, LeVeque, 1979, which loses no digits where a mean is large and a std small.
@@ -225,17 +225,17 @@ def _sample_rates(table: Path) -> dict[int, int]:
         return {}
 
 
-def _blocks(vectors: "Matrix | np.ndarray") -> Iterator[np.ndarray]:
+def _blocks(vectors: "NpyReader | np.ndarray") -> Iterator[np.ndarray]:
     for start in range(0, len(vectors), BLOCK):
         yield np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
 
 
-def _write_z_scores(path: Path, vectors: Matrix, calibration: Calibration) -> tuple[float, ...]:
+def _write_z_scores(path: Path, vectors: NpyReader, calibration: Calibration) -> tuple[float, ...]:
     """Write float32 [N, P], and return mean, std, largest, kurtosis and neighbour correlation of all elements."""
     rows, width = vectors.shape
     size = int(width**0.5)
     moments, products, pairs, largest = np.zeros(4), 0.0, 0, 0.0
-    with MatrixWriter(path, width) as z_scores:
+    with NpyWriter(path, width) as z_scores:
         for block in _blocks(vectors):
             z = calibration.z_score(block)
             z_scores.append(z)

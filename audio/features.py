@@ -75,7 +75,7 @@ RECIPE = Recipe()
 
 
 @dataclass(frozen=True)
-class Facts:
+class AudioInfo:
     """What is worth knowing about a recording."""
 
     seconds: float
@@ -87,14 +87,14 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Heard(Facts):
+class Heard(AudioInfo):
     """A recording that has become a vector."""
 
     vector: np.ndarray  # [picture_size**2] float32, dB
 
 
 @dataclass(frozen=True)
-class Recording(Facts):
+class Recording(AudioInfo):
     """A recording that is in memory as a whole."""
 
     samples: np.ndarray  # [T] float32, mono, at the recipe's sample rate
@@ -134,7 +134,7 @@ def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Recording:
         return Recording(**meter.facts(sound), samples=samples)
 
 
-def samples_to_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
+def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
     """Turn sound, float32 [T] at the recipe's sample rate, into its vector, float32 [picture_size**2].
 
     Raises:

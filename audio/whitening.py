@@ -2,7 +2,7 @@
 
 A sampler expects x_T ~ N(0, I), independent elements of unit variance. A z-scored spectrogram is far from it: elements
 beside each other correlate by 0.93, three axes hold half of its variance, and the noise of the room changes it more
-than the speaker does. `Whitening.voice_noise` mends this in four steps, all of them on the picture in dB that the
+than the speaker does. `Whitening.whiten` mends this in four steps, all of them on the picture in dB that the
 z-score is made of (`z * std + mean`):
 
 1. floor: whatever lies 20 dB below the loudest cell is the room, not the voice;
@@ -14,9 +14,9 @@ z-score is made of (`z * std + mean`):
    picture is laid out, so they are given to what is most reliably the voice: the first principal axes, which change
    least where a recording changes.
 
-`audio.start_noise` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads
+`audio.initial_noise` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads
 latents starts at once; only `Whitening.fit` takes SciPy. `python -m audio.whitening LATENTS.pt` says how near to noise
-latents are (audio/doctor.py).
+latents are (audio/gaussianity.py).
 
 How floor, edges and axes were chosen, and what else was tried: models/calibration/README.md.
 
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from audio.matrix import Matrix
+from audio.npy import NpyReader
 from files import atomic_path
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
@@ -91,7 +91,7 @@ class Whitening:
     @classmethod
     def fit(
         cls,
-        vectors: np.ndarray | Matrix,  # [N, P] dB, not z-scores; may be a memory map
+        vectors: np.ndarray | NpyReader,  # [N, P] dB, not z-scores; may be a memory map
         mean_db: np.ndarray,  # [P], what z-scores are made with
         std_db: np.ndarray,  # [P]
         axes: int = AXES,
@@ -131,7 +131,7 @@ class Whitening:
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 where all recordings are the same
         )
 
-    def _moments(self, vectors: np.ndarray | Matrix) -> tuple[np.ndarray, np.ndarray]:
+    def _moments(self, vectors: np.ndarray | NpyReader) -> tuple[np.ndarray, np.ndarray]:
         """Mean [P] and covariance [P, P] of floored and aligned pictures, float64, block by block.
 
         The first block's mean is taken off all of them, so that nothing is lost in the difference of large numbers.
@@ -182,7 +182,7 @@ class Whitening:
             raise ValueError(f"{path} is no whitening ({reason}); run z_transformation_with_stats.py again") from error
 
     # --- using -------------------------------------------------------------------------------------------------------
-    def voice_noise(self, latents: np.ndarray) -> np.ndarray:
+    def whiten(self, latents: np.ndarray) -> np.ndarray:
         """Plain z-scores [B, C, H, W] -> what the voices decide of x_T, float32 [B, C, H, W], norm sqrt(C*H*W) each.
 
         The same voice gives the same bits alone and in a batch.
@@ -349,6 +349,6 @@ def hadamard(rows: np.ndarray) -> np.ndarray:
 
 if __name__ == "__main__":
     import cli
-    from audio.doctor import main
+    from audio.gaussianity import main
 
     cli.run(main)

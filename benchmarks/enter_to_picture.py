@@ -21,7 +21,7 @@ from person import Person  # noqa: E402
 
 import cli  # noqa: E402
 import config  # noqa: E402
-from live.worker import Worker, end  # noqa: E402
+from live.client import ScriptClient, end  # noqa: E402
 
 VOICE = config.EXAMPLES_DIR / "voice_it.wav"  # 5.0 s
 PROMPT = "--prompt=calm blue and turquoise waves"
@@ -80,8 +80,8 @@ def parts(steps: int, runs: int) -> tuple[float, float, float]:
     """Median seconds of: recording to latent, a picture of one step, each further step."""
     with tempfile.TemporaryDirectory() as name:
         latent = str(Path(name) / "latent.pt")
-        listener = Worker(ROOT / "process_live_audio.py", [], lambda _: None, 600)
-        painter = Worker(ROOT / "txt2img.py", [PROMPT, f"--outdir={name}"], lambda _: None, 600)
+        listener = ScriptClient(ROOT / "process_live_audio.py", [], lambda _: None, 600)
+        painter = ScriptClient(ROOT / "txt2img.py", [PROMPT, f"--outdir={name}"], lambda _: None, 600)
         try:
             listener.await_ready()
             painter.await_ready()

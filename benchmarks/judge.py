@@ -27,12 +27,12 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 from files import atomic_path  # noqa: E402
-from ldm.data.pictures import render  # noqa: E402
-from ldm.data.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
-from ldm.modules.layout import seen  # noqa: E402
-from ldm.painter import choose_device  # noqa: E402
-from ldm.pictures import to_uint8  # noqa: E402
-from ldm.train import mixed_precision, to_tensor  # noqa: E402
+from ldm.modules.prior import seen  # noqa: E402
+from painting.images import to_uint8  # noqa: E402
+from painting.painter import choose_device  # noqa: E402
+from training.scenes.render import render  # noqa: E402
+from training.scenes.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
+from training.train import mixed_precision, to_tensor  # noqa: E402
 
 SIZE = 128  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED

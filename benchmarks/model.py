@@ -29,15 +29,15 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 import config  # noqa: E402
-from audio.start_noise import mix  # noqa: E402
-from ldm.data.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
-from ldm.data.palette import COLOURS, srgb_to_oklab  # noqa: E402
-from ldm.data.pictures import render  # noqa: E402
-from ldm.data.pools import rendered  # noqa: E402
-from ldm.data.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
+from audio.initial_noise import mix  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
-from ldm.painter import Painter, choose_device, choose_precision  # noqa: E402
-from ldm.train import to_tensor  # noqa: E402
+from painting.painter import Painter, choose_device, choose_precision  # noqa: E402
+from training.scenes.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
+from training.scenes.palette import COLOURS, srgb_to_oklab  # noqa: E402
+from training.scenes.render import render  # noqa: E402
+from training.scenes.render_cache import rendered  # noqa: E402
+from training.scenes.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
+from training.train import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
 UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net saw first: models/chladni/README.md

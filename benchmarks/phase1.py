@@ -32,7 +32,7 @@ import select_recordings as calibration_set  # noqa: E402
 
 import cli  # noqa: E402
 from audio import batch, features  # noqa: E402
-from audio.ledger import Measured  # noqa: E402
+from audio.batch_state import Measured  # noqa: E402
 
 PLAIN = """
 import sys, cv2, librosa, numpy as np

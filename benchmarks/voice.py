@@ -22,14 +22,14 @@ from tqdm import tqdm
 import cli
 import config
 from audio.calibration import Calibration
-from audio.doctor import spatial_power
-from audio.features import samples_to_vector
-from audio.start_noise import correlation, mix
+from audio.features import log_mel_vector
+from audio.gaussianity import spatial_power
+from audio.initial_noise import correlation, mix
 from audio.whitening import SQUARES, WHITENING_NAME, Whitening
 from painting.options import parse_options
 
 if TYPE_CHECKING:
-    from ldm.spec import PictureSpec
+    from painting.image_spec import ImageSpec
 
 DEFAULTS = parse_options(None, [])  # of txt2img.py
 STRENGTH, PROMPT, SEED = DEFAULTS.voice_strength, DEFAULTS.prompt, DEFAULTS.seed
@@ -51,11 +51,11 @@ class Codes:
         self.whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
 
     def raw(self, recordings: list[np.ndarray]) -> np.ndarray:
-        z_scores = np.stack([self.calibration.z_score(samples_to_vector(sound, RECIPE)) for sound in recordings])
+        z_scores = np.stack([self.calibration.z_score(log_mel_vector(sound, RECIPE)) for sound in recordings])
         return rearrange(z_scores, "n (c h w) -> n c h w", c=config.LATENT_CHANNELS, h=config.LATENT_SIZE)
 
     def voices(self, raw: np.ndarray) -> np.ndarray:
-        return self.whitening.voice_noise(raw)
+        return self.whitening.whiten(raw)
 
 
 # --- how near to N(0, I) ---------------------------------------------------------------------------------------------
@@ -179,16 +179,16 @@ def print_words(codes: Codes, source: Path) -> None:
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
-def spec_of(prompt: str, precision: str, **changes: object) -> "PictureSpec":
+def spec_of(prompt: str, precision: str, **changes: object) -> "ImageSpec":
     """A picture of the built-in model from x_T as it is, by txt2img.py's defaults but for `changes`."""
-    from ldm.spec import PictureSpec
+    from painting.image_spec import ImageSpec
 
     usual: dict[str, Any] = {
         "negative_prompt": "", "seed": 0, "subject": None, "sampler": "dpmpp", "steps": 20,
         "scale": config.GUIDANCE_SCALE, "eta": 0.0, "guidance_interval": (0.0, 1.0),
         "guidance_rescale": config.BUILTIN_RESCALE, "height": 256, "width": 256, "x_T": "raw", "voice_strength": 1.0,
     }  # fmt: skip
-    return PictureSpec(prompt=prompt, precision=precision, **{**usual, **changes})
+    return ImageSpec(prompt=prompt, precision=precision, **{**usual, **changes})
 
 
 class Artist:
@@ -196,7 +196,7 @@ class Artist:
 
     def __init__(self, prompt: str, steps: int) -> None:
         from ldm.models.diffusion.sampling import seeded_noise
-        from ldm.painter import Painter, choose_device, choose_precision
+        from painting.painter import Painter, choose_device, choose_precision
 
         device = choose_device("auto")
         precision = choose_precision("auto", device)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import cli
 from audio.calibration import STD_FLOOR_DB
-from audio.features import samples_to_vector
+from audio.features import log_mel_vector
 from audio.whitening import AXES, Whitening, own_share
 
 Code = Callable[[np.ndarray], np.ndarray]  # pictures [N, P] -> [N, anything]
@@ -37,7 +37,7 @@ HALVES = {"telephone": slice(0, sounds.PER_HALF), "wide-band": slice(sounds.PER_
 
 
 def vectors(recordings: list[np.ndarray], name: str) -> np.ndarray:
-    return np.stack([samples_to_vector(sound, RECIPE) for sound in tqdm(recordings, name, disable=None)])
+    return np.stack([log_mel_vector(sound, RECIPE) for sound in tqdm(recordings, name, disable=None)])
 
 
 def for_choosing(source: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ldm.pictures import grid  # noqa: E402
+from painting.images import grid  # noqa: E402
 
 VOICES = (
     "voice_en.wav",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from audio import features, pictures
+from audio import features, plots
 from audio.features import Recipe
 from files import atomic_path
 
@@ -38,9 +38,9 @@ def save_card(recording: Path, picture: Path, prompt: str, path: Path, recipe: R
     with Image.open(picture) as painted:
         square = painted.convert("RGB").resize((PICTURE, PICTURE), Image.Resampling.LANCZOS)
     card.paste(square, (WIDTH - MARGIN - PICTURE, MARGIN))
-    pictures.draw_waveform(card, waveform, (MARGIN, MARGIN, WAVE_HEIGHT), FOREGROUND)
+    plots.draw_waveform(card, waveform, (MARGIN, MARGIN, WAVE_HEIGHT), FOREGROUND)
     box = (MARGIN, MARGIN + WAVE_HEIGHT + 40, LEFT, SPECTRUM_HEIGHT)
-    pictures.draw_heat_map(card, decibels, box, -recipe.top_db, 0.0)
+    plots.draw_heat_map(card, decibels, box, -recipe.top_db, 0.0)
     draw = ImageDraw.Draw(card)
     font, lines = fitting(prompt)
     draw.multiline_text((MARGIN, MARGIN + WAVE_HEIGHT + SPECTRUM_HEIGHT + 80), lines, FOREGROUND, font, spacing=12)

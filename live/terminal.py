@@ -14,7 +14,7 @@ from typing import TextIO
 SAME_CTRL_C = 3.0  # seconds in which a program has ended that was told to
 
 
-def heed_ctrl_c_once() -> None:
+def debounce_interrupts() -> None:
     """Take Ctrl-C, or a signal that ends the program, for the same if it comes again while the program ends.
 
     So a person who presses it twice is still told where the recording is, and nothing is left half done.

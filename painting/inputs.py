@@ -15,12 +15,12 @@ from torch import Tensor
 
 import cli
 import config
-from audio.origin import find_whitening, read_note
-from audio.start_noise import Voices, is_gaussian, x_T_of_voices
+from audio.initial_noise import Voices, initial_noise, is_gaussian
+from audio.provenance import find_whitening, read_note
 from files import sha256_of
 from ldm.checkpoint import find_model
 from ldm.models.diffusion.sampling import seeded_noise
-from ldm.spec import PictureSpec, Provenance, text_chunks
+from painting.image_spec import ImageSpec, Provenance, text_chunks
 
 
 def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -59,7 +59,7 @@ class Inputs:
         weights: Path,
         yaml: Path | None,
         files: Sequence[tuple[Path, Tensor]],
-        specs: Sequence[PictureSpec],
+        specs: Sequence[ImageSpec],
     ) -> None:
         """Decide, and say, what latents are made into.
 
@@ -96,18 +96,18 @@ class Inputs:
             self._whitened_by.setdefault(found, []).append(path)
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
-    def start_noise(self, specs: Sequence[PictureSpec]) -> Tensor:
+    def start_noise(self, specs: Sequence[ImageSpec]) -> Tensor:
         """x_T [B, C, h, w] float32: of the seeds' Gaussian noise, of latents, or of both."""
         shape = (config.LATENT_CHANNELS, specs[0].height // 8, specs[0].width // 8)
         noise = seeded_noise([spec.seed for spec in specs], shape)
         for index, spec in enumerate(specs):
             if spec.parts:
                 parts = [(voices, *part) for voices, part in zip(self.voices, spec.parts, strict=True)]
-                x_T = x_T_of_voices(parts, noise[index].numpy(), spec.voice_strength, spec.layout_strength)
+                x_T = initial_noise(parts, noise[index].numpy(), spec.voice_strength, spec.layout_strength)
                 noise[index] = torch.from_numpy(x_T)
         return noise
 
-    def latents_sha256(self, *specs: PictureSpec) -> str | None:
+    def latents_sha256(self, *specs: ImageSpec) -> str | None:
         """Of the numbers these start from: the same wherever the files lie, and whatever else is in them."""
         used = sorted({(file, row) for spec in specs for file, (row, _) in enumerate(spec.parts)})
         digest = hashlib.sha256()
@@ -115,13 +115,13 @@ class Inputs:
             digest.update(self.voices[file].latents[row].tobytes())
         return digest.hexdigest() if used else None
 
-    def identity(self, specs: Sequence[PictureSpec]) -> str:
+    def identity(self, specs: Sequence[ImageSpec]) -> str:
         """What tells a job from others with the same specs, at once: of gigabytes of weights their size and date."""
         weights = self.weights.stat()
         parts = (self.weights, weights.st_size, weights.st_mtime_ns, self.yaml, self._calibration_sha256)
         return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
 
-    def provenance(self, spec: PictureSpec) -> Provenance:
+    def provenance(self, spec: ImageSpec) -> Provenance:
         return Provenance(
             model=self.weights.resolve().parent.name if self.weights.is_file() else self.weights.name,
             model_sha256=self._model_sha256.result(),
@@ -131,5 +131,5 @@ class Inputs:
             version=cli.VERSION,
         )
 
-    def text_of(self, spec: PictureSpec) -> PngInfo:
+    def text_of(self, spec: ImageSpec) -> PngInfo:
         return text_chunks(spec, self.provenance(spec))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cli
 import config
-from live import standby
+import standby
 
 # what a replayed picture says of itself, so that no option may say otherwise
 DECIDED_BY_PICTURE = (

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio.start_noise import shares, walk
+from audio.initial_noise import shares, walk
 from cli import WrongOption
-from ldm.painter import choose_precision
-from ldm.spec import PictureSpec
+from painting.image_spec import ImageSpec
 from painting.options import guidance_rescale_of
+from painting.painter import choose_precision
 
 
-def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[PictureSpec]:
+def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[ImageSpec]:
     """The pictures that a command line asks for: for each prompt each subject in each variation; of a walk one by one.
 
     `held` says how many latents each file holds.
@@ -35,7 +35,7 @@ def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> lis
         jobs = [(prompt, start, variation) for prompt in prompts for start in starts for variation in variations]
     precision = choose_precision({"full": "fp32"}.get(args.precision, args.precision), device)
     return [
-        PictureSpec(
+        ImageSpec(
             prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
             args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
             layout_strength=args.layout_strength, blend=blend, guidance_rescale=guidance_rescale_of(args),
@@ -52,7 +52,7 @@ def _text(path: Path) -> str:
 
 
 def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | None, tuple[tuple[int, float], ...]]]:
-    """What pictures start from: `subject` and `blend` of a PictureSpec for each."""
+    """What pictures start from: `subject` and `blend` of a ImageSpec for each."""
     if not held:
         return [(None, ())]
     if args.init_latents:
@@ -62,7 +62,7 @@ def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | Non
     return [(None, tuple(zip(rows, each, strict=True))) for each in weights]
 
 
-def check_subjects(specs: Sequence[PictureSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
+def check_subjects(specs: Sequence[ImageSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
     """Raises WrongOption if a spec starts from latents that are not there."""
     for parts in {spec.parts for spec in specs}:
         if files and not parts:

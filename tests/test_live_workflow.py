@@ -18,7 +18,7 @@ from PIL import Image
 
 import config
 import run_live_workflow
-from live import booth
+from live import capture
 
 pytest.importorskip("pty")  # not on Windows
 
@@ -325,7 +325,7 @@ def test_a_microphone_that_goes_away_does_not_stop_the_show(sit_down, sound_syst
     assert "Expression" not in person.seen  # what PortAudio and ALSA say of it
     person.waits_for("recorded ")
     person.waits_for(READY)
-    time.sleep(booth.DOUBLE)
+    time.sleep(capture.DOUBLE)
     person.presses("\n")
     person.waits_for("once more, please.")
     person.waits_for(READY)
@@ -375,7 +375,7 @@ def test_ten_recordings_in_one_show(sit_down, microphone, with_microphone, tmp_p
         person.waits_for(READY)
         speak(person, microphone, WORD)
         person.waits_until(lambda: len(pictures_in(tmp_path)) == number)  # noqa: B023
-        time.sleep(booth.DOUBLE)  # in which ENTER would be taken for one that was pressed twice
+        time.sleep(capture.DOUBLE)  # in which ENTER would be taken for one that was pressed twice
         memory.append(sum(map(resident, (person.process.pid, *children(person).values()))))
         if number == 5:
             os.kill(children(person)["txt2img.py"], signal.SIGKILL)
@@ -575,7 +575,7 @@ def test_a_recording_of_which_no_picture_came_is_not_replaced(sit_down, micropho
         speak(person, microphone, voice)
         person.waits_for("it is started again")
         person.waits_for(f"no colours left; {KEPT}")
-        time.sleep(booth.DOUBLE)
+        time.sleep(capture.DOUBLE)
     (tmp_path / "data" / "stats").mkdir(parents=True)
     (tmp_path / "data" / "stats" / "mean.npy").write_text("broken")
     (tmp_path / "live_latent.pt").write_text("of an earlier voice")
@@ -595,7 +595,7 @@ def test_ctrl_c_keeps_the_recordings_whose_pictures_wait(sit_down, microphone, w
     person = sit_down(with_microphone, *PROMPT, "--loop", script=workflow)
     for voice in (VOICE, WORD):
         person.waits_for(READY)
-        time.sleep(booth.DOUBLE)
+        time.sleep(capture.DOUBLE)
         speak(person, microphone, voice)
     person.waits_for("dBFS; its picture comes after 1 other\r\n")
     person.presses("q\n")

@@ -87,7 +87,7 @@ def test_another_voice_seed_or_prompt_gives_another_picture(voices, tmp_path):
 
 def test_voice_outweighs_the_seed(voices, tmp_path, monkeypatch):
     """Without a prompt, and so without shapes to choose, another seed changes less than another voice."""
-    monkeypatch.setattr(WordEmbedder, "stand_in", "")
+    monkeypatch.setattr(WordEmbedder, "fallback_prompt", "")
     from_voice = ["--init_latents", voices, "--prompt", ""]
     one = paint(tmp_path / "one", *from_voice)[0].astype(int)
     seed = paint(tmp_path / "seed", *from_voice, "--seed", 43)[0]
@@ -107,7 +107,7 @@ def test_a_batch_holds_the_pictures_of_its_seeds(voices, tmp_path):
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "dpmpp"])
 @pytest.mark.parametrize("steps", [1, 3, 75])
 def test_exactly_as_many_steps_as_asked_for(sampler, steps, tmp_path, monkeypatch):
-    from ldm.painter import SAMPLERS
+    from painting.painter import SAMPLERS
 
     made = []
     loop = SAMPLERS[sampler]._loop
@@ -163,7 +163,7 @@ def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
 
 
 def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
-    from audio.start_noise import cosine_basis, layout_of
+    from audio.initial_noise import cosine_basis, layout_of
     from audio.whitening import Whitening
 
     whitening, basis = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"), cosine_basis(256)
@@ -454,7 +454,7 @@ def test_a_rehearsal_warns_of_nothing(options, tmp_path):
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    from ldm.painter import Painter
+    from painting.painter import Painter
 
     (tmp_path / "prompts.txt").write_text("a red flower\n\n  calm blue waves  \na green spiral\n")
     command = ["--from_file", str(tmp_path / "prompts.txt"), "--outdir", str(tmp_path / "out"), "--ddim_steps", "2"]
@@ -559,13 +559,15 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
 
 
 def test_a_model_is_let_go_before_another_is_loaded(monkeypatch):
-    import ldm.painter
+    import painting.painter
 
-    load, gone = ldm.painter.load_model, []
+    load, gone = painting.painter.load_model, []
     txt2img._painters.clear()
     cpu = torch.device("cpu")
     first = weakref.ref(txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "bf16", cpu).model)
-    monkeypatch.setattr(ldm.painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1])
+    monkeypatch.setattr(
+        painting.painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1]
+    )
     kept = txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu)
     assert txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu) is kept
     assert gone == [True]
@@ -702,7 +704,7 @@ def test_a_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):
     assert_same = np.testing.assert_array_equal
     assert_same(first, paint(tmp_path / "b", "--prompt", "")[0])
     assert capsys.readouterr().err == ""
-    assert_same(first, paint(tmp_path / "c", "--prompt", WordEmbedder.stand_in)[0])
+    assert_same(first, paint(tmp_path / "c", "--prompt", WordEmbedder.fallback_prompt)[0])
 
 
 def test_a_negative_prompt_of_which_nothing_is_left_is_named(tmp_path, capsys):

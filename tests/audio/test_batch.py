@@ -21,7 +21,7 @@ import pytest
 import soundfile
 
 import prep_audio_spectrograms
-from audio import batch, decoding, ledger
+from audio import batch, batch_state, decoding
 from audio.batch import find_recordings, prepare_batch
 from audio.features import Recipe, listen
 from files import sha256_of
@@ -310,7 +310,7 @@ def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
 
 def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
     folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
-    with ledger.Ledger(output) as unfinished:
+    with batch_state.Ledger(output) as unfinished:
         unfinished.begin({"recipe": asdict(Recipe(n_mels=32))}, "")
         unfinished._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
     assert prepare_batch(folder, output, say=said.append).new == 3
@@ -329,7 +329,7 @@ def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
 )
 def test_what_goes_wrong_with_the_ledger_is_said_plainly(tmp_path, error, kind, message):
     with (
-        ledger.Ledger(tmp_path / "v.npy") as one,
+        batch_state.Ledger(tmp_path / "v.npy") as one,
         pytest.raises(kind, match=message.format(folder=tmp_path)),
         one._said_plainly(),
     ):
@@ -345,7 +345,7 @@ def test_a_result_that_cannot_be_written_leaves_nothing_new(tmp_path, monkeypatc
     def full(self: object, *_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ledger.MatrixWriter, "append", full)
+    monkeypatch.setattr(batch_state.NpyWriter, "append", full)
     with pytest.raises(OSError, match="No space left on device"):
         prepare_batch(folder, output)
     assert contents(output) == before and not list(tmp_path.glob(".v*.new"))
@@ -365,7 +365,7 @@ def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", late)
     with pytest.raises(RuntimeError, match="another run on .*v.npy has just ended; run this again"):
-        ledger.Ledger(tmp_path / "v.npy")
+        batch_state.Ledger(tmp_path / "v.npy")
 
 
 def test_a_damaged_ledger_is_begun_again(tmp_path):
@@ -486,7 +486,7 @@ def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
     soundfile.write(folder / "new.wav", speech(0.4, 8000), 8000)
     prepare_batch(folder, tmp_path / "new" / "v.npy")
     wanted = contents(tmp_path / "new" / "v.npy")
-    with ledger.Ledger(output) as half:
+    with batch_state.Ledger(output) as half:
         half._set("finishing", "yes")
         half._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
     for index, end in enumerate(ENDS):
@@ -498,7 +498,7 @@ def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
 
 def test_a_second_run_says_so_and_stops(tmp_path):
     folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
-    with ledger.Ledger(output):
+    with batch_state.Ledger(output):
         process = script("--input_dir", folder, "--output_file", output, "--workers", 1)
         _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1 and said.count("\n") == 1 and f"another run is at work on {output}" in said
@@ -534,10 +534,10 @@ def test_a_full_disk_leaves_the_old_result(tmp_path, small_disk):
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
-    def deadly(folder: str, path: str, limited: bool) -> ledger.Measured:
+    def deadly(folder: str, path: str, limited: bool) -> batch_state.Measured:
         if path == "7":
             os.kill(os.getpid(), signal.SIGKILL)
-        return ledger.Measured(path, seconds=1.0)
+        return batch_state.Measured(path, seconds=1.0)
 
     with batch._pool(2, None, tmp_path) as pool:
         results = {one.path: one for one in pool.run(deadly, [str(i) for i in range(50)])}
@@ -546,8 +546,8 @@ def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
 
 
 def test_a_worker_that_ends_a_task_finds_the_next_one(tmp_path):
-    def done(folder: str, path: str, limited: bool) -> ledger.Measured:
-        return ledger.Measured(path)
+    def done(folder: str, path: str, limited: bool) -> batch_state.Measured:
+        return batch_state.Measured(path)
 
     under_way: list[list[str]] = []
     tasks = [[str(i)] for i in range(50)]

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 import config
-from audio import calibration, pictures
+from audio import calibration, plots
 from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std
 from audio.features import Recipe, mel_edges
-from audio.matrix import load_array
+from audio.npy import load_array
 from audio.whitening import Whitening
 
 BUILTIN = config.BUILTIN_CALIBRATION_DIR
@@ -210,7 +210,7 @@ def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
     """The same recordings as if nothing were above so many mel bands."""
     pictures = vectors.reshape(-1, 64, 64).copy()
     pictures[:, bands:] = -80
-    return pictures.reshape(len(vectors), 4096)
+    return plots.reshape(len(vectors), 4096)
 
 
 def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
@@ -284,25 +284,25 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     ],
 )
 def test_scales_are_marked_at_round_values(low, high, values):
-    assert pictures.round_values(low, high) == pytest.approx(values)
+    assert plots.round_values(low, high) == pytest.approx(values)
 
 
 def test_a_scale_as_long_as_three_steps_has_marks():
-    assert pictures.round_values(0.0, 0.3) == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert plots.round_values(0.0, 0.3) == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_scale_has_three_to_nine_marks(seed):
     low, width = np.random.default_rng(seed).uniform((-1e3, 1e-3), (1e3, 1e3))
-    values = pictures.round_values(low, low + width)
+    values = plots.round_values(low, low + width)
     assert 3 <= len(values) <= 9 and low - 1e-9 <= values[0] and values[-1] <= low + width + 1e-9
 
 
 def test_pictures(tmp_path, vectors):
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
-    pictures.save_calibration(tmp_path / "c.png", mean, std)
+    plots.save_calibration(tmp_path / "c.png", mean, std)
     waveform = np.stack([-np.ones(300), np.ones(300)]).astype(np.float32)
-    pictures.save_recording(tmp_path / "r.png", waveform, vectors[0].reshape(64, 64), 1.5)
+    plots.save_recording(tmp_path / "r.png", waveform, vectors[0].reshape(64, 64), 1.5)
     for name in ("c.png", "r.png"):
         image = Image.open(tmp_path / name)
         assert image.size[0] > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 100  # a heat map is in it

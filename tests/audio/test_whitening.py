@@ -9,8 +9,8 @@ import pytest
 
 import config
 from audio.calibration import Calibration
-from audio.features import load_audio, samples_to_vector
-from audio.start_noise import is_gaussian, mix
+from audio.features import load_audio, log_mel_vector
+from audio.initial_noise import is_gaussian, mix
 from audio.whitening import Whitening, _spread, hadamard, own_share, tree_sum
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -26,7 +26,7 @@ def builtin() -> Whitening:
 def latents_of(sounds: list[np.ndarray]) -> np.ndarray:
     """Plain z-scores [B, 4, 32, 32], as process_live_audio.py writes them."""
     calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
-    return np.stack([calibration.z_score(samples_to_vector(sound)) for sound in sounds]).reshape(-1, 4, 32, 32)
+    return np.stack([calibration.z_score(log_mel_vector(sound)) for sound in sounds]).reshape(-1, 4, 32, 32)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ CHANGES = {
 @pytest.mark.parametrize(("change", "least"), CHANGES.values(), ids=CHANGES)
 def test_the_same_recording_is_found_again(builtin, sounds, voices, change, least):
     codes, changed = (
-        builtin.voice_noise(latents).reshape(len(sounds), -1) / 64
+        builtin.whiten(latents).reshape(len(sounds), -1) / 64
         for latents in (voices, latents_of([change(sound) for sound in sounds]))
     )
     cosines = changed @ codes.T
@@ -74,7 +74,7 @@ def test_the_lowest_frequencies_change_least(builtin, sounds, voices):
     """They decide how a picture is laid out."""
     later, around = CHANGES["50 ms later"][0], CHANGES["300 ms of silence around"][0]
     for change in (later, around):
-        known, changed = (builtin.voice_noise(x) for x in (voices, latents_of([change(sound) for sound in sounds])))
+        known, changed = (builtin.whiten(x) for x in (voices, latents_of([change(sound) for sound in sounds])))
         lost = [
             ((a - b) ** 2).mean() / (a**2).mean() for a, b in ((known, changed), (squares(known), squares(changed)))
         ]
@@ -90,14 +90,14 @@ def test_raw_z_scores_do_not_withstand_noise(sounds, voices):
 
 
 def test_different_recordings_point_elsewhere(builtin, voices):
-    codes = builtin.voice_noise(voices).reshape(len(voices), -1) / 64
+    codes = builtin.whiten(voices).reshape(len(voices), -1) / 64
     cosines = np.abs(codes @ codes.T)[np.triu_indices(len(voices), 1)]
     assert np.median(cosines) < 0.15 and cosines.max() < 0.5
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
 def test_looks_gaussian_to_a_sampler(builtin, voices, noise, strength):
-    x_T = mix(builtin.voice_noise(voices), noise[: len(voices)], strength)
+    x_T = mix(builtin.whiten(voices), noise[: len(voices)], strength)
     assert x_T.shape == voices.shape and x_T.dtype == np.float32
     assert is_gaussian(x_T).all()
     power = np.abs(np.fft.fft2(x_T)) ** 2 / 1024  # 1 at every frequency for N(0, I)
@@ -116,9 +116,9 @@ def test_fits_only_what_its_statistics_made(builtin, voices, noise):
 
 
 def test_the_same_bits_alone_and_in_a_batch(builtin, voices):
-    together = builtin.voice_noise(voices)
+    together = builtin.whiten(voices)
     for index in range(len(voices)):
-        np.testing.assert_array_equal(builtin.voice_noise(voices[index : index + 1])[0], together[index])
+        np.testing.assert_array_equal(builtin.whiten(voices[index : index + 1])[0], together[index])
 
 
 def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
@@ -126,19 +126,19 @@ def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
     decibels = builtin.decibels(voices)
     other = replace(builtin, mean_db=np.full(4096, -30, np.float32), std_db=np.full(4096, 7, np.float32))
     again = ((decibels + 30) / 7).reshape(voices.shape)
-    np.testing.assert_allclose(other.voice_noise(again), builtin.voice_noise(voices), atol=1e-2)
+    np.testing.assert_allclose(other.whiten(again), builtin.whiten(voices), atol=1e-2)
 
 
 @pytest.mark.parametrize("level", [-80.0, -40.0, 0.0])
 def test_flat_pictures_do_not_divide_by_zero(builtin, level):
     flat = ((level - builtin.mean_db) / builtin.std_db).reshape(1, 4, 32, 32)
-    assert np.linalg.norm(builtin.voice_noise(flat)) == pytest.approx(64, rel=1e-5)
+    assert np.linalg.norm(builtin.whiten(flat)) == pytest.approx(64, rel=1e-5)
 
 
 def test_the_mean_voice_does_not_divide_by_zero(builtin):
     exact = replace(builtin, centre_db=builtin.align(np.full((1, 4096), -40.0))[0].astype(np.float32))
     flat = ((-40 - builtin.mean_db.astype(float)) / builtin.std_db).reshape(1, 4, 32, 32)
-    assert np.linalg.norm(exact.voice_noise(flat)) == pytest.approx(64, rel=1e-5)
+    assert np.linalg.norm(exact.whiten(flat)) == pytest.approx(64, rel=1e-5)
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 63), (10, 40), (5, 6), (30, 30), (63, 63)])
@@ -243,21 +243,21 @@ def test_fit_finds_the_principal_axes(pictures):
 def test_few_recordings_have_few_axes(pictures, rows, axes):
     fitted = Whitening.fit(pictures[:rows], np.zeros(256), np.ones(256), axes=16)
     assert len(fitted.scales) == axes
-    x_T = fitted.voice_noise(pictures[:rows].reshape(rows, 1, 16, 16))
+    x_T = fitted.whiten(pictures[:rows].reshape(rows, 1, 16, 16))
     np.testing.assert_allclose(np.linalg.norm(x_T.reshape(rows, -1), axis=1), 16, rtol=1e-5)
 
 
 def test_fit_of_recordings_that_are_all_the_same(pictures):
     same = np.repeat(pictures[:1], 8, axis=0)
     fitted = Whitening.fit(same, np.zeros(256), np.ones(256), axes=4)
-    assert np.isfinite(fitted.voice_noise(same.reshape(8, 1, 16, 16))).all()
+    assert np.isfinite(fitted.whiten(same.reshape(8, 1, 16, 16))).all()
 
 
 def test_save_and_load(tmp_path, builtin, voices):
     builtin.save(tmp_path / "w.npz")
     again = Whitening.load(tmp_path / "w.npz")
     assert (again.floor_db, again.edge_share, again.top_db) == (20, 0.03, 80)
-    np.testing.assert_array_equal(again.voice_noise(voices), builtin.voice_noise(voices))
+    np.testing.assert_array_equal(again.whiten(voices), builtin.whiten(voices))
 
 
 def test_a_whitening_that_is_not_there_is_an_error_of_the_system(tmp_path):
@@ -307,12 +307,12 @@ def test_damaged_files_are_refused_or_harmless(tmp_path, builtin, seed):
 @pytest.mark.parametrize("latents", [np.zeros((1, 4, 32, 31)), np.full((1, 4, 32, 32), np.nan)], ids=["shape", "nan"])
 def test_bad_latents_are_refused(builtin, latents):
     with pytest.raises(ValueError, match="latents"):
-        builtin.voice_noise(latents)
+        builtin.whiten(latents)
 
 
 def test_import_needs_numpy_alone():
     code = (
-        "import sys, audio.whitening, audio.start_noise, audio.origin, audio.doctor; "
+        "import sys, audio.whitening, audio.initial_noise, audio.provenance, audio.gaussianity; "
         "print(sorted({'cv2', 'librosa', 'scipy', 'soundfile', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], cwd=config.REPO_DIR, text=True).strip() == "[]"

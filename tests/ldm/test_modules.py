@@ -36,7 +36,7 @@ from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from ldm.modules.diffusionmodules.util import GroupNorm
-from ldm.modules.layout import LOOKED_UP
+from ldm.modules.prior import LOOKED_UP
 from ldm.util import instantiate_from_config
 
 TOLERANCE = 1e-5  # relative, in float32

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.sampling import PARAMETERIZATIONS
 from ldm.modules.diffusionmodules.schedule import make_betas
-from ldm.modules.layout import common_shape
+from ldm.modules.prior import common_shape
 from ldm.util import instantiate_from_config
 
 if TYPE_CHECKING:

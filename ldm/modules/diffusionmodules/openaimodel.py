@@ -22,7 +22,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
-from ldm.modules.layout import PromptLayout
+from ldm.modules.prior import PromptPrior
 
 
 class ResBlock(nn.Module):
@@ -126,7 +126,7 @@ class UNetModel(nn.Module):
             & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
         positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
             Published LDMs are without.
-        layout: options of a `PromptLayout`, whose guess of the picture is a second input beside the latents; a share
+        layout: options of a `PromptPrior`, whose guess of the picture is a second input beside the latents; a share
             of both, by the time, is added to the output, so that the rest is left for the network. Published LDMs are
             without.
 
@@ -165,7 +165,7 @@ class UNetModel(nn.Module):
         self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
             self.context_embed = _embedder(context_dim, emb_channels)
-        self.layout = None if layout is None else PromptLayout(context_dim, in_channels, **layout)
+        self.layout = None if layout is None else PromptPrior(context_dim, in_channels, **layout)
 
         def attention(ch: int) -> SpatialTransformer:
             heads = num_heads if num_head_channels == -1 else ch // num_head_channels

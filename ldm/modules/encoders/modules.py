@@ -21,7 +21,7 @@ class BERTEmbedder(nn.Module):
     """
 
     training_only = frozenset({"use_tokenizer", "device", "embedding_dropout"})
-    stand_in = ""  # for a prompt of which nothing is left
+    fallback_prompt = ""  # for a prompt of which nothing is left
 
     def __init__(self, n_embed: int, n_layer: int, vocab_size: int = 30_522, max_seq_len: int = 77) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class BERTEmbedder(nn.Module):
         tokenizer.enable_padding(length=self.max_seq_len, pad_id=0, pad_token="[PAD]")
         self.tokenizer = tokenizer
 
-    def unknown_words(self, prompt: str) -> list[str]:
+    def out_of_vocabulary(self, prompt: str) -> list[str]:
         """None: WordPiece spells out what it does not know."""
         return []
 
-    def understands(self, prompt: str) -> bool:
+    def has_known_words(self, prompt: str) -> bool:
         """Whether `prompt` has an effect: any has."""
         return True
 
@@ -93,12 +93,14 @@ def _plain(word: str) -> str:
 class WordEmbedder(nn.Module):
     """Whole words by fixed word vectors, a projection, and a small transformer: the built-in model's text encoder.
 
-    The vectors (`ldm.data.words`) lie near each other for words of like meaning, and only what follows them is
+    The vectors (`training.scenes.words`) lie near each other for words of like meaning, and only what follows them is
     trained, so that a word that no caption used steers to where its neighbours do. During training a little noise on
     the vectors makes neighbourhoods, not points, mean something. A word that has no vector is left out of the prompt.
     """
 
-    stand_in = "abstract art"  # for a prompt of which nothing is left: by itself the empty one gives mere patches
+    fallback_prompt = (
+        "abstract art"  # for a prompt of which nothing is left: by itself the empty one gives mere patches
+    )
 
     word_vectors: Tensor  # [vocab_size, vector_dim]
 
@@ -133,11 +135,11 @@ class WordEmbedder(nn.Module):
         words = map(_plain, _words(prompt))
         return [self.index[word] for word in words if word in self.index][: self.max_seq_len]
 
-    def unknown_words(self, prompt: str) -> list[str]:
+    def out_of_vocabulary(self, prompt: str) -> list[str]:
         """Words of `prompt` that have no vector, and so no effect."""
         return [unicodedata.normalize("NFC", word) for word in _words(prompt) if _plain(word) not in self.index]
 
-    def understands(self, prompt: str) -> bool:
+    def has_known_words(self, prompt: str) -> bool:
         """Whether `prompt` has an effect."""
         return bool(self.tokenize(prompt))
 

@@ -1,0 +1,431 @@
+"""What a batch has done so far, on disk: an SQLite file beside the result while a run is at work or interrupted.
+
+It makes the batch survive being killed (every result is committed as it comes), keeps a second run out (SQLite holds
+an exclusive lock, which ends with the process), and holds rows and paths that would not fit into memory. Results are
+kept by content, the sha256 of a file, so that a renamed file is known again. A finished batch needs no ledger: the
+next run learns what is done from the result itself.
+"""
+
+import csv
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audio.decoding import LIBSNDFILE, named_as_sound
+from audio.npy import NpyReader, NpyWriter
+from files import atomic_path, sha256_of
+
+COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
+LOG_PAGES = 16_384  # 64 MB that SQLite gathers before it waits for the disk; only a power cut can take them
+FORMAT = 2  # of the tables below and of the csv files; another number starts afresh
+DONE = """
+CREATE TABLE IF NOT EXISTS done (  -- what became of some content, under a name that promises sound, or not
+    sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
+    damage TEXT, vector BLOB, base_row INTEGER,  -- the row of the result that there is already, in place of a vector
+    PRIMARY KEY (sha256, named)
+)
+"""
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
+{DONE};
+DROP TABLE IF EXISTS found;
+CREATE TABLE found (  -- the files of this run, reason: why a file gave nothing this time, '' if it holds no sound
+    path BLOB PRIMARY KEY, named INTEGER, sha256 TEXT, reason TEXT
+) WITHOUT ROWID;
+"""
+OPEN_FILES = """
+    SELECT f.path FROM found f LEFT JOIN done d ON d.sha256 = f.sha256 AND d.named = f.named
+    WHERE f.path > ? AND f.reason IS NULL AND d.sha256 IS NULL ORDER BY f.path LIMIT ?
+"""
+ALL_FILES = """
+    SELECT f.path, f.sha256, d.seconds, d.sample_rate, d.decoder, d.damage, coalesce(f.reason, d.reason) {}
+    FROM found f LEFT JOIN done d ON d.sha256 = f.sha256 AND d.named = f.named AND f.reason IS NULL
+    WHERE f.reason IS NOT '' ORDER BY f.path
+"""
+REASONS = (
+    f"SELECT reason, count(*) FROM ({ALL_FILES.format('AS reason')}) WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
+)
+COPIES = f"SELECT count(*) - count(DISTINCT sha256) FROM ({ALL_FILES.format('AS reason')}) WHERE reason = ''"
+ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage")
+SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One file of a batch: a vector, or the reason why there is none."""
+
+    path: str  # relative to the folder
+    vector: np.ndarray | None = None
+    seconds: float = 0.0
+    source_rate: int = 0  # Hz
+    decoder: str = ""
+    sha256: str = ""  # "": the reason is not one of content, and the next run tries again
+    reason: str = ""  # "" without a vector: no sound is in it, nor promised
+    took: float = 0.0  # seconds
+    damage: str = ""  # what of the file is missing from the vector
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What is in a result."""
+
+    rows: int
+    skipped: int
+    damaged: int  # rows of files that could be read in part
+    seconds: float  # of sound in all rows
+    copies: int  # rows whose content is that of another one
+
+
+class Ledger:
+    """The state of the batch whose result is `output`; a context manager that holds the lock."""
+
+    def __init__(self, output: Path) -> None:
+        """Lock, and complete a result that an earlier run was about to put in its place.
+
+        Raises:
+            RuntimeError: another run is at work.
+            OSError: something cannot be written.
+        """
+        self.output = output
+        self.path, self.targets = _progress_of(output), _files_of(output)
+        self._finished, self._uncommitted = False, 0
+        self._base: dict[str, Any] | None = None  # what an older result that is still of use says of itself
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with self._said_plainly():
+            try:
+                self._connect()
+            except sqlite3.DatabaseError as error:
+                if "not a database" not in str(error) and "malformed" not in str(error):
+                    raise
+                self._database.close()
+                self._unlink()
+                self._connect()
+            if self._get("finishing"):
+                self._rename()
+
+    def _connect(self) -> None:
+        self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._database.execute("PRAGMA synchronous = OFF")  # a new ledger has nothing to lose yet
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        self._database.execute("BEGIN EXCLUSIVE")
+        if not self.path.exists():
+            raise self._just_ended()
+        for statement in SCHEMA.split(";"):
+            self._database.execute(statement)
+        self._database.execute("COMMIT")
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        useless = self._finished
+        with suppress(sqlite3.Error):
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
+            useless |= not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
+            if useless and os.name != "nt":
+                self._unlink()  # before the lock goes, so that a run that comes now makes its own
+        self._database.close()
+        if useless and os.name == "nt":  # which keeps open files
+            self._unlink()
+
+    def _unlink(self) -> None:
+        for end in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
+
+    # --- what is known ----------------------------------------------------------------------------------------------
+    def begin(self, made_with: dict[str, Any], ffmpeg: str) -> str:
+        """Learn what is done already, and forget what was done in another way; return what differs, or ""."""
+        with self._said_plainly(), self._transaction():
+            wanted = json.dumps({"format": FORMAT} | made_with, sort_keys=True)
+            about = self._about_result()
+            changed = ""
+            if (earlier := self._get("made_with")) and earlier != wanted:
+                changed = _difference(json.loads(earlier), made_with)
+                self._database.execute("DROP TABLE done")
+                self._database.execute(DONE)
+            self._set("made_with", wanted)
+            self._database.execute("DELETE FROM done WHERE base_row IS NOT NULL")
+            if about and _difference(about, made_with):
+                changed = changed or _difference(about, made_with)
+            elif about:
+                self._base = about
+                self._learn()
+            # what ffmpeg read, or nothing could read, depends on the ffmpeg that is there
+            self._database.execute(
+                "DELETE FROM done WHERE decoder IS NOT ? AND (decoder IS NOT ? OR reason != '')", (ffmpeg, LIBSNDFILE)
+            )
+            return changed
+
+    def _about_result(self) -> dict[str, Any] | None:
+        """What the .json of an older result says, if the result is whole."""
+        matrix, table, _, about_path = self.targets
+        try:
+            about = json.loads(about_path.read_text(encoding="utf-8"))
+            digests = about["sha256"]
+            whole = digests[table.name] == sha256_of(table) and digests[matrix.name] == sha256_of(matrix)
+            return about if whole and isinstance(about.get("recipe"), dict) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def _learn(self) -> None:
+        """Take over what an older result says of its files."""
+        insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+        _, table, skipped, _ = self.targets
+        rows = (
+            (r["sha256"], named_as_sound(r["path"]), float(r["seconds"]), int(r["sample_rate"]), r["decoder"], "")
+            + (r["damage"], row)
+            for row, r in enumerate(_read_table(table))
+        )
+        self._database.executemany(insert, rows)
+        with suppress(OSError, KeyError):
+            reasons = (
+                (r["sha256"], named_as_sound(r["path"]), 0.0, 0, r["decoder"], r["reason"], "", None)
+                for r in _read_table(skipped)
+                if r["sha256"]
+            )
+            self._database.executemany(insert, reasons)
+
+    def knows_anything(self) -> bool:
+        return self._database.execute("SELECT 1 FROM done LIMIT 1").fetchone() is not None
+
+    def enlist(self, found: Iterable[tuple[str, str]]) -> int:
+        """Note the files of this run, each with "" or the reason why it cannot be used; return how many there are."""
+        with self._said_plainly(), self._transaction():
+            rows = ((os.fsencode(path), named_as_sound(path), reason or None) for path, reason in found)
+            self._database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?, NULL, ?)", rows)
+            return self._database.execute("SELECT count(*) FROM found").fetchone()[0]
+
+    def open_files(self, size: int) -> Iterator[list[str]]:
+        """The files that nothing is known of, in order, `size` at a time."""
+        last = b""
+        while rows := self._database.execute(OPEN_FILES, (last, size)).fetchall():
+            yield [os.fsdecode(path) for (path,) in rows]
+            last = rows[-1][0]
+
+    # --- what becomes known -----------------------------------------------------------------------------------------
+    def identify(self, digests: Iterable[tuple[str, str]]) -> None:
+        """Note the sha256 of files: what is known of their content need not be done again."""
+        with self._said_plainly(), self._transaction():
+            rows = ((digest or None, os.fsencode(path)) for path, digest in digests)
+            self._database.executemany("UPDATE found SET sha256 = ? WHERE path = ?", rows)
+
+    def record(self, one: Measured) -> None:
+        """Note what became of one file; it outlasts the process as soon as COMMIT_EVERY of them are noted."""
+        path = os.fsencode(one.path)
+        with self._said_plainly():
+            if not self._database.in_transaction:
+                self._database.execute("BEGIN")
+            self._uncommitted = (self._uncommitted + 1) % COMMIT_EVERY
+            self._record(one, path)
+            if not self._uncommitted:
+                self.commit()
+
+    def commit(self) -> None:
+        """Let all that was noted outlast the process."""
+        with self._said_plainly():
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
+
+    def _record(self, one: Measured, path: bytes) -> None:
+        if one.vector is None and not (one.sha256 and one.reason):
+            self._database.execute("UPDATE found SET reason = ? WHERE path = ?", (one.reason, path))
+            return
+        self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
+        vector = None if one.vector is None else one.vector.tobytes()
+        sound = (named_as_sound(one.path), one.seconds, one.source_rate, one.decoder)
+        values = (one.sha256, *sound, one.reason, one.damage, vector)
+        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
+
+    # --- the result --------------------------------------------------------------------------------------------------
+    def totals(self) -> Totals:
+        rows, skipped, damaged, seconds = 0, 0, 0, 0.0
+        for _, _, length, _, _, damage, reason in self._database.execute(ALL_FILES.format("")):
+            if reason:
+                skipped += 1
+            else:
+                rows, seconds = rows + 1, seconds + round(length, 6)  # as a later run reads it
+                damaged += damage != ""
+        (copies,) = self._database.execute(COPIES).fetchone()
+        return Totals(rows, skipped, damaged, seconds, copies)
+
+    def reasons(self, most: int) -> list[tuple[str, int]]:
+        """The commonest reasons why files were skipped, each with the number of its files."""
+        return self._database.execute(f"{REASONS} LIMIT ?", (most,)).fetchall()
+
+    def note_skipped(self) -> Path | None:
+        """Write why files were skipped where there is no row, unless that belongs to an older result."""
+        matrix, table, skipped, about = self.targets
+        if any(path.exists() for path in (matrix, table, about)):
+            return None
+        with self._said_plainly(), atomic_path(skipped) as temporary:
+            self._write_skipped(temporary)
+        return skipped
+
+    def finish(self, made_with: dict[str, Any], width: int, totals: Totals) -> None:
+        """Write the result beside the older one, then put it in its place.
+
+        Whenever this is interrupted, the older result is whole, or the next run completes the new one.
+        """
+        matrix, table, skipped, about = (self._new(target) for target in self.targets)
+        try:
+            with self._said_plainly():
+                self._write_table(table)
+                self._write_skipped(skipped)
+                digests = {self.targets[1].name: sha256_of(table)}
+                before = (self._base or {"sha256": {}})["sha256"]
+                if before.get(self.targets[1].name) == digests[self.targets[1].name]:  # the matrix is there already
+                    digests = before
+                else:
+                    self._write_matrix(matrix, width)
+                    digests[self.targets[0].name] = sha256_of(matrix)
+                text = {"format": FORMAT, "recordings": totals.rows, "seconds": totals.seconds, "sha256": digests}
+                about.write_text(json.dumps(made_with | text, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                self._set("finishing", "yes")
+        except BaseException:
+            for path in (matrix, table, skipped, about):
+                path.unlink(missing_ok=True)
+            raise
+        self._rename()
+        self._finished = True
+
+    def _write_table(self, table_path: Path) -> None:
+        with _table(table_path, ROW_HEADING) as table:
+            files = self._database.execute(ALL_FILES.format(""))
+            rows = (one[:-1] for one in files if not one[-1])
+            for row, (path, digest, seconds, rate, decoder, damage) in enumerate(rows):
+                table.writerow((row, os.fsdecode(path), f"{seconds:.6f}", rate, digest, decoder, damage))
+
+    def _write_skipped(self, skipped_path: Path) -> None:
+        with _table(skipped_path, SKIPPED_HEADING) as skipped:
+            for path, digest, _, _, decoder, _, reason in self._database.execute(ALL_FILES.format("")):
+                if reason:
+                    skipped.writerow((os.fsdecode(path), reason, digest or "", decoder or ""))
+
+    def _write_matrix(self, path: Path, width: int) -> None:
+        base = NpyReader(self.output, width) if self._base else None
+        with NpyWriter(path, width) as matrix:
+            for *_, reason, vector, base_row in self._database.execute(ALL_FILES.format(", d.vector, d.base_row")):
+                if vector is not None:
+                    matrix.append(np.frombuffer(vector, np.float32))
+                elif not reason:
+                    assert base is not None
+                    matrix.append(base[base_row : base_row + 1])
+
+    def _rename(self) -> None:
+        for target in self.targets:
+            if self._new(target).exists():
+                os.replace(self._new(target), target)
+        self._set("finishing", "")
+
+    @staticmethod
+    def _new(target: Path) -> Path:
+        return target.with_name(f".{target.name}.new")
+
+    # --- SQLite ------------------------------------------------------------------------------------------------------
+    def _get(self, key: str) -> str:
+        row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else ""
+
+    def _set(self, key: str, value: str) -> None:
+        self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _just_ended(self) -> RuntimeError:
+        return RuntimeError(f"another run on {self.output} has just ended; run this again")
+
+    @contextmanager
+    def _said_plainly(self) -> Iterator[None]:
+        """Turn SQLite's errors, and those that do not name a file, into ones that the user can act on."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise RuntimeError(f"another run is at work on {self.output}; wait for its end, or end it") from error
+            if "full" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+            if "readonly" in str(error) and not self.path.exists():  # removed after it was opened
+                raise self._just_ended() from error
+            if "unable to open" in str(error) or "readonly" in str(error):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.path)) from error
+            raise RuntimeError(f"{self.path}: {error}; remove that file to start afresh") from error
+        except OSError as error:
+            if error.errno and not error.filename:
+                error.filename = str(self.output.parent)
+            raise
+
+
+def _progress_of(output: Path) -> Path:
+    """The ledger of a run that has not ended yet."""
+    return output.with_name(f".{output.stem}.progress.sqlite")
+
+
+def _files_of(output: Path) -> list[Path]:
+    """The files of a result: matrix, table of rows, table of what was skipped, what it was made with."""
+    return [output.with_name(output.stem + end) for end in (".npy", ".csv", "_skipped.csv", ".json")]
+
+
+def refuse_foreign(output: Path) -> None:
+    """Raises ValueError if a file of the result is there that is of no earlier result, nor of one half in place."""
+    _, table, skipped, about = files = _files_of(output)
+    ours = _content(table, 9) == b"row,path," or b'"recipe"' in _content(about)
+    ours = ours or (not output.exists() and _content(skipped, 12) == b"path,reason,")  # of a run that could use no file
+    there = [path for path in files if path.exists()]
+    if there and not ours and not _progress_of(output).exists():
+        raise ValueError(
+            f"{there[0]} is there, and no result of prep_audio_spectrograms.py: name another --output_file"
+        )
+
+
+def _content(path: Path, most: int = -1) -> bytes:
+    """The first bytes of a file, none if there is no file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(most)
+
+
+def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first thing in which two results were made in different ways, in words, or ""."""
+    for part, wanted in now.items():
+        before = earlier.get(part)
+        for name, value in wanted.items():
+            was = before.get(name) if isinstance(before, dict) else None
+            if was != value:
+                return f"{name} was {was}, is now {value}"
+    return "" if earlier.get("format", FORMAT) == FORMAT else "the layout of the files has changed"
+
+
+def _read_table(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        yield from csv.DictReader(stream)
+
+
+@contextmanager
+def _table(path: Path, heading: tuple[str, ...]) -> Iterator[Any]:
+    """Open a csv file with a heading, and yield its writer. File names are bytes: some are not UTF-8."""
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(heading)
+        yield writer

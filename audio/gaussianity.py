@@ -1,0 +1,173 @@
+"""How near to the noise that a sampler expects are the latents in a file? python -m audio.whitening LATENTS.pt
+
+For each latent: P, its power at spatial frequencies, 1 at all for N(0, I); correlation with the right and the lower
+neighbour and of channels, 0; mean, 0; norm over that of N(0, I), 1; kurtosis, 3; the p-value of Jarque and Bera's test
+for a normal distribution; and what all this means for txt2img.py. Of more than five latents also the worst.
+"""
+
+import math
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cli
+from audio.initial_noise import MEAN_LIMIT, NEIGHBOUR_LIMIT, RADIUS_LIMIT, correlation, is_gaussian
+from files import read_tensor
+
+CHANNEL_LIMIT = 0.16  # five standard deviations of the correlation of 1,024 pairs
+P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 is called not normal
+STRONG = 8.0  # times the power of N(0, I): two in a million of the rings of four elements have more
+SHOWN = (0, 1, 2, 4, 8, 16)  # cycles over the latent
+TITLES = ("right", "lower", "chann", "mean", "norm", "kurt")
+WIDTH, INDENT = 100, " " * 8
+WORST = 5
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What there is to say of one latent [C, H, W]."""
+
+    power: np.ndarray  # at 0, 1, 2, ... cycles over the latent
+    right: float  # correlations
+    lower: float
+    channels: float  # the largest of any two, absolute
+    mean: float
+    radius: float  # norm / sqrt(elements)
+    kurtosis: float
+    p_normal: float  # probability that N(0, s²) gives a skewness and kurtosis as far off or farther
+    gaussian: bool  # txt2img.py --x_T auto leaves it as it is
+
+
+def examine(latent: np.ndarray) -> Findings:
+    """Measure one latent [C, H, W], finite."""
+    x = np.asarray(latent, np.float64)
+    batch, channels = x[None], x.reshape(len(x), -1)
+    pairs = np.triu_indices(len(channels), 1)
+    related = [correlation(channels[i : i + 1], channels[j : j + 1])[0] for i, j in zip(*pairs, strict=True)]
+    skewness, kurtosis = _skewness_and_kurtosis(x)
+    return Findings(
+        power=spatial_power(batch),
+        right=float(correlation(batch[..., :-1], batch[..., 1:])[0]),
+        lower=float(correlation(batch[..., :-1, :], batch[..., 1:, :])[0]),
+        channels=float(np.abs(related).max(initial=0)),
+        mean=float(x.mean()),
+        radius=float(np.sqrt((x**2).mean())),
+        kurtosis=kurtosis,
+        p_normal=jarque_bera(x.size, skewness, kurtosis),
+        gaussian=bool(is_gaussian(batch)[0]),
+    )
+
+
+def spatial_power(latents: np.ndarray) -> np.ndarray:
+    """Mean power of [B, C, H, W] in rings of the two-dimensional spectrum, at 0 ... min(H, W) / 2 cycles."""
+    height, width = latents.shape[-2:]
+    spectrum = (np.abs(np.fft.fft2(latents)) ** 2).mean(axis=(0, 1)) / (height * width)
+    down, across = (np.fft.fftfreq(size, 1 / size) for size in (height, width))
+    ring = np.hypot(down[:, None], across).round().astype(int)
+    return np.array([spectrum[ring == frequency].mean() for frequency in range(min(height, width) // 2 + 1)])
+
+
+def jarque_bera(count: int, skewness: float, kurtosis: float) -> float:
+    """p-value of Jarque, Bera, "A test for normality of observations and regression residuals", 1987.
+
+    Their statistic follows chi-squared with two degrees of freedom, whose upper tail is exp(-x / 2).
+    """
+    return math.exp(-count / 12 * (skewness**2 + (kurtosis - 3) ** 2 / 4))
+
+
+def _skewness_and_kurtosis(x: np.ndarray) -> tuple[float, float]:
+    """Of all elements; 0 and 3, as if normal, where all are the same."""
+    centred = x - x.mean()
+    variance = (centred**2).mean()
+    if not variance:
+        return 0.0, 3.0
+    return float((centred**3).mean() / variance**1.5), float((centred**4).mean() / variance**2)
+
+
+def complaints(found: Findings) -> list[str]:
+    """What tells a latent from N(0, I), the worst for a picture first."""
+    strongest = int(found.power.argmax())
+    checks = {
+        f"{found.power[strongest]:.3g} times the power of noise at frequency {strongest}, so pictures are flat": (
+            found.power[strongest] > STRONG
+        ),
+        f"neighbours correlate by {max(found.right, found.lower, key=abs):.2f}": (
+            max(abs(found.right), abs(found.lower)) > NEIGHBOUR_LIMIT
+        ),
+        f"channels correlate by {found.channels:.2f}": found.channels > CHANNEL_LIMIT,
+        f"the mean is {found.mean:.2f}": abs(found.mean) > MEAN_LIMIT,
+        f"{found.radius:.2f} times the norm": abs(found.radius - 1) > RADIUS_LIMIT,
+        f"elements are not normal (p {found.p_normal:.0e})": found.p_normal < P_LIMIT,
+    }
+    return [what for what, wrong in checks.items() if wrong]
+
+
+def verdict(found: Findings) -> str:
+    wrong = complaints(found)
+    if not wrong:
+        return "like noise: it is sampled from as it is"
+    treatment = "near enough to noise to be sampled from as it is" if found.gaussian else "to be whitened"
+    return f"{treatment}: {'; '.join(wrong)}"
+
+
+def report(latents: np.ndarray) -> list[str]:
+    """Lines, no wider than a terminal, of what latents [N, C, H, W] are like: each by itself, then all of them."""
+    shown = [frequency for frequency in SHOWN if frequency <= min(latents.shape[-2:]) // 2]
+    found = [examine(latent) for latent in latents]
+    powers = "".join(f"{f'P {frequency}':>7}" for frequency in shown)
+    lines = [f"latent{powers}" + "".join(f"{title:>7}" for title in TITLES) + f"{'p normal':>10}"]
+    for index, one in enumerate(found):
+        related = (one.right, one.lower, one.channels, one.mean, one.radius, one.kurtosis)
+        line = f"{index:6}" + "".join(f"{_short(one.power[frequency]):>7}" for frequency in shown)
+        lines.append(line + "".join(f"{figure:7.2f}" for figure in related) + f"{one.p_normal:10.1e}")
+        lines += textwrap.wrap(verdict(one), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+    return lines + _summary(found)
+
+
+def _short(power: float) -> str:
+    return f"{power:.3g}".replace("e+0", "e")
+
+
+def _summary(found: list[Findings]) -> list[str]:
+    """How many are left alone and, of many, which are farthest from noise and what most of them suffer from."""
+    alone = sum(one.gaussian for one in found)
+    lines = [f"{alone} of {len(found)} are left as they are by txt2img.py --x_T auto, the others are whitened"]
+    if len(found) > WORST:
+        strongest = np.array([one.power.max() for one in found])
+        worst = np.argsort(-strongest, kind="stable")[:WORST]
+        listed = ", ".join(f"{index} ({_short(strongest[index])})" for index in worst)
+        lines.append(f"farthest from noise, by power at one frequency: {listed}")
+        typical = " ".join(_short(power) for power in np.median([one.power for one in found], axis=0))
+        lines += textwrap.wrap(f"median power at 0, 1, 2, ... cycles: {typical}", WIDTH, subsequent_indent=INDENT)
+    return lines
+
+
+def read(path: Path) -> np.ndarray:
+    """Latents [N, C, H, W] float32 from a .pt file; nothing in the file is executed.
+
+    Raises:
+        ValueError: it holds something else.
+        OSError: the file cannot be read.
+    """
+    wanted = "a tensor [N, C, H, W] is needed, of two rows and columns at least"
+    latents = read_tensor(path, wanted)
+    if latents.ndim != 4 or not latents.numel() or min(latents.shape[2:]) < 2:
+        raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
+    return latents.numpy()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.CommandParser(__doc__)
+    parser.add_argument("latents", type=cli.existing_file, metavar="LATENTS.pt", help="latents [N, C, H, W]")
+    path: Path = parser.parse_args(argv).latents
+    from audio.provenance import read_note
+
+    print("\n".join(report(read(path))))
+    if statistics := read_note(path):
+        print(f"made by the calibration whose mean and std have the sha256 {statistics[:10]}...")
+    else:
+        print("the file does not say which calibration made them", file=sys.stderr)
+    return 0

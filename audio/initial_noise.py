@@ -1,0 +1,210 @@
+"""From voices to the x_T of one picture: one voice or several, blended with the seed's noise at the right variance.
+
+A blend of independent N(0, I) with the roots of weights that sum to 1 is N(0, I) again; all blends here are of this
+kind. A walk from voice to voice along the sphere is a row of such blends, so a picture on its way needs nothing but its
+weights to be made again.
+
+Sources: Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985 (slerp); Everaert, Fitsios, Bocchio, Arpa,
+Süsstrunk, Achanta, "Exploiting the signal-leak bias in diffusion models", WACV 2024 (low frequencies of x_T decide the
+layout).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from audio.whitening import Whitening, flatten, lengths
+
+# Limits of `is_gaussian`, each five standard deviations or more of what N(0, I_4096) shows: the mean varies by
+# 1/64 = 0.016, norm / 64 by 1/sqrt(2 * 4096) = 0.011, the correlation of 3,968 pairs of neighbours by 0.016.
+MEAN_LIMIT, RADIUS_LIMIT, NEIGHBOUR_LIMIT = 0.08, 0.06, 0.08
+
+LAYOUT_ORDER = 8  # cosines in each direction that carry the shape of a sound: 4 whole waves
+
+
+@dataclass(frozen=True, eq=False)
+class Voices:
+    """Latents of one file, and the whitening that turns them into noise. None: they are sampled from as they are."""
+
+    latents: np.ndarray  # [N, C, H, W] float32
+    whitening: Whitening | None
+    keep_noise: bool = True  # those that are like N(0, I) already are left alone
+
+    def whitened(self, row: int) -> bool:
+        """Whether this row is made into noise."""
+        if self.whitening is None:
+            return False
+        return not (self.keep_noise and is_gaussian(self.latents[row : row + 1])[0])
+
+    def noise(self, row: int) -> np.ndarray:
+        """What a row decides of x_T, [C, H, W] float32."""
+        rows = self.latents[row : row + 1]
+        return self.whitening.whiten(rows)[0] if self.whitening and self.whitened(row) else rows[0]
+
+    def layout(self, row: int) -> np.ndarray:
+        """The shape of a row's sound, [LAYOUT_ORDER, LAYOUT_ORDER]; zeros where the row is left as it is."""
+        if not self.whitening or not self.whitened(row):
+            return np.zeros((LAYOUT_ORDER, LAYOUT_ORDER))
+        return layout_of(self.whitening, self.latents[row : row + 1])
+
+
+def initial_noise(
+    parts: Sequence[tuple[Voices, int, float]],  # voices, row of them, weight
+    noise: np.ndarray,  # [C, H, W] float32: the seed's
+    voice_strength: float,
+    layout_strength: float = 0.0,
+) -> np.ndarray:
+    """The x_T of one picture, [C, H, W] float32. Latents that are left as they are get neither noise nor layout.
+
+    Raises:
+        ValueError: a strength outside 0..1, or shapes that differ.
+    """
+    parts = [part for part in parts if part[2] > 0]
+    weights = [weight for *_, weight in parts]
+    voice = blend(np.stack([voices.noise(row) for voices, row, _ in parts]), weights)
+    if not any(voices.whitened(row) for voices, row, _ in parts):
+        return voice
+    x_T = mix(voice[None], noise[None], voice_strength)[0]
+    if not layout_strength:
+        return x_T
+    layout = blend(np.stack([voices.layout(row) for voices, row, _ in parts]), weights)
+    return imprint_shape(x_T, layout, layout_strength)
+
+
+# --- several voices --------------------------------------------------------------------------------------------------
+def blend(parts: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """[V, ...] -> sum of sqrt(weight) * part, float32 [...], at the length that independent parts would give it.
+
+    A part of weight 1 comes out as it is, bit for bit. Weights sum to 1 (`shares`). A length of 0, where parts cancel,
+    stays 0.
+    """
+    if len(parts) == 1:
+        return parts[0].astype(np.float32)
+    flat = flatten(parts)
+    column = np.asarray(weights)[:, None]
+    direction = (np.sqrt(column) * flat).sum(axis=0)
+    length = np.sqrt((column * lengths(flat) ** 2).sum(axis=0))
+    scale = length / np.maximum(lengths(direction[None])[0], 1e-12)
+    return (direction * scale).astype(np.float32).reshape(parts.shape[1:])
+
+
+def shares(weights: Sequence[float]) -> tuple[float, ...]:
+    """Weights that sum to 1.
+
+    Raises:
+        ValueError: one below 0 or not finite, or none above 0.
+    """
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights) > 0:
+        raise ValueError(f"weights {' '.join(f'{weight:g}' for weight in weights)}: numbers from 0 up, one above 0")
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def walk(voices: int, frames: int) -> list[tuple[float, ...]]:
+    """Weights of each frame on the way from the first of so many voices to the last, along great circles.
+
+    Slerp at t between orthogonal directions a and b is cos(t pi/2) a + sin(t pi/2) b, and voices are nearly orthogonal
+    (median cosine 0.05), so the weights are the squares: even steps along the sphere. First and last are the voices
+    themselves.
+    """
+    weights = []
+    for frame in range(frames):
+        position = frame * (voices - 1) / (frames - 1)
+        left = min(int(position), voices - 2)
+        share = math.sin((position - left) * math.pi / 2) ** 2
+        weights.append(tuple({left: 1 - share, left + 1: share}.get(voice, 0.0) for voice in range(voices)))
+    return weights
+
+
+# --- voice and noise -------------------------------------------------------------------------------------------------
+def mix(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
+    """Blend voices with Gaussian noise: sqrt(strength) * voice + sqrt(1 - strength) * noise, [B, C, H, W] float32.
+
+    Both have independent unit-variance elements, so the blend has, too. Its norm is set to that of the noise, which
+    follows the chi distribution as that of any x_T ~ N(0, I): the voice decides the direction, never the radius.
+
+    Raises:
+        ValueError: strength outside 0..1, or shapes that differ.
+    """
+    _check_strength(strength, "noise", "voice")
+    if voice.shape != noise.shape:
+        raise ValueError(f"a voice of {voice.shape} and noise of {noise.shape}; they must have one shape")
+    if strength == 0:
+        return noise.astype(np.float32)
+    both = math.sqrt(strength) * flatten(voice) + math.sqrt(1 - strength) * flatten(noise)
+    radii = lengths(flatten(noise))
+    return (both * (radii / np.maximum(lengths(both), 1e-12))).astype(np.float32).reshape(noise.shape)
+
+
+def _check_strength(strength: float, least: str, most: str) -> None:
+    if not 0 <= strength <= 1:
+        raise ValueError(f"a strength of {strength}; 0 ({least} alone) to 1 ({most} alone) is allowed")
+
+
+def is_gaussian(latents: np.ndarray) -> np.ndarray:
+    """Bool [B]: could each of these latents [B, C, H, W] be a draw from N(0, I)?
+
+    Looks at the mean, the norm, and the correlation with the right and the lower neighbour. More than 99.99 % of draws
+    pass; z-scored spectrograms do not, for their neighbours correlate by 0.9.
+    """
+    latents = np.asarray(latents, dtype=np.float64)
+    flat = flatten(latents)
+    mean_ok = np.abs(flat.mean(axis=1)) <= MEAN_LIMIT
+    radius_ok = np.abs(np.linalg.norm(flat, axis=1) / math.sqrt(flat.shape[1]) - 1) <= RADIUS_LIMIT
+    right = correlation(latents[..., :-1], latents[..., 1:])
+    lower = correlation(latents[..., :-1, :], latents[..., 1:, :])
+    return mean_ok & radius_ok & (np.abs(right) <= NEIGHBOUR_LIMIT) & (np.abs(lower) <= NEIGHBOUR_LIMIT)
+
+
+def correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of two [B, ...]: [B]. 0 where one of them is constant."""
+    left, right = (flatten(half) - flatten(half).mean(axis=1, keepdims=True) for half in (left, right))
+    scale = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return (left * right).sum(axis=1) / np.where(scale > 0, scale, 1.0)
+
+
+# --- layout ----------------------------------------------------------------------------------------------------------
+def layout_of(whitening: Whitening, latents: np.ndarray) -> np.ndarray:
+    """The coarse shape of one sound: z-scores [1, C, H, W] -> [LAYOUT_ORDER, LAYOUT_ORDER] of unit variance.
+
+    The lowest cosines of its floored and aligned picture, low tones at the bottom, less the mean picture of all voices,
+    which would make them alike, and without the constant one, which would tint the whole.
+    """
+    size = whitening.picture_size
+    special = whitening.align(whitening.decibels(latents))[0] - whitening.centre_db
+    picture = special.reshape(size, size)[::-1]  # [mel band, column]
+    cosines = cosine_basis(size)
+    coarse = cosines @ picture @ cosines.T
+    coarse[0, 0] = 0
+    length = np.linalg.norm(coarse)
+    return coarse * (math.sqrt(coarse.size - 1) / length) if length else coarse
+
+
+def imprint_shape(x_T: np.ndarray, layout: np.ndarray, strength: float) -> np.ndarray:
+    """Give `strength` of the variance of the lowest frequencies of x_T [C, H, W] to a layout; every channel the same.
+
+    The rest of x_T, its constant and its norm stay as they are, so that it is still of the power of N(0, I) throughout.
+
+    Raises:
+        ValueError: strength outside 0..1.
+    """
+    _check_strength(strength, "no layout", "layout")
+    if not layout.any():
+        return x_T
+    across, down = cosine_basis(x_T.shape[2]), cosine_basis(x_T.shape[1])
+    low = np.einsum("ih,chw,jw->cij", down, x_T.astype(np.float64), across)
+    shaped = math.sqrt(1 - strength) * low + math.sqrt(strength) * layout
+    shaped[:, 0, 0] = low[:, 0, 0]
+    changed = x_T + np.einsum("ih,cij,jw->chw", down, shaped - low, across)
+    return (changed * (np.linalg.norm(x_T) / np.linalg.norm(changed))).astype(np.float32)
+
+
+@functools.cache
+def cosine_basis(size: int) -> np.ndarray:
+    """The first LAYOUT_ORDER rows of the orthonormal DCT-II of `size` points: [LAYOUT_ORDER, size]."""
+    order, point = np.arange(LAYOUT_ORDER)[:, None], np.arange(size)
+    basis = np.cos(np.pi * order * (point + 0.5) / size) * math.sqrt(2 / size)
+    basis[0] /= math.sqrt(2)
+    return basis

@@ -1,0 +1,177 @@
+"""x_T of one voice and of several: the variance of N(0, I), whatever is blended."""
+
+import numpy as np
+import pytest
+
+import config
+from audio.calibration import Calibration
+from audio.features import listen
+from audio.initial_noise import (
+    LAYOUT_ORDER,
+    Voices,
+    blend,
+    cosine_basis,
+    imprint_shape,
+    initial_noise,
+    is_gaussian,
+    layout_of,
+    mix,
+    shares,
+    walk,
+)
+from audio.whitening import Whitening
+
+
+@pytest.fixture(scope="module")
+def whitening() -> Whitening:
+    return Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+
+
+@pytest.fixture(scope="module")
+def voices() -> np.ndarray:
+    calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
+    paths = sorted(config.EXAMPLES_DIR.glob("voice_*.wav"))
+    return np.stack([calibration.z_score(listen(path).vector) for path in paths]).reshape(-1, 4, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((1000, 4, 32, 32), dtype=np.float32)
+
+
+def test_is_gaussian_tells_noise_from_voices(voices, noise):
+    assert is_gaussian(noise).mean() > 0.999
+    assert not is_gaussian(voices).any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 0.2,
+        lambda x: x * 1.2,
+        lambda x: x * 0.8,
+        lambda x: (x + np.roll(x, 1, -1)) / 2**0.5,
+        lambda x: (x + np.roll(x, 1, -2)) / 2**0.5,
+        lambda x: x * 0,
+    ],
+    ids=["mean", "wide", "narrow", "blurred sideways", "blurred downwards", "zero"],
+)
+def test_is_gaussian_refuses(noise, change):
+    assert not is_gaussian(change(noise[:100])).any()
+
+
+def test_mix():
+    voice, noise = np.random.default_rng(1).standard_normal((2, 5, 4, 32, 32)).astype(np.float32)
+    radius = np.linalg.norm(noise.reshape(5, -1), axis=1)
+    for strength in (0, 0.25, 1):
+        blend = mix(voice, noise, strength).reshape(5, -1)
+        np.testing.assert_allclose(np.linalg.norm(blend, axis=1), radius, rtol=1e-5)
+        share = (blend * voice.reshape(5, -1)).sum(1) / radius / np.linalg.norm(voice.reshape(5, -1), axis=1)
+        np.testing.assert_allclose(share, strength**0.5, atol=0.05)
+    np.testing.assert_array_equal(mix(voice, noise, 0), noise)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_mix_refuses_strengths_beyond_0_to_1(noise, strength):
+    with pytest.raises(ValueError, match="0 .* to 1"):
+        mix(noise, noise, strength)
+
+
+# --- several voices --------------------------------------------------------------------------------------------------
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a.ravel() @ b.ravel()) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_a_duet_holds_each_voice_by_its_weight_and_is_noise(whitening, voices, noise):
+    both = [(Voices(voices, whitening), row, weight) for row, weight in ((0, 0.3), (1, 0.7))]
+    x_T = initial_noise(both, noise[0], 1.0)
+    assert is_gaussian(x_T[None])[0] and x_T.dtype == np.float32
+    assert np.linalg.norm(x_T) == pytest.approx(np.linalg.norm(noise[0]), rel=1e-5)
+    alone = [whitening.whiten(voices[row : row + 1])[0] for row in (0, 1)]
+    related = cosine(*alone)  # of the two voices: they are nearly, not quite orthogonal
+    wanted = [0.3**0.5 + 0.7**0.5 * related, 0.7**0.5 + 0.3**0.5 * related]
+    length = (1 + 2 * 0.21**0.5 * related) ** 0.5
+    np.testing.assert_allclose([cosine(x_T, voice) for voice in alone], np.array(wanted) / length, atol=1e-5)
+
+
+def test_blend_keeps_the_variance(noise):
+    x = blend(noise[:3], shares([1, 2, 3]))
+    assert np.linalg.norm(x) / 64 == pytest.approx(1, abs=0.04)
+    np.testing.assert_allclose(blend(noise[[0, 0]], (0.3, 0.7)), noise[0], rtol=1e-5)  # a voice with itself
+    assert not blend(np.stack([noise[0], -noise[0]]), (0.5, 0.5)).any()
+
+
+def test_shares():
+    assert shares([1, 3]) == (0.25, 0.75)
+    for wrong in ([0, 0], [-1, 2], [float("nan"), 1], [float("inf"), 1]):
+        with pytest.raises(ValueError, match="one above 0"):
+            shares(wrong)
+
+
+@pytest.mark.parametrize(("count", "frames"), [(2, 2), (2, 24), (3, 7), (5, 4)])
+def test_a_walk_goes_from_the_first_to_the_last_in_even_steps(count, frames):
+    weights = walk(count, frames)
+    assert len(weights) == frames
+    assert weights[0] == (1.0, *[0.0] * (count - 1)) and weights[-1] == (*[0.0] * (count - 1), 1.0)
+    np.testing.assert_allclose(np.sum(weights, axis=1), 1)
+    points = np.sqrt(weights)  # where voices are orthogonal these are directions
+    steps = [np.arccos(min(1, a @ b)) for a, b in zip(points, points[1:], strict=False)]
+    if count == 2:
+        np.testing.assert_allclose(steps, np.pi / 2 / (frames - 1), atol=1e-7)
+
+
+def test_the_ends_of_a_walk_are_the_voices_themselves(whitening, voices, noise):
+    known = Voices(voices, whitening)
+    for frame, row in ((0, 0), (-1, 1)):
+        parts = [(known, voice, weight) for voice, weight in enumerate(walk(2, 5)[frame])]
+        np.testing.assert_array_equal(
+            initial_noise(parts, noise[0], 0.9), initial_noise([(known, row, 1.0)], noise[0], 0.9)
+        )
+
+
+def test_noise_and_raw_latents_are_left_as_they_are(whitening, voices, noise):
+    for latents, by in ((noise[:2], whitening), (voices, None)):
+        x_T = initial_noise([(Voices(latents, by), 1, 1.0)], noise[5], 0.9, layout_strength=0.5)
+        np.testing.assert_array_equal(x_T, latents[1])
+
+
+# --- layout ----------------------------------------------------------------------------------------------------------
+def test_cosine_basis_is_scipys():
+    dct = pytest.importorskip("scipy.fft").dct
+    np.testing.assert_allclose(cosine_basis(32), dct(np.eye(32), axis=0, norm="ortho")[:LAYOUT_ORDER], atol=1e-12)
+
+
+def test_layout_shows_the_sound_and_stays_noise(whitening, voices, noise):
+    layout = layout_of(whitening, voices[:1])
+    special = whitening.align(whitening.decibels(voices[:1]))[0] - whitening.centre_db
+    picture = special.reshape(64, 64)[::-1]
+    coarse = cosine_basis(64).T @ layout @ cosine_basis(64)
+    assert np.corrcoef(coarse.ravel(), picture.ravel())[0, 1] > 0.3
+    assert (layout**2).sum() == pytest.approx(LAYOUT_ORDER**2 - 1) and layout[0, 0] == 0
+    basis = cosine_basis(32)
+    for strength in (0.0, 0.2, 1.0):
+        x_T = imprint_shape(noise[0], layout, strength)
+        assert x_T.dtype == np.float32 and np.linalg.norm(x_T) == pytest.approx(np.linalg.norm(noise[0]), rel=1e-5)
+        assert is_gaussian(x_T[None])[0] or strength == 1
+        for channel in x_T:
+            low = basis @ channel @ basis.T
+            assert np.corrcoef(low.ravel(), layout.ravel())[0, 1] == pytest.approx(strength**0.5, abs=0.3)
+    np.testing.assert_allclose(imprint_shape(noise[0], layout, 0.0), noise[0], rtol=1e-5)
+
+
+def test_layout_leaves_the_rest_of_the_frequencies(whitening, voices, noise):
+    changed = imprint_shape(noise[0], layout_of(whitening, voices[:1]), 0.7)
+    scale = (changed * noise[0]).sum() / (noise[0] ** 2).sum()
+    assert 0.9 < scale < 1.1
+    spectrum, before = (np.fft.fft2(x)[..., 12:16, 12:16] for x in (changed, noise[0]))
+    np.testing.assert_allclose(np.abs(spectrum), np.abs(before), rtol=0.2)
+
+
+def test_a_voice_and_noise_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match="one shape"):
+        mix(np.ones((1, 4, 8, 8)), np.ones((1, 4, 16, 16)), 0.5)
+
+
+def test_a_layout_of_nothing_changes_nothing():
+    noise = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
+    assert np.array_equal(imprint_shape(noise, np.zeros((8, 8)), 0.5), noise)

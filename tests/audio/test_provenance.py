@@ -1,0 +1,91 @@
+"""Latents carry which calibration made them, and stay what torch.load gives."""
+
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import config
+import prep_ldm
+import process_live_audio
+from audio import provenance
+from audio.whitening import Whitening
+
+ABOUT = {"recipe": config.RECIPE, provenance.STATISTICS: "f" * 64}
+RECORDING = config.EXAMPLES_DIR / "voice_it.wav"
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Whitening:
+    return Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("origin") / "it.pt"
+    process_live_audio.main(["--input_file", str(RECORDING), "--output_file", str(path)])
+    return path
+
+
+def test_a_recordings_latent_says_what_made_it_wherever_it_is_copied(latent, builtin, tmp_path):
+    statistics = provenance.statistics_sha256(builtin.mean_db, builtin.std_db)
+    shutil.copy(latent, tmp_path / "copy.pt")
+    assert provenance.read_note(tmp_path / "copy.pt") == statistics
+    for mapped in (False, True):
+        tensor = torch.load(latent, weights_only=True, mmap=mapped)
+        assert tensor.shape == (1, 4, 32, 32) and tensor.dtype == torch.float32
+    assert zipfile.ZipFile(latent).testzip() is None
+
+
+def test_the_same_recording_the_same_bytes(latent, tmp_path):
+    process_live_audio.main(["--input_file", str(RECORDING), "--output_file", str(tmp_path / latent.name)])
+    assert (tmp_path / latent.name).read_bytes() == latent.read_bytes()
+
+
+def test_saved_again_the_note_is_lost(latent, tmp_path):
+    torch.save(torch.load(latent, weights_only=True), tmp_path / "again.pt")
+    assert provenance.read_note(tmp_path / "again.pt") is None
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[]", "{}", '{"statistics_sha256": 3}', '"' + "x" * 5000 + '"'])
+def test_a_note_that_cannot_be_read_is_none(content, latent, tmp_path):
+    torch.save(torch.zeros(1), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as archive:
+        archive.writestr(f"a/{provenance.RECORD}", content)
+    assert provenance.read_note(tmp_path / "a.pt") is None
+    (tmp_path / "b.pt").write_text(content)
+    assert provenance.read_note(tmp_path / "b.pt") is None
+
+
+def test_the_note_decides_where_two_calibrations_fit(builtin, latent, tmp_path):
+    """Statistics that differ little both give back a spectrogram; only the note tells which of them it was."""
+    other = replace(builtin, mean_db=builtin.mean_db - 0.02)
+    folders = [tmp_path / "own", tmp_path / "builtin"]
+    for folder, whitening in zip(folders, (other, builtin), strict=True):
+        whitening.save(folder / "whitening.npz")
+    voices = torch.load(latent, weights_only=True).numpy()
+    for whitening, folder in zip((other, builtin), folders, strict=True):
+        statistics = provenance.statistics_sha256(whitening.mean_db, whitening.std_db)
+        assert provenance.find_whitening(voices, statistics, folders)[0] == folder / "whitening.npz"
+    assert provenance.find_whitening(voices, "0" * 64, folders) == (None, None)
+    assert provenance.find_whitening(voices, None, folders)[0] == folders[1] / "whitening.npz"
+    assert provenance.find_whitening(5 * voices, None, folders) == (None, None)
+
+
+def test_a_batch_says_what_made_it(builtin, tmp_path):
+    z_scores = np.zeros((3, 4096), np.float32)
+    np.save(tmp_path / "z.npy", z_scores)
+    command = ["--input_file", str(tmp_path / "z.npy"), "--output_file", str(tmp_path / "batch.pt")]
+    prep_ldm.main(command)
+    assert provenance.read_note(tmp_path / "batch.pt") is None  # z-scores from elsewhere
+    (tmp_path / "z.json").write_text(json.dumps({**ABOUT, "rows": 3}))
+    prep_ldm.main(command)
+    assert provenance.read_note(tmp_path / "batch.pt") == "f" * 64
+    np.testing.assert_array_equal(torch.load(tmp_path / "batch.pt", weights_only=True).numpy().reshape(3, -1), z_scores)
+    (tmp_path / "z.json").write_text(json.dumps({**ABOUT, "rows": 4}))  # of other z-scores
+    assert provenance.read_sidecar(tmp_path / "z.npy", 3) is None

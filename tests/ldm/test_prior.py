@@ -1,0 +1,486 @@
+"""The guess of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import config
+from audio.initial_noise import cosine_basis, imprint_shape
+from ldm.checkpoint import load_model
+from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.prior import (
+    DRAWS,
+    GAIN,
+    MARGIN,
+    REACH,
+    WAVES,
+    PromptPrior,
+    Shapes,
+    _cosines,
+    _leaning,
+    _nearness,
+    _shares,
+    common_shape,
+    seen,
+)
+from training.scenes import render, views
+from training.scenes.patterns import PATTERN_FAMILIES
+from training.scenes.scenes import COMPOSITIONS, Scene
+
+CONTEXT = 8
+TOLD = torch.tensor([True])
+VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
+SHAPES = {"pattern": 3, "figure": 2, "composition": 2, "mood": 2, "second": 4, "blend": 2}
+WIDTHS = {"extent": 12, "fields": 2, "width": 16, "cell_width": 8, "maps": 3}
+OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "variants": 5, **WIDTHS, **VIEW}
+
+
+@pytest.fixture
+def layout() -> PromptPrior:
+    torch.manual_seed(0)
+    layout = PromptPrior(CONTEXT, 4, **OPTIONS).eval()
+    for kept in (layout.shapes.patterns, layout.shapes.figures, layout.shapes.borders):
+        torch.nn.init.normal_(kept, std=0.2)
+    layout.shapes.foldings.copy_(torch.rand_like(layout.shapes.foldings) * 4 - 2)
+    layout.shapes.repeats.copy_(torch.rand_like(layout.shapes.repeats) * 2 - 1)
+    layout.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=layout.draws.shape)))
+    return layout
+
+
+def test_each_attribute_has_probabilities(layout):
+    p = layout.reader(torch.randn(2, 6, CONTEXT))
+    assert p.shape == (2, 19)
+    for part in p.split([*SHAPES.values(), 4], dim=1):
+        torch.testing.assert_close(part.sum(dim=1), torch.ones(2))
+
+
+def test_a_reader_finds_a_word_wherever_it_stands(layout):
+    context = torch.randn(1, 6, CONTEXT)
+    torch.testing.assert_close(layout.reader(context.flip(1)), layout.reader(context))
+
+
+def test_one_guess_is_the_same_alone_and_among_all(layout):
+    shapes = torch.stack([torch.randint(count, (2, 5)) for count in SHAPES.values()], dim=2)
+    colours, variants = torch.rand(2, 5, 4), torch.tensor([3, 0, 4, 1, 2])
+    every = layout.guesses(shapes, colours, variants)
+    assert every.shape == (2, 5, 4, 8, 8)
+    alone = layout.guesses(shapes[:, 1:2], colours[:, 1:2], variants[1:2].expand(2, 1))
+    torch.testing.assert_close(alone, every[:, 1:2])
+
+
+def test_colours_do_not_move_shapes(layout):
+    """Cells that one palette makes equal are equal with every other."""
+    shapes, palettes = torch.tensor([[[1, 1, 0, 1, 0, 0]]]), torch.eye(4)[:2, None, None]
+    one, two = (layout.guesses(shapes, colours, torch.tensor([2]))[0, 0].flatten(1) for colours in palettes)
+    assert not torch.allclose(one, two, atol=1e-3)
+    # both are 3 maps times a palette, and the maps sum to 1: together they span no more than 3 dimensions
+    values = torch.linalg.svdvals(torch.cat([one, two]))
+    assert values[3] < 1e-4 * values[0]
+
+
+def decide(layout: PromptPrior, pattern: list[float], mood: list[float], colours: list[float]) -> torch.Tensor:
+    """Attributes [4000, 3 + 2 + 4] for probabilities of the reader: shapes decided by draws, colours by noise.
+
+    A figure is only there where it is likelier than not; other shapes of which none is sure are left to chance.
+    """
+    generator = torch.Generator().manual_seed(1)
+    layout.draws = -(-torch.rand(4000, 19, generator=generator).log()).log()
+    p = torch.tensor([[*pattern, 0.6, 0.4, 0.9, 0.1, *mood, 0.85, 0.05, 0.05, 0.05, 0.9, 0.1, *colours]])
+    with torch.inference_mode():
+        shapes = layout.decided(p)[0]
+        mixed = layout.coloured(torch.randn(4000, 16, generator=generator), p.expand(4000, -1))
+    assert shapes.shape == (4000, 6) and not shapes[:, [1, 2, 4, 5]].any()
+    return torch.cat([*(torch.eye(n)[shapes[:, k]] for k, n in ((0, 3), (3, 2))), mixed], dim=1)
+
+
+def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layout):
+    attributes = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])
+    assert attributes[:, :5].unique().tolist() == [0, 1]
+    torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.3, 0.36, 0.34]), atol=0.03, rtol=0)
+    # one attribute tells nothing of another
+    first = torch.nn.functional.one_hot(attributes[:, 5:].argmax(dim=1), 4)
+    both = (attributes[:, 0] * first[:, 0]).mean()
+    assert both == pytest.approx(0.3 * first[:, 0].float().mean().item(), abs=0.03)
+
+
+def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
+    """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
+    mixed = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])[:, 5:]
+    often = torch.bincount(mixed.argmax(dim=1), minlength=4)
+    assert (often > 40).all() and often[0] > often[1]
+    assert (mixed > 0).sum(dim=1).unique().tolist()[:2] == [1, 2]
+    lengths = layout.colours.norm(dim=1)
+    painted = (mixed @ layout.colours).norm(dim=1)
+    assert painted.min() > lengths.min() - 1e-3 and painted.max() < lengths.max() + 1e-3
+
+
+def test_colours_that_are_painted_alike_are_chosen_alike(layout):
+    layout.colours.data[1] = layout.colours.data[0] + 0.02 * torch.randn(256)
+    mixed = decide(layout, [0.25, 0.4, 0.35], [0.1, 0.9], [0.25] * 4)[:, 5:]
+    one, other = mixed[:, 0] > 0, mixed[:, 1] > 0
+    assert (one & other).sum() > 0.9 * (one | other).sum()
+
+
+def test_what_a_prompt_says_is_not_left_to_chance(layout):
+    attributes = decide(layout, [0.15, 0.8, 0.05], [0.1, 0.9], [0.2, 0.1, 0.6, 0.1])
+    torch.testing.assert_close(attributes, torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(4000, 9))
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------------
+def fields_of(shapes: Shapes, **values: int) -> torch.Tensor:
+    """What lies in the cells of variant 1 of plain pattern 2 [8, size, size], or of another that `values` tell of."""
+    plain = {"pattern": 2, "figure": 0, "composition": 0, "mood": 0, "second": 0, "blend": 0}
+    with torch.inference_mode():
+        return shapes.fields(torch.tensor([list({**plain, **values}.values())]), torch.tensor([1]))[0]
+
+
+def test_a_cell_shows_what_its_pattern_has_at_its_place(layout):
+    """The middle of a cell of the plane there: 12 cells from −REACH to REACH."""
+    shapes = layout.shapes
+    row, column = torch.arange(8), torch.arange(8) + 4
+    shapes.foldings[1, 0] = ((torch.stack([column, row], dim=1) + 0.5) / 6 - 1) * REACH
+    shown = fields_of(shapes)
+    torch.testing.assert_close(shown[:2, 3], GAIN * shapes.patterns.data[1, 2, :, row, column])
+    assert shown[2:7].abs().max() == 0  # neither a second pattern, nor a figure, nor a border
+    torch.testing.assert_close(shown[7], shown[7].T)
+    assert shown[7, 0, 0] == 2 * 0.875**2
+
+
+def test_a_second_pattern_and_its_border_and_a_figure_are_shown_beside_the_first(layout):
+    shapes = layout.shapes
+    shown, second = fields_of(shapes, second=1, blend=1, figure=1), fields_of(shapes, pattern=0)
+    torch.testing.assert_close(shown[:2], fields_of(shapes)[:2])
+    torch.testing.assert_close(shown[2:4], second[:2])
+    torch.testing.assert_close(shown[6], GAIN * shapes.borders.data[1, 1, 0])
+    shapes.repeats[0] = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 8, 8], align_corners=False)[0]
+    figure = fields_of(shapes, figure=1)[4:6]
+    torch.testing.assert_close(figure, GAIN * shapes.figures.data[1, 1], atol=1e-5, rtol=1e-4)
+    shapes.places.data[1, 1, 0, 0, 2] = 0.25  # one of 8 cells
+    torch.testing.assert_close(fields_of(shapes, figure=1)[4:6, :, :7], figure[:, :, 1:], atol=1e-5, rtol=1e-4)
+
+
+def test_a_mood_zooms_and_bends_what_it_shows(layout):
+    shapes = layout.shapes
+    shapes.bend.data[0] = 0.0
+    plain, (middle, top) = fields_of(shapes)[:2], shapes.foldings[1, 0].clone().split(1, dim=2)
+    shapes.zoom.data[1] = 0.5
+    zoomed = fields_of(shapes, mood=1)[:2]
+    assert not torch.allclose(zoomed, plain, atol=0.1)
+    shapes.foldings[1, 0] /= 2
+    torch.testing.assert_close(fields_of(shapes)[:2], zoomed)
+    shapes.foldings[1, 0] = torch.cat([middle, top], dim=2)
+    shapes.zoom.data[1], shapes.bend.data[1], shapes.bends.data[1, 2, 0] = 1.0, 0.5, 0.2
+    bent = fields_of(shapes, mood=1)[:2]
+    shapes.foldings[1, 0] = torch.cat([middle + 0.1, top], dim=2)
+    torch.testing.assert_close(fields_of(shapes)[:2], bent, atol=1e-4, rtol=1e-3)
+
+
+def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
+    """What a pattern's field is asked for, and how a tiled figure is repeated."""
+    asked: list[np.ndarray] = []
+    stripes = PATTERN_FAMILIES["stripes"]
+
+    def spy(grid, rng):
+        asked.append(np.stack([grid.x, grid.y], axis=2))
+        return stripes.field(grid, rng)
+
+    monkeypatch.setitem(PATTERN_FAMILIES, "stripes", replace(stripes, field=spy, warp=0.0))
+    for number, composition in enumerate((None, *COMPOSITIONS)):
+        render.render(Scene(5, "stripes", ("red", "blue"), composition=composition), 32, whole=True)
+        where = render.foldings(5, 32)[number]
+        zoom = np.linalg.norm(asked[-1]) / np.linalg.norm(where)
+        np.testing.assert_allclose(asked[-1], zoom * where, atol=1e-5)
+        assert np.abs(where).max() < REACH + 0.2
+    tiled = render.repeats(32)[1 + COMPOSITIONS.index("tiled")]
+    np.testing.assert_allclose(tiled[:16, :16], tiled[16:, 16:])
+    np.testing.assert_allclose(tiled[:16, :16].mean(axis=(0, 1)), 0, atol=1e-6)
+
+
+# --- what the noise decides ------------------------------------------------------------------------------------------
+class Numbers:
+    """A generator of random numbers that gives those it was made of."""
+
+    def __init__(self, uniform: list[float], knots: np.ndarray) -> None:
+        self.zoom, *self.place = uniform
+        self.knots = knots
+
+    def uniform(self, low, high, size=None):
+        return low + (high - low) * (self.zoom if size is None else np.array(self.place))
+
+    def choice(self, directions):
+        return 1
+
+    def normal(self, mean, deviation, shape):
+        return mean + deviation * self.knots
+
+
+def test_noise_sees_as_the_pictures_of_the_training_are_seen(layout, monkeypatch):
+    """Its squares are the random numbers of `views.view`."""
+    x_T = torch.randn(2, 4, 16, 16)
+    squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
+    seen_by_noise = layout.view(x_T)
+    for row in range(2):
+        knots = squares[row, :2].permute(1, 2, 0).numpy()
+        uniform = torch.special.ndtr(squares[row, 2].flatten()[:3]).tolist()
+        monkeypatch.setattr(views.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
+        np.testing.assert_allclose(seen_by_noise[row], views.view(0, 8), atol=1e-4)
+
+
+def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
+    """Noise [B, 4, size, size] whose squares have the numbers [B, 4, 4, 4]."""
+    side = size // 4
+    x = torch.randn(len(numbers), 4, 4, side, 4, side)
+    x = x - x.mean(dim=(3, 5), keepdim=True) + numbers[:, :, :, None, :, None] / side
+    return x.reshape(len(numbers), 4, size, size)
+
+
+@pytest.mark.parametrize("variant", [0, 3])
+def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatch, variant):
+    """As the noise sees it, in the colours that it chooses; every other variant is mirrored."""
+    monkeypatch.setattr("ldm.modules.prior.DRIFT", 0.0)
+    layout.reader.told.weight.data *= 20
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
+    numbers[0, 3].flatten()[:5].fill_(0)
+    numbers[0, 3].flatten()[[variant, (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
+    x_T = noise_for(numbers)
+    with torch.inference_mode():
+        probabilities = layout.reader(context)
+        colours = layout.coloured(numbers[:, 2:].flatten(1), probabilities)
+        shapes = layout.decided(probabilities)[:, [DRAWS * variant + 1]]
+        drawn = layout.guesses(shapes, colours[:, None], torch.tensor([variant]))[:, 0]
+        target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
+        guess = layout(x_T, context, TOLD)
+    torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
+
+
+def place_colours(layout: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
+    """Attributes of colours [places, 4] that one guess is painted with."""
+    painted = []
+    coloured_in = layout._coloured_in
+    monkeypatch.setattr(layout, "_coloured_in", lambda *parts: (painted.append(parts[-1]), coloured_in(*parts))[1])
+    with torch.inference_mode():
+        layout(torch.randn(1, 4, 8, 8), context, TOLD)
+    monkeypatch.undo()
+    return painted[0][:, 0]
+
+
+def test_colours_that_are_not_named_drift_from_place_to_place(layout, monkeypatch):
+    likely = layout.reader.told.bias.data
+    likely[-4:] = 0.0  # all four alike
+    layout.reader.told.weight.data[-4:] = 0.0
+    left_open = [place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT)) for _ in range(15)]
+    assert all(len(colours) == 16 for colours in left_open)
+    assert np.median([len(colours.unique(dim=0)) for colours in left_open]) > 8
+    likely[-3] = 9.0
+    named = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
+    torch.testing.assert_close(named, torch.tensor([0.0, 1, 0, 0]).expand(16, 4))
+
+
+def test_a_place_has_the_colours_of_the_knots_around_it():
+    shares = _nearness(4, 32)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(32, 32))
+    assert shares[0, 0, 0] == shares[3, 0, 31] == shares[12, 31, 0] == shares[15, 31, 31] == 1
+    assert ((shares > 0).sum(dim=0) <= 4).all()
+
+
+def test_nothing_but_the_lowest_frequencies_decides(layout):
+    """What else a sampler starts from may change as it likes."""
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
+    with torch.inference_mode():
+        one, other = (layout(noise_for(numbers), context, TOLD) for _ in range(2))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
+    """Where a hundredth of the noise's power is other noise; a choice among all draws is another in an eighth."""
+    layout.reader.told.weight.data *= 20
+    context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
+    numbers, others = torch.randn(2, 500, 4, 4, 4)
+    with torch.inference_mode():
+        one, other = (
+            layout(noise_for(n), context, TOLD.expand(500)).flatten(1)
+            for n in (numbers, 0.995 * numbers + 0.1 * others)
+        )
+    mean = one.mean(dim=0)
+    assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.9
+
+
+def test_pure_noise_prefers_no_draw(layout):
+    """Of 20 draws, each is mostly chosen by about a twentieth of 20,000."""
+    shares = _shares(layout._likings(torch.randn(20_000, 16)), MARGIN)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(20_000))
+    assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
+
+
+def test_between_two_noises_there_is_no_jump(layout):
+    """However quickly the guess becomes another on a way along the sphere: looked at closely, it does so in steps."""
+    layout.reader.told.weight.data *= 20
+    context, (a, b) = torch.randn(1, 6, CONTEXT), torch.randn(2, 4, 8, 8)
+
+    def changes(first: float, last: float) -> torch.Tensor:
+        angle = torch.linspace(first, last, 201)[:, None, None, None]
+        with torch.inference_mode():
+            guesses = layout(
+                angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT), TOLD.expand(201)
+            ).flatten(1)
+        return (guesses[1:] - guesses[:-1]).norm(dim=1)
+
+    step = np.pi / 2 / 200
+    coarse = changes(0, np.pi / 2)
+    assert coarse.max() > 5 * coarse.median()  # here another draw comes in
+    largest = int(coarse.argmax())
+    near = changes(largest * step, (largest + 1) * step)
+    assert near.max() < 0.1 * coarse.max()
+
+
+# --- shapes that all channels have -----------------------------------------------------------------------------------
+def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise [1, 4, *size] with a share of a shape in all channels, and that shape [8, 8] itself."""
+    shape = np.random.default_rng(0).normal(size=(WAVES, WAVES))
+    shape[0, 0] = 0
+    shape *= np.sqrt((shape.size - 1) / np.square(shape).sum())
+    shown = cosine_basis(8).T @ shape @ cosine_basis(8)
+    noise = torch.randn(4, *size, generator=torch.Generator().manual_seed(0)).numpy()
+    return torch.from_numpy(imprint_shape(noise, shape, strength))[None], torch.from_numpy(shown).float()
+
+
+def test_shapes_are_looked_for_where_sounds_have_them():
+    np.testing.assert_allclose(_cosines(24, torch.device("cpu")), cosine_basis(24), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 24)])
+def test_a_shape_of_all_channels_is_known_by_how_alike_they_are(size):
+    heights = []
+    for strength in (0.3, 0.5, 0.8, 1.0):
+        x_T, shape = laid_out(strength, *size)
+        known = common_shape(x_T, 8, 8)[0, 0]
+        assert torch.corrcoef(torch.stack([known.flatten(), shape.flatten()]))[0, 1] > 0.99 * strength**0.5
+        heights.append(known.std(correction=0).item())
+    assert 0 < heights[0] < heights[1] < heights[2] < heights[3] == pytest.approx(1)
+
+
+def test_noise_has_no_shape_but_by_chance():
+    noise = torch.randn(5000, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    heights = common_shape(noise, 8, 8).std(dim=(1, 2, 3))
+    assert (heights > 0).sum() < 10 and heights.max() < 0.5
+    assert common_shape(torch.zeros(1, 4, 16, 16), 8, 8).abs().max() == 0
+
+
+def test_cells_lean_towards_one_of_two_colours_by_the_log_odds_of_their_shares():
+    first, second = torch.tensor([[1.0, 2, 0], [0, -1, 0]])[..., None, None].split(1)
+    share = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])[None, None, None]
+    guess, odds = share * first + (1 - share) * second, torch.ones(1, 1, 1, 5)
+    assert torch.equal(_leaning(guess, first, second, 0 * odds), guess)
+    leant = _leaning(guess, first, second, math.log(4) * odds)[0, 0, 0]
+    torch.testing.assert_close(leant[1:4], torch.tensor([0.5, 0.8, 16 / 17]))
+    assert _leaning(guess, first, second, -9 * odds)[0, 0].max() < 0.04
+    assert torch.equal(_leaning(guess, first, first, odds), guess)  # there is but one colour
+
+
+def test_cells_of_a_third_colour_stay_as_they_are():
+    first, second, third = (8 * torch.eye(3)).reshape(3, 1, 3, 1, 1)
+    leant = _leaning(third, first, second, torch.full((1, 1, 1, 1), 9.0))
+    torch.testing.assert_close(leant, third, atol=0.05, rtol=0)
+
+
+@pytest.fixture
+def two_colours() -> PromptPrior:
+    torch.manual_seed(0)
+    layout = PromptPrior(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
+    for kept in (layout.shapes.patterns, layout.shapes.figures):
+        torch.nn.init.normal_(kept, std=0.2)
+    return layout
+
+
+def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colours):
+    context = torch.randn(1, 6, CONTEXT)
+    for strength in (0.0, 0.5, 0.8):
+        x_T, shape = laid_out(strength, 8, 8)
+        with torch.inference_mode():
+            guess = two_colours(x_T, context, TOLD)
+            plain, first, second = seen(
+                two_colours._composed(x_T, context), two_colours.view(x_T).expand(3, -1, -1, -1)
+            )
+        towards = ((guess[0] - plain) * (first - second)).sum(dim=0)
+        if strength:
+            assert torch.equal(towards > 0, common_shape(x_T, 8, 8)[0, 0] > 0)
+            assert torch.corrcoef(torch.stack([towards.flatten(), shape.flatten()]))[0, 1] > 0.5
+        else:
+            assert torch.equal(guess[0], plain)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.5, 0.8, 1.0])
+def test_the_u_net_is_spared_the_shape_that_its_guess_shows(strength):
+    """What it starts from has nothing of it that all channels have; noise without a shape stays as it is."""
+    model = load_model(config.BUILTIN_MODEL_WEIGHTS)
+    noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.start(noise), noise)
+    x_T = laid_out(strength, 32, 32)[0]
+    before, after = (
+        cosine_basis(32) @ x.mean(dim=(0, 1)).numpy() @ cosine_basis(32).T for x in (x_T, model.start(x_T))
+    )
+    before[0, 0] = after[0, 0] = 0
+    assert np.linalg.norm(after) < 0.2 * np.linalg.norm(before)
+
+
+def test_the_empty_prompt_has_no_guess(layout):
+    with torch.inference_mode():
+        told, empty = layout(torch.randn(2, 4, 8, 8), torch.randn(2, 6, CONTEXT), torch.tensor([True, False]))
+    assert told.abs().max() > 0.01 and empty.abs().max() == 0
+
+
+def test_numbers_that_hardly_occur_give_a_guess_in_mixed_precision_too(layout):
+    x_T = noise_for(3 * torch.randn(20, 4, 4, 4))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert layout(x_T, torch.randn(20, 6, CONTEXT), TOLD.expand(20)).isfinite().all()
+
+
+def test_each_row_has_the_guess_for_its_own_prompt(layout):
+    a, b = torch.randn(2, 6, CONTEXT)
+    layout.reader.told.weight.data *= 20
+    x_T = torch.randn(4, 4, 8, 8)
+    with torch.inference_mode():
+        together = layout(x_T, torch.stack([a, b, a, b]), TOLD.expand(4))
+        for row, prompt in enumerate([a, b, a, b]):
+            assert torch.equal(together[[row]], layout(x_T[[row]], prompt[None], TOLD))
+        assert not torch.allclose(together, layout(x_T, torch.stack([b, a, b, a]), TOLD.expand(4)), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (4, 8)])
+def test_guesses_are_stretched_to_the_latents(layout, size):
+    with torch.inference_mode():
+        assert layout(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT), TOLD.expand(2)).shape == (2, 4, *size)
+
+
+@pytest.fixture
+def unet() -> UNetModel:
+    torch.manual_seed(0)
+    model = UNetModel(
+        4, 4, 32, 1, [2], CONTEXT, channel_mult=[1, 2], num_heads=2, layout={**OPTIONS, "size": 16}
+    ).eval()
+    torch.nn.init.normal_(model.out[2].weight)
+    return model
+
+
+def test_the_u_net_sees_the_guess(unet):
+    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT)
+    with torch.inference_mode():
+        one, other = (unet(x, t, context, guess) for guess in (torch.zeros_like(x), torch.ones_like(x)))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_shares_of_latents_and_guess_are_added_to_the_prediction(unet):
+    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT)
+    guess = torch.randn(1, 4, 16, 16)
+    with torch.inference_mode():
+        before = unet(x, t, context, guess)
+        unet.bypass.bias.copy_(torch.tensor([0.25, -2.0]))
+        torch.testing.assert_close(unet(x, t, context, guess), before + 0.25 * x - 2 * guess)
+
+
+def test_a_layout_needs_a_guess(unet):
+    with pytest.raises(ValueError, match="needs a guess"):
+        unet(torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT))
