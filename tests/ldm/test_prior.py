@@ -26,13 +26,13 @@ from ldm.modules.prior import (
     common_shape,
     seen,
 )
-from training.scenes import render, views
+from training.scenes import augment, render
 from training.scenes.patterns import PATTERN_FAMILIES
 from training.scenes.scenes import COMPOSITIONS, Scene
 
 CONTEXT = 8
 TOLD = torch.tensor([True])
-VIEW = {"nearest": views.NEAREST, "bend": views.BEND, "knots": views.KNOTS}
+VIEW = {"nearest": augment.NEAREST, "bend": augment.BEND, "knots": augment.KNOTS}
 SHAPES = {"pattern": 3, "figure": 2, "composition": 2, "mood": 2, "second": 4, "blend": 2}
 WIDTHS = {"extent": 12, "fields": 2, "width": 16, "cell_width": 8, "maps": 3}
 OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "variants": 5, **WIDTHS, **VIEW}
@@ -218,15 +218,15 @@ class Numbers:
 
 
 def test_noise_sees_as_the_pictures_of_the_training_are_seen(layout, monkeypatch):
-    """Its squares are the random numbers of `views.view`."""
+    """Its squares are the random numbers of `augment.view`."""
     x_T = torch.randn(2, 4, 16, 16)
     squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
     seen_by_noise = layout.view(x_T)
     for row in range(2):
         knots = squares[row, :2].permute(1, 2, 0).numpy()
         uniform = torch.special.ndtr(squares[row, 2].flatten()[:3]).tolist()
-        monkeypatch.setattr(views.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
-        np.testing.assert_allclose(seen_by_noise[row], views.view(0, 8), atol=1e-4)
+        monkeypatch.setattr(augment.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
+        np.testing.assert_allclose(seen_by_noise[row], augment.view(0, 8), atol=1e-4)
 
 
 def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
