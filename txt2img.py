@@ -68,11 +68,11 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
     """
     from tqdm import tqdm
 
+    from ldm.devices import choose_device
     from painting.generate import Journal, generate_images
     from painting.image_spec import read_chunks
     from painting.images import read_latents
     from painting.inputs import Inputs, model_files
-    from painting.painter import choose_device
     from painting.plan import check_subjects, plan
     from painting.preview import Preview
 

@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 from files import atomic_path  # noqa: E402
+from ldm.devices import choose_device  # noqa: E402
 from ldm.modules.prior import seen  # noqa: E402
 from painting.images import to_uint8  # noqa: E402
-from painting.painter import choose_device  # noqa: E402
 from training.scenes.render import render  # noqa: E402
 from training.scenes.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
 from training.train import mixed_precision, to_tensor  # noqa: E402

@@ -28,7 +28,7 @@ import cli  # noqa: E402
 import config  # noqa: E402
 from ldm.checkpoint import DTYPES, build_model, load_model, read_config  # noqa: E402
 from ldm.conversion import convert  # noqa: E402
-from painting.painter import choose_precision  # noqa: E402
+from ldm.devices import choose_precision  # noqa: E402
 
 YAML = config.CONFIGS_DIR / "latent-diffusion" / "txt2img-1p4B-eval.yaml"
 STEPS = 20

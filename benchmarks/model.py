@@ -30,8 +30,9 @@ sys.path.insert(0, str(ROOT))
 import cli  # noqa: E402
 import config  # noqa: E402
 from audio.initial_noise import mix  # noqa: E402
+from ldm.devices import choose_device, choose_precision  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
-from painting.painter import Painter, choose_device, choose_precision  # noqa: E402
+from painting.painter import Painter  # noqa: E402
 from training.scenes.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
 from training.scenes.palette import COLOURS, srgb_to_oklab  # noqa: E402
 from training.scenes.render import render  # noqa: E402

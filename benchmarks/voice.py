@@ -195,8 +195,9 @@ class Artist:
     """The built-in model with one prompt and one seed."""
 
     def __init__(self, prompt: str, steps: int) -> None:
+        from ldm.devices import choose_device, choose_precision
         from ldm.models.diffusion.sampling import seeded_noise
-        from painting.painter import Painter, choose_device, choose_precision
+        from painting.painter import Painter
 
         device = choose_device("auto")
         precision = choose_precision("auto", device)

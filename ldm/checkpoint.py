@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli
-
-PRECISIONS = ("fp32", "bf16", "fp16")
+from ldm.devices import PRECISIONS
 
 
 def build_parser() -> cli.CommandParser:

@@ -21,31 +21,6 @@ from painting.images import to_uint8
 SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIMSampler, "plms": PLMSSampler, "dpmpp": DPMSolverSampler}
 
 
-def choose_device(name: str) -> torch.device:
-    """The device `name`; for "auto" CUDA, else Apple's Metal, else the CPU.
-
-    Raises:
-        WrongOption: this machine, or this build of torch, has no such device.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, is_there in there.items() if is_there))
-    if not there[name]:
-        usable = ", ".join(kind for kind, is_there in there.items() if is_there)
-        raise WrongOption(f"--device {name} cannot be used by this machine's torch; it can use {usable}")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """ "fp32", "bf16" or "fp16"; for "auto" bf16 where the device computes in it natively, else fp32."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-
-
 class Painter:
     """A latent diffusion model, ready to paint."""
 

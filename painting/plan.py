@@ -9,9 +9,9 @@ from torch import Tensor
 
 from audio.initial_noise import shares, walk
 from cli import WrongOption
+from ldm.devices import choose_precision
 from painting.image_spec import ImageSpec
 from painting.options import guidance_rescale_of
-from painting.painter import choose_precision
 
 
 def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[ImageSpec]:

@@ -39,6 +39,7 @@ from tqdm import tqdm
 import cli
 from files import atomic_path
 from ldm.checkpoint import find_model, load_model, mismatches, read_config
+from ldm.devices import choose_precision
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
@@ -47,7 +48,6 @@ from ldm.modules.prior import PromptPrior, PromptReader, Shapes, seen
 from ldm.tensor_files import read_tensors, write_safetensors
 from ldm.util import instantiate_from_config
 from painting.images import grid, save_png, to_uint8
-from painting.painter import choose_precision
 from training.scenes.augment import BEND, KNOTS, NEAREST, drift, view
 from training.scenes.captions import caption
 from training.scenes.render import foldings, repeats
