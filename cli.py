@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -180,6 +181,35 @@ codecs.register_error(_any_name.__name__, _any_name)
 def _trace() -> None:
     if os.environ.get("VOICETOIMG_TRACEBACK"):
         traceback.print_exc()
+
+
+def read_lines(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines that arrive at a file descriptor, with their line ends; the last one may lack it.
+
+    A daemon thread may wait here. If it waited in `sys.stdin.readline`, the interpreter would abort at its exit.
+    """
+    rest = b""
+    with contextlib.suppress(OSError):  # the descriptor was closed
+        while block := os.read(descriptor, 65_536):
+            *lines, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def show_warnings() -> None:
+    """Print warnings as one line each on stderr: those of this program every time, those of libraries once."""
+    warnings.filterwarnings("always", category=UserWarning, module=r"(audio|ldm|painting|__main__)\b")
+    warnings.showwarning = _print_warning
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    line = f"{'note' if category.__name__.endswith('Note') else 'warning'}: {' '.join(str(message).split())}"
+    tqdm = sys.modules.get("tqdm")
+    if tqdm:  # above a progress bar, if there is one
+        tqdm.tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:

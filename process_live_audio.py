@@ -65,9 +65,14 @@ def parse(argv: Sequence[str] | None, held: argparse.Namespace | None = None) ->
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     if options.standby:
-        return standby.serve(parse, options, lambda request: {"latent": str(make_latent(request))}, warm_up)
+        return standby.serve(parse, options, answer, lambda _: warm_up())
     make_latent(options)
     return 0
+
+
+def answer(request: argparse.Namespace, _: standby.Emit) -> dict[str, str]:
+    """Write the latent of one request."""
+    return {"latent": str(make_latent(request))}
 
 
 def warm_up() -> None:

@@ -1,8 +1,8 @@
-"""Speak, and your voice becomes a picture: microphone -> recording -> latent -> picture.
+"""Turn your voice into an image, live: microphone -> recording -> latent -> image.
 
-Asks for ENTER, records until the next ENTER, then has process_live_audio.py and txt2img.py make the picture, which
-were loaded while you were reading. The recording is kept in temp_live_audio.wav until the next one; a recording that
-gave no picture is set aside rather than replaced. --discard_audio deletes each once its picture is made.
+Press ENTER, speak, press ENTER again. While you read and speak, process_live_audio.py and txt2img.py load; then they
+make the image. The recording stays in temp_live_audio.wav until the next one. A recording that gave no image is renamed
+and never replaced. With --discard_audio each recording is deleted once its image is made.
 
 examples:
   python run_live_workflow.py --mic_test
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
-from painting.options import add_model, add_whitening, given, is_another_model, parse_options
+from painting.options import add_model, add_setting, add_whitening, explicit_options, is_another_model, parse_options
 
 if TYPE_CHECKING:
     from live.capture import Capture
-    from live.pipeline import Show
+    from live.pipeline import Pipeline
     from live.run_files import RunFiles
-    from live.terminal import Screen
+    from live.terminal import Terminal
 
 PAINTING = (  # what txt2img.py is started with
     "prompt", "negative_prompt", "scale", "seed", "x_T", "voice_strength", "layout_strength", "model", "ckpt", "config",
@@ -34,85 +34,81 @@ MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop
 
 
 def build_parser() -> cli.CommandParser:
+    """Return the parser of this command line."""
     parser = cli.CommandParser(__doc__)
-    picture = parser.add_argument_group("picture")
-    add = picture.add_argument
-    add("--prompt", type=cli.text, metavar="TEXT", help="what the picture shows")
-    add("--negative_prompt", type=cli.text, metavar="TEXT", help="what to keep away from")
-    duration = picture.add_mutually_exclusive_group()
-    duration.add_argument(
-        "--steps",
-        type=cli.bounded(int, 1, 1000),
-        default=20,
-        metavar="N",
-        help="sampling steps: more take longer (default: %(default)s)",
-    )
-    duration.add_argument(
-        "--budget",
-        type=cli.bounded(float, 0.1, 3600),
-        metavar="S",
-        help="as many steps as let the picture be ready S seconds after the recording",
-    )
-    add("--scale", type=cli.bounded(float, 0, 100), default=config.GUIDANCE_SCALE, metavar="S", help="how closely the "
-        "picture follows the prompt (default: %(default)s)")  # fmt: skip
-    add("--seed", type=cli.bounded(int, 0, 2**62), default=42, metavar="K", help="seed of the noise that is mixed in "
-        "(default: %(default)s)")  # fmt: skip
+    image = parser.add_argument_group("image")
+    add, duration = image.add_argument, image.add_mutually_exclusive_group()
+    add_setting(add, "prompt", default=None, help="what the image shows")
+    add_setting(add, "negative_prompt")
+    add_setting(duration.add_argument, "steps")
+    duration.add_argument("--budget", type=cli.bounded(float, 0.1, 3600), metavar="S", help="take as many steps as "
+        "fit: the image is ready S seconds after the recording")  # fmt: skip
+    for name in ("scale", "seed"):
+        add_setting(add, name)
     add_whitening(add)
     add_model(parser)
-
-    add = parser.add_argument_group("recording").add_argument
-    add("--mic", default="", metavar="NAME|INDEX", help="the microphone, by its number or a part of its name (default: "
-        "the system's)")  # fmt: skip
-    add("--list_mics", action="store_true", help="list the microphones")
-    add("--mic_test", action="store_true", help="five seconds of level meter, then a verdict")
-    add("--seconds", type=cli.bounded(float, config.SHORT_SECONDS, 36_000), metavar="N", help="end a recording after N "
-        "seconds")  # fmt: skip
-    add("--auto_stop", type=cli.bounded(float, 0.2, 60), metavar="S", help="end a recording after S seconds of silence "
-        "that follow speech")  # fmt: skip
-    add("--input_file", type=cli.existing_file, action="append", metavar="F", help="a recording in place of the "
-        "microphone; may be given several times")  # fmt: skip
-
-    add = parser.add_argument_group("show").add_argument
-    add("--loop", action="store_true", help="one recording after another, the next while a picture is made, until "
-        "q ENTER")  # fmt: skip
-    add("--open", action="store_true", help="show each picture in the system's viewer")
-    add("--card", action="store_true", help="also make one image of waveform, spectrogram, picture and prompt")
-    add("--keep", action="store_true", help=f"keep all recordings, latents and pictures in {config.SESSIONS_DIR}, with "
-        "a page that shows them")  # fmt: skip
-    add("--discard_audio", action="store_true", help="delete each recording once its picture is made")
-    add("--no_standby", action="store_true", help="start each script when it is needed, and end it after that: slower, "
-        "less memory, the same pictures")  # fmt: skip
-    add("--timeout", type=cli.bounded(float, 1, 86_400), default=120.0, metavar="S", help="seconds without any sign of "
-        "life, after which a script is taken to hang (default: %(default)g)")  # fmt: skip
+    add_recording(parser)
+    add_run(parser)
     return parser
 
 
+def add_recording(parser: cli.CommandParser) -> None:
+    """Add the options of the microphone, and of recordings in place of it."""
+    add = parser.add_argument_group("recording").add_argument
+    add("--mic", default="", metavar="NAME|INDEX", help="the microphone: its number, or a part of its name (default: "
+        "that of the system)")  # fmt: skip
+    add("--list_mics", action="store_true", help="list the microphones")
+    add("--mic_test", action="store_true", help="show the input level for five seconds, then give advice")
+    add("--seconds", type=cli.bounded(float, config.SHORT_SECONDS, 36_000), metavar="N", help="end each recording "
+        "after N seconds")  # fmt: skip
+    add("--auto_stop", type=cli.bounded(float, 0.2, 60), metavar="S", help="end each recording after speech and S "
+        "seconds of silence")  # fmt: skip
+    add("--input_file", type=cli.existing_file, action="append", metavar="F", help="use this recording instead of the "
+        "microphone; may be given several times")  # fmt: skip
+
+
+def add_run(parser: cli.CommandParser) -> None:
+    """Add the options of what happens around the images."""
+    add = parser.add_argument_group("run").add_argument
+    add("--loop", action="store_true", help="make one image after another, until q ENTER; you may record the next "
+        "voice while an image is made")  # fmt: skip
+    add("--open", action="store_true", help="open each image in the system's viewer")
+    add("--card", action="store_true", help="also make a card: waveform, spectrogram, image and prompt in one file")
+    add("--keep", action="store_true", help=f"keep all recordings, latents and images in {config.SESSIONS_DIR}, with a "
+        "web page that shows them")  # fmt: skip
+    add("--discard_audio", action="store_true", help="delete each recording once its image is made")
+    add("--no_standby", action="store_true", help="start each script only when it is needed, and end it after that: "
+        "slower, needs less memory, makes the same images")  # fmt: skip
+    add("--timeout", type=cli.bounded(float, 1, 86_400), default=120.0, metavar="S", help="seconds without output "
+        "after which a script is considered hung, and ended (default: %(default)g)")  # fmt: skip
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, with what one option forbids another."""
+    """Return the checked command line; its `painting` holds the words that txt2img.py is started with."""
     parser = build_parser()
     options = parser.parse_args(argv)
     if options.prompt is None and not options.list_mics and not options.mic_test:
         parser.error("the following arguments are required: --prompt")
     if options.prompt is not None and not options.prompt.strip():
-        parser.error("--prompt is empty: say what the picture shows")
+        parser.error("--prompt is empty: say what the image shows")
     chosen = [f"--{name}" for name in ("prompt", "list_mics", "mic_test") if getattr(options, name)]
     if len(chosen) > 1:
-        parser.error(f"{' and '.join(chosen)} ask for different things: give one of them")
+        parser.error(f"{' and '.join(chosen)} cannot be combined: give only one of them")
     for name in MICROPHONE_ONLY if options.input_file else ():
         if getattr(options, name):
-            parser.error(f"--{name} is about the microphone, and --input_file replaces that: leave one out")
+            parser.error(f"--{name} needs the microphone, which --input_file replaces: leave one of them out")
     if options.budget and options.no_standby:
-        parser.error("--budget needs the speed of a loaded model, which --no_standby does without: leave one out")
-    asked = given(parser, argv)
-    options.painting = [f"--{name}={getattr(options, name)}" for name in PAINTING if name in asked]
-    parse_options(None, ["--standby", *options.painting])  # says what does not go together
+        parser.error("--budget needs a model that stays loaded, --no_standby ends it: leave one of them out")
+    explicit = explicit_options(parser, argv)
+    options.painting = [f"--{name}={getattr(options, name)}" for name in PAINTING if name in explicit]
+    parse_options(None, ["--standby", *options.painting])  # refuses what txt2img.py would refuse
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
 
-    from live.terminal import Screen, debounce_interrupts
+    from live.terminal import Terminal, debounce_interrupts
 
     if options.list_mics:
         from audio.recorder import list_microphones
@@ -122,92 +118,91 @@ def main(argv: list[str] | None = None) -> int:
     from live.checks import check_all, check_files
     from live.run_files import claim_run_files
 
-    screen = Screen()
+    terminal = Terminal()
     debounce_interrupts()
     if options.mic_test:
-        return 0 if capture_of(options, screen).test() else 1
+        return 0 if capture_of(options, terminal).test() else 1
     check_all(is_another_model(options))
     if options.open:
-        options.open = has_viewer(screen)
-    with claim_run_files() as folder:
-        check_files(folder.wav, folder.latent)
-        return run_show(options, screen, folder)
+        options.open = has_viewer(terminal)
+    with claim_run_files() as files:
+        check_files(files.wav, files.latent)
+        return run(options, terminal, files)
 
 
-def has_viewer(screen: "Screen") -> bool:
-    """Whether pictures can be shown; if not, that is no reason to make none."""
+def has_viewer(terminal: "Terminal") -> bool:
+    """Return whether images can be opened; if not, warn, because they can still be made."""
     from live.viewer import find_viewer
 
     try:
         find_viewer()
     except OSError as error:
-        screen.warn(f"warning: {error}; pictures are not shown")
+        terminal.warn(f"warning: {error}; images are not opened")
         return False
     return True
 
 
-def run_show(options: argparse.Namespace, screen: "Screen", folder: "RunFiles") -> int:
-    """Make pictures until there are no more voices."""
-    from live.pipeline import EARLIER_KEPT, KEPT, Show
+def run(options: argparse.Namespace, terminal: "Terminal", files: "RunFiles") -> int:
+    """Make images until there are no more recordings; return the exit status."""
+    from live.pipeline import EARLIER_KEPT, KEPT, Pipeline
 
-    if folder.number > 1:
-        screen.say(
-            f"another show is at work in this folder: the files of this one are {folder.wav} and {folder.latent}"
-        )
-    for path in folder.rescue():
-        screen.say(f"{EARLIER_KEPT}: {path}")
-    with Show(options, screen, folder) as show:
+    if files.number > 1:
+        terminal.say(f"another run is active in this folder; this one uses {files.wav} and {files.latent}")
+    for path in files.rescue():
+        terminal.say(f"{EARLIER_KEPT}: {path}")
+    with Pipeline(options, terminal, files) as pipeline:
         try:
-            show.start()
+            pipeline.start()
             if options.input_file:
-                play_files(options, show)
+                use_files(options, pipeline)
             else:
-                record_voices(options, show)
-            show.finish()
+                record_voices(options, terminal, pipeline)
+            pipeline.finish()
         except BaseException:
-            for path in show.abandon():
-                screen.warn(f"{KEPT}: {path}")
+            for path in pipeline.abandon():
+                terminal.warn(f"{KEPT}: {path}")
             raise
-        return 1 if show.failed else 0
+        return 1 if pipeline.failed else 0
 
 
-def play_files(options: argparse.Namespace, show: "Show") -> None:
-    """Make pictures of recordings that are there."""
+def use_files(options: argparse.Namespace, pipeline: "Pipeline") -> None:
+    """Make images of the recordings in --input_file, one after the other."""
     from live.pipeline import Take
 
-    show.await_calibration()
+    pipeline.await_encoder()
     for path in options.input_file:
-        show.take(Take(path, own=False, stopped=time.monotonic()))
-        show.finish()
+        pipeline.submit(Take(path, own=False, stopped=time.monotonic()))
+        pipeline.finish()
 
 
-def record_voices(options: argparse.Namespace, show: "Show") -> None:
-    """Make a picture of a voice, or, in a loop, of one after another."""
+def record_voices(options: argparse.Namespace, terminal: "Terminal", pipeline: "Pipeline") -> None:
+    """Make an image of one voice or, in a loop, of one voice after another."""
     from audio.recorder import MicrophoneError
     from live.capture import NoKeyboard
 
     if sys.stdin is None and not options.seconds:
         raise NoKeyboard
     try:
-        booth = capture_of(options, show.screen)
-        booth.prepare()
-        show.await_calibration()
+        capture = capture_of(options, terminal)
+        capture.prepare()
+        pipeline.await_encoder()
         if options.loop:
-            show.screen.say("One recording after another, the next while a picture is made: q ENTER ends.")
-        while take := booth.record(show):
-            show.take(take)
+            terminal.say("You may record the next voice while an image is made. Press q and ENTER to end.")
+        while take := capture.record(pipeline):
+            pipeline.submit(take)
             if not options.loop:
                 break
     except MicrophoneError as error:
         raise RuntimeError(f"{error}; or give a recording: --input_file F") from error
 
 
-def capture_of(options: argparse.Namespace, screen: "Screen") -> "Capture":
+def capture_of(options: argparse.Namespace, terminal: "Terminal") -> "Capture":
+    """Return the microphone and the keyboard of this terminal."""
     from live.capture import Capture
-    from live.terminal import Keyboard
+    from live.keyboard import Keyboard
 
-    screen.hush_libraries()
-    return Capture(options, screen, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
+    terminal.silence_libraries()
+    return Capture(options, terminal, Keyboard(None if sys.stdin is None else sys.stdin.fileno()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""A script that stands by: loaded, then one request a line on standard input, and one answer a line on standard output.
+"""Serve requests on standard input and output: the script loads everything once, then answers line by line.
 
-Both are JSON objects. The first line, {"ready": true}, comes once everything is loaded. A request holds options of the
-command line by their names, {"prompt": "calm blue waves", "seed": 7}; those that were given at the start hold where a
-request does not say otherwise. An answer holds what the script makes, or {"error": why not}, in "said" the lines that
-it would have printed, and in "warned" those for standard error, in the first answer also those of the rehearsal; only
-progress goes there, as it is made. The end of standard input ends the script, once all requests are answered; the end
-of whoever started it ends it at once (on Windows, which does not tell of that, the end of standard input has to do).
+Every line in both directions is one JSON object.
+
+- A request holds options of the command line by name: {"prompt": "calm blue waves", "seed": 7}. Options given at the
+  start apply where a request does not set them.
+- Events come while a request is worked on: {"progress": [3, 20]} after step 3 of 20, and {"preview": "a/preview.png"}
+  each time the preview file was rewritten.
+- An answer ends each request. It holds the result, such as {"pictures": ["sample_0000.png"]}, or {"error": "reason"}.
+  "said" lists the lines for standard output and "warned" those for standard error. The first answer repeats the
+  warnings of the warm-up, because a library may issue a warning only once per process.
+- {"ready": true} is the first line but for events of the warm-up. Requests may be sent before it.
+
+The script ends when standard input ends and all requests are answered. It ends at once when the program that started it
+has ended (except on Windows, where this cannot be noticed).
 """
 
 import argparse
@@ -14,7 +21,6 @@ import io
 import json
 import os
 import queue
-import re
 import signal
 import sys
 import threading
@@ -24,145 +30,124 @@ from typing import Any, TextIO
 
 import cli
 
-HELP = "load everything, then answer one request a line on standard input, all in JSON: see standby.py"
-PROGRESS = re.compile(r"\d+%\|")  # tqdm's bar
-LAST_WORDS = 5.0  # seconds for cleaning up where nobody is left to answer to, before the process just ends
+HELP = "load everything, then answer one JSON request a line from standard input (see standby.py)"
+CLEANUP_GRACE = 5.0  # seconds to remove temporary files in, once the program that started this one has ended
+EVENTS = ("progress", "preview")  # an object with one of these keys is an event, every other one an answer
 
-Request = dict[str, Any]
+Content = dict[str, Any]  # one JSON object
+Emit = Callable[[Content], None]
 Parse = Callable[[Sequence[str], argparse.Namespace], argparse.Namespace]
+Answer = Callable[[argparse.Namespace, Emit], Content]
 
 
-def serve(
-    parse: Parse,
-    start: argparse.Namespace,
-    answer: Callable[[argparse.Namespace], Request],
-    warm_up: Callable[[], None],
-) -> int:
-    """Answer requests until standard input ends.
+def serve(parse: Parse, start: argparse.Namespace, answer: Answer, warm_up: Callable[[Emit], None]) -> int:
+    """Answer requests until standard input ends; return the exit status.
 
     Args:
-        parse: adds a request's options, as words of a command line, to those that hold already.
-        start: the options that were given at the start; they hold where a request does not say otherwise.
-        answer: does what all of them ask for.
-        warm_up: loads, and does everything once, so that the first request is answered as fast as any other. What it
-            warns of, and may say only once, holds for requests, too: the first answer says it.
+        parse: adds a request's options, as words of a command line, to the options that apply already.
+        start: options given at the start.
+        answer: does what the options ask for. It may call its second argument to send events.
+        warm_up: loads everything and does all work once, so that the first request is as fast as the others. It may
+            send events, too.
 
     Raises:
-        ValueError, OSError, RuntimeError: from `warm_up`, so that nobody waits for a script that cannot work.
+        ValueError, OSError, RuntimeError: from `warm_up`: the script cannot work.
     """
-    answers = sys.stdout
+    stdout = sys.stdout
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests, os.getppid()), daemon=True).start()
-    with contextlib.redirect_stdout(sys.stderr):  # nothing but answers on standard output, whatever libraries print
-        with contextlib.redirect_stdout(io.StringIO()), _warnings() as rehearsed:
-            warm_up()
-        _send(answers, {"ready": True})
-        warned = rehearsed.lines()
+    threading.Thread(target=_receive, args=(requests, os.getppid()), daemon=True).start()
+
+    def send(content: Content) -> None:
+        stdout.write(json.dumps(content) + "\n")
+        stdout.flush()
+
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print; only JSON may reach standard output
+        with contextlib.redirect_stdout(io.StringIO()), _captured_stderr() as captured:
+            warm_up(send)
+        send({"ready": True})
+        warned = _lines(captured)
         while (line := requests.get()) is not None:
-            content = _answer_to(line, parse, start, answer)
-            _send(answers, {**content, "warned": [*warned, *content["warned"]]})
+            content = _answer(line, parse, start, answer, send)
+            send({**content, "warned": [*warned, *content["warned"]]})
             warned = []
     return 0
 
 
-def _listen(requests: "queue.SimpleQueue[bytes | None]", starter: int) -> None:
-    """Hand lines on; at the end of standard input find out whether whoever started this is still there."""
-    left = b""
-    with contextlib.suppress(OSError):  # it is closed
-        while came := os.read(0, 65536):  # not sys.stdin.readline: see terminal.Keyboard
-            *lines, left = (left + came).split(b"\n")
-            for line in lines:
-                requests.put(line)
-    if left.strip():  # a last line without an end
-        requests.put(left)
+def _receive(requests: "queue.SimpleQueue[bytes | None]", parent: int) -> None:
+    """Queue the requests. After the last one, end the process as soon as its parent has ended."""
+    for line in cli.read_lines(0):
+        if line.endswith(b"\n") or line.strip():  # blanks after the last line end are no request
+            requests.put(line)
     requests.put(None)
-    while os.getppid() == starter:
+    while os.getppid() == parent:
         time.sleep(0.05)
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)  # which wakes it: temporary files go
-    time.sleep(LAST_WORDS)
+    # a signal, because it interrupts the main thread and lets `finally` blocks remove temporary files
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(CLEANUP_GRACE)
     os._exit(1)
 
 
-def _answer_to(
-    line: bytes, parse: Parse, start: argparse.Namespace, answer: Callable[[argparse.Namespace], Request]
-) -> Request:
+def _answer(line: bytes, parse: Parse, start: argparse.Namespace, answer: Answer, emit: Emit) -> Content:
+    """Answer one request. An error that is meant for the user becomes part of the answer."""
     said = io.StringIO()
-    with _warnings() as warned:
+    with _captured_stderr() as warned:
         try:
             options = _options(_read(line), parse, start)
             with contextlib.redirect_stdout(said):
-                content = answer(options)
+                content = answer(options, emit)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             content = {"error": cli.describe(error)}
-    return {**content, "said": said.getvalue().splitlines(), "warned": warned.lines()}
+    return {**content, "said": said.getvalue().splitlines(), "warned": _lines(warned)}
 
 
 def _read(line: bytes) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise ValueError("a request is one line of JSON, and this is none") from error
-
-
-class _Warnings(io.StringIO):
-    """Standard error without progress, which goes on to where it went before."""
-
-    def __init__(self, shown: TextIO) -> None:
-        super().__init__()
-        self._shown = shown
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # of io.StringIO it is None, and can be set
-        return self._shown.encoding  # tqdm draws its bar accordingly
-
-    def write(self, text: str) -> int:
-        return self._shown.write(text) if text.startswith("\r") or PROGRESS.search(text) else super().write(text)
-
-    def flush(self) -> None:
-        self._shown.flush()
-
-    def lines(self) -> list[str]:
-        return [line for line in self.getvalue().splitlines() if line.strip()]
+        raise ValueError("not JSON: send one JSON object per line") from error
 
 
 @contextlib.contextmanager
-def _warnings() -> Iterator[_Warnings]:
-    """What is written to standard error; where the block ends by an exception, it is written there after all."""
-    warned = _Warnings(sys.stderr)
+def _captured_stderr() -> Iterator[TextIO]:
+    """Capture what Python code writes to standard error; if an exception leaves the block, write it there after all."""
+    captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(warned):
-            yield warned
+        with contextlib.redirect_stderr(captured):
+            yield captured
     except BaseException:
-        sys.stderr.write(warned.getvalue())
+        sys.stderr.write(captured.getvalue())
         raise
 
 
+def _lines(captured: TextIO) -> list[str]:
+    """Return the captured lines that are not blank."""
+    captured.seek(0)
+    return [line for line in captured.read().splitlines() if line.strip()]
+
+
 def _options(request: object, parse: Parse, start: argparse.Namespace) -> argparse.Namespace:
-    """What a request asks for.
+    """Return the options of a request, added to those of the start.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the request is not an object, or its options are wrong.
     """
     if not isinstance(request, dict):
-        raise ValueError('a request is a JSON object of options, as {"prompt": "calm blue waves"}')
+        raise ValueError('not a JSON object: send options by name, such as {"prompt": "calm blue waves"}')
     words = [word for name, value in request.items() for word in _words(name, value)]
+    # a command line cannot switch off a flag, a request can
     off = {name: False for name, value in request.items() if value is False and getattr(start, name, None) is True}
-    held, complaint = argparse.Namespace(**{**vars(start), **off, "standby": False}), io.StringIO()
+    defaults, complaint = argparse.Namespace(**{**vars(start), **off, "standby": False}), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
-            return parse(words, held)
-    except SystemExit:  # argparse's way
-        raise ValueError(complaint.getvalue() or "help and version are for the command line") from None
+            return parse(words, defaults)
+    except SystemExit:  # how argparse reports a wrong option
+        raise ValueError(complaint.getvalue() or "a request cannot ask for help or version") from None
 
 
 def _words(name: str, value: object) -> list[str]:
-    """An option of the command line: true and false switch, lists are several words, null leaves it out."""
+    """Return an option as words of a command line: true is a flag, a list several words, false and null nothing."""
     if value is None or value is False:
         return []
     if value is True:
         return [f"--{name}"]
     return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-
-
-def _send(stream: TextIO, content: Request) -> None:
-    print(json.dumps(content), file=stream, flush=True)

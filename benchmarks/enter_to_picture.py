@@ -80,8 +80,8 @@ def parts(steps: int, runs: int) -> tuple[float, float, float]:
     """Median seconds of: recording to latent, a picture of one step, each further step."""
     with tempfile.TemporaryDirectory() as name:
         latent = str(Path(name) / "latent.pt")
-        listener = ScriptClient(ROOT / "process_live_audio.py", [], lambda _: None, 600)
-        painter = ScriptClient(ROOT / "txt2img.py", [PROMPT, f"--outdir={name}"], lambda _: None, 600)
+        listener = ScriptClient(ROOT / "process_live_audio.py", [], 600)
+        painter = ScriptClient(ROOT / "txt2img.py", [PROMPT, f"--outdir={name}"], 600)
         try:
             listener.await_ready()
             painter.await_ready()
@@ -93,7 +93,7 @@ def parts(steps: int, runs: int) -> tuple[float, float, float]:
                     ("all", painter, {"init_latents": latent, "ddim_steps": steps}),
                 ):
                     started = time.perf_counter()
-                    script.ask(**request)
+                    script.ask(request)
                     times[part].append(time.perf_counter() - started)
         finally:
             end([listener, painter])

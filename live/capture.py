@@ -1,4 +1,4 @@
-"""Where people speak: ENTER, a meter while they do, and another try where there was nothing."""
+"""Record a person: ENTER starts, a level meter runs, and an unusable recording is asked for again."""
 
 import argparse
 import tempfile
@@ -12,99 +12,100 @@ import numpy as np
 import cli
 from audio import recorder
 from audio.recorder import Microphone, MicrophoneError, Recording
+from live.display import Display
+from live.keyboard import Keyboard
 from live.meter import REFRESH, Meter, SpeechEnd
-from live.pipeline import Show, Take
-from live.terminal import Keyboard, Screen
+from live.pipeline import Pipeline, Take
 
 TEST_SECONDS = 5.0
 QUIT = "q"
-DOUBLE = 0.25  # seconds after a recording in which ENTER is the same ENTER, pressed twice by accident
+DOUBLE_PRESS = 0.25  # seconds after a recording in which a second ENTER is taken for an accident
 
 
 class NoKeyboard(RuntimeError):
-    """Standard input has ended, so that nobody can press ENTER."""
+    """Standard input has ended, so nobody can press ENTER."""
 
     def __init__(self) -> None:
+        """Say what to do instead."""
         super().__init__(
-            "standard input is closed, so nobody can press ENTER; say how long with --seconds N, or give a recording: "
-            "--input_file F"
+            "standard input is closed, so nobody can press ENTER; give the length of the recording with --seconds N, "
+            "or a recording with --input_file F"
         )
 
 
 @dataclass
 class Capture:
-    """A microphone, and the person before it."""
+    """A microphone, and the keyboard of the person who speaks into it."""
 
     options: argparse.Namespace
-    screen: Screen
+    display: Display
     keyboard: Keyboard
-    _microphone: Microphone | None = None  # None: it is to be looked for
+    _microphone: Microphone | None = None  # None: not found yet, or lost
     _stopped: float = 0.0  # time.monotonic() at which the last recording ended
 
     def prepare(self) -> Microphone:
-        """The microphone, which is looked for once, before anyone is asked to speak.
+        """Return the microphone; find it if that was not done yet.
 
         Raises:
-            MicrophoneError: it is not there, or busy.
+            MicrophoneError: it does not exist, or another program uses it.
         """
         if not self._microphone:
             self._microphone = recorder.find_microphone(self.options.mic)
         return self._microphone
 
-    def record(self, show: Show) -> Take | None:
-        """Record until there is something to make a picture of; None if the person ends the show instead.
+    def record(self, pipeline: Pipeline) -> Take | None:
+        """Record until there is a usable recording; return None if the person ends the run instead.
 
-        Whatever ends the recording early, what there is of it, if it is worth that, is among `show.folder.unused()`.
+        If an exception ends a recording, its usable part is among `pipeline.files.unused()`.
 
         Raises:
             NoKeyboard: ENTER is needed, and standard input has ended.
             MicrophoneError: no sound comes.
             OSError: the recording cannot be written.
-            ClientDied: the show cannot go on, `Show.check`.
+            ClientDied: the model cannot be loaded (`Pipeline.check`).
         """
         while True:
-            self.screen.say("Press ENTER to start recording...")
-            typed = self.keyboard.wait(show.check, self._stopped + DOUBLE)
+            self.display.say("Press ENTER to start recording...")
+            typed = self.keyboard.wait(pipeline.check, self._stopped + DOUBLE_PRESS)
             if self.options.loop and (typed is None or typed.casefold() == QUIT):
                 return None
             if typed is None and not self.options.seconds:
                 raise NoKeyboard
-            take, fault = self._try(show)
+            take, fault = self._try(pipeline)
             if take:
                 self._stopped = take.stopped
                 return take
             if self.keyboard.ended:
-                raise RuntimeError(f"{fault}: there is nothing to make a picture of")
-            self.screen.warn(f"{fault}: once more, please.")
+                raise RuntimeError(f"{fault} Nothing was recorded, and standard input has ended.")
+            self.display.warn(f"{fault} Please record again.")
 
-    def _try(self, show: Show) -> tuple[Take | None, str]:
-        """One recording, or what was wrong with it; in a loop also with the microphone or the disk, which may mend."""
+    def _try(self, pipeline: Pipeline) -> tuple[Take | None, str]:
+        """Return one recording, or what is wrong with it as a sentence.
+
+        In a loop a failure of the microphone or the disk is such a sentence, too, because it may pass.
+        """
         try:
-            self.prepare()
-            show.speaking(True)
-            return self._record_once(show.folder.new_recording())
+            return self._record_once(pipeline.files.new_recording())
         except (MicrophoneError, OSError) as error:
             if not self.options.loop:
                 raise
             recorder.forget_devices()
-            self._microphone = None  # numbers of devices may have changed
-            return None, cli.describe(error)
-        finally:
-            show.speaking(False)
+            self._microphone = None  # the numbers of devices may have changed
+            return None, f"{cli.describe(error)}."
 
     def test(self) -> bool:
-        """Five seconds of meter, and the verdict; return whether anything was to be heard."""
+        """Run the meter for five seconds and print a verdict; return whether there was sound."""
         microphone = self.prepare()
         seconds = self.options.seconds or TEST_SECONDS
-        self.screen.say(f"microphone: {microphone.name}; speak for {seconds:g} s")
+        self.display.say(f"microphone: {microphone.name}; speak for {seconds:g} s")
         meter = Meter(microphone.sample_rate)
         with tempfile.TemporaryDirectory() as folder:
-            self._listen(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
-        self.screen.say(meter.verdict())
+            self._run_meter(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
+        self.display.say(meter.verdict())
         return not meter.silent
 
     def _record_once(self, path: Path) -> tuple[Take | None, str]:
-        """From one ENTER to the next: a recording, or why it is none. What cannot be used is deleted."""
+        """Record to `path` from one ENTER to the next; an unusable recording is deleted."""
         options, keyboard = self.options, self.keyboard
         sample_rate = self.prepare().sample_rate
         meter = Meter(sample_rate)
@@ -119,54 +120,56 @@ class Capture:
             )
 
         try:
-            recording = self._listen(path, meter, speech, stop, "Recording... Press ENTER to stop.")
+            recording = self._run_meter(path, meter, speech, stop, "Recording... Press ENTER to stop.")
         except (KeyboardInterrupt, SystemExit):
             if meter.fault:
                 path.unlink(missing_ok=True)
             raise
-        if recording.ended_by:
-            self.screen.warn(f"warning: {recording.ended_by}; what was recorded is used")
-            self._microphone = None
-        if recording.overflows:
-            self.screen.warn(f"warning: {recording.overflows} gaps in the recording, the machine was too busy")
         if meter.fault:
             path.unlink(missing_ok=True)
+        self._warn(recording, meter)
+        if meter.fault:
             return None, meter.fault
-        if meter.warning:
-            self.screen.warn(f"warning: {meter.warning}")
-        facts = f"recorded {recording.seconds:.1f} s at {recording.sample_rate} Hz, level {meter.rms_dbfs:.0f} dBFS"
-        return Take(path, own=True, stopped=recording.stopped, facts=facts), ""
+        summary = f"recorded {recording.seconds:.1f} s at {recording.sample_rate} Hz, level {meter.rms_dbfs:.0f} dBFS"
+        return Take(path, own=True, stopped=recording.stopped, summary=summary), ""
 
-    def _listen(
+    def _warn(self, recording: Recording, meter: Meter) -> None:
+        """Warn of everything that makes a recording worse than it could be."""
+        if recording.ended_by:
+            self.display.warn(f"warning: {recording.ended_by}; the recording up to there is used")
+            self._microphone = None
+        if gaps := recording.overflows:
+            self.display.warn(f"warning: {gaps} gap{'s' * (gaps > 1)} in the recording; the computer was too busy")
+        if meter.warning and not meter.fault:
+            self.display.warn(f"warning: {meter.warning}")
+
+    def _run_meter(
         self, path: Path, meter: Meter, speech: SpeechEnd | None, stop: Callable[[], bool], announcement: str
     ) -> Recording:
-        """Record with the meter on: a line that moves in a terminal, a line a second elsewhere."""
-        screen = self.screen
-        shown, told = time.monotonic(), 0  # when the meter was shown, how many seconds were told of
+        """Record to `path` until `stop()`; show the meter meanwhile, and the announcement when the first sound came."""
+        display = self.display
+        shown = time.monotonic()
 
-        def heard(block: np.ndarray, clipped: int) -> None:
-            meter.hear(block, clipped)
+        def on_block(block: np.ndarray, clipped: int) -> None:
+            meter.add(block, clipped)
             if speech:
-                speech.hear(block)
+                speech.add(block)
 
         def poll() -> bool:
-            nonlocal shown, told
-            if screen.is_terminal and time.monotonic() - shown >= REFRESH:
+            nonlocal shown
+            if time.monotonic() - shown >= REFRESH:
                 shown = time.monotonic()
-                screen.status(meter.line(screen.width))
-            elif not screen.is_terminal and int(meter.seconds) > told:
-                told = int(meter.seconds)
-                screen.say(meter.plain())
+                display.level(meter)
             return stop()
 
         def started() -> None:
             if announcement:
-                screen.say(announcement)
+                display.say(announcement)
 
         try:
-            return recorder.record(path, self.prepare(), poll, started, heard)
+            return recorder.record(path, self.prepare(), poll, started, on_block)
         except MicrophoneError:
             self._microphone = None
             raise
         finally:
-            screen.status("")
+            display.level(None)

@@ -1,80 +1,81 @@
-"""A script in standby (standby.py), as seen by the program that started it."""
+"""The client of a script that runs with `--standby`: start it, send requests, notice that it died or hangs.
 
+The protocol, one JSON object a line, is that of `standby.py`.
+"""
+
+import io
 import json
 import os
 import queue
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from standby import PROGRESS
+import standby
+from live.display import Display
 
-ENDS = 0.5  # seconds that a script has to clean up, before it is killed
-LAST_WORDS = 2.0  # seconds that a busy machine may take to read them, where a process of the script's lives on
+TERMINATE_GRACE = 0.5  # seconds for a script to clean up after SIGTERM; then it is killed
+STDERR_GRACE = 2.0  # seconds to wait for the rest of stderr of a dead script, which a child process may keep open
 
 
 class ClientError(RuntimeError):
-    """A script gave no picture or no latents; the message says why, in one line."""
+    """A script could not do what was asked; the message, one line, says why."""
 
 
 class ClientDied(ClientError):
-    """The script has ended, or was ended because it hung. It can be started again."""
+    """The script has ended, or was ended because it hung. The next request starts it again."""
 
-    def __init__(self, message: str, had_worked: bool) -> None:
+    def __init__(self, message: str, was_ready: bool) -> None:
+        """Keep whether the script had been ready: then it is worth another try."""
         super().__init__(message)
-        self.had_worked = had_worked  # it was ready once, so that it may be worth another try
+        self.was_ready = was_ready
 
 
 @dataclass(frozen=True)
 class Answer:
+    """The answer to one request."""
+
     content: dict[str, Any]
-    said: list[str]  # what the script would have printed
-    warned: list[str]  # what it would have written to standard error
+    output: list[str]  # lines that the script would have printed
+    warnings: list[str]  # lines that it would have written to standard error
 
 
 @dataclass
 class _Process:
-    """One life of a script."""
+    """One run of the script."""
 
     popen: "subprocess.Popen[bytes]"
-    lines: "queue.SimpleQueue[bytes | None]" = field(default_factory=queue.SimpleQueue)  # None: there is no more
-    words: list[str] = field(default_factory=list)  # on standard error since the last answer, without progress
-    heard_of: float = field(default_factory=time.monotonic)  # when it last showed a sign of life
+    lines: "queue.SimpleQueue[bytes | None]" = field(default_factory=queue.SimpleQueue)  # None: the end of the output
+    errors: list[str] = field(default_factory=list)  # lines on standard error since the last answer
+    last_sign: float = field(default_factory=time.monotonic)  # time of its last sign of life: a line, or a request
     ready: bool = False
-    errors_read: threading.Event = field(default_factory=threading.Event)  # all of them: it has ended
+    errors_read: threading.Event = field(default_factory=threading.Event)  # set at the end of standard error
 
 
 class ScriptClient:
-    """Starts a script with `--standby`, asks it, and sees to its end. One thread may ask, another may `check`."""
+    """A script that is started with `--standby`. One thread may ask while another calls `check`."""
 
-    def __init__(
-        self, script: Path, arguments: Sequence[str], progress: Callable[[str], None], patience: float
-    ) -> None:
-        """Nothing is started yet.
+    def __init__(self, script: Path, arguments: Sequence[str], hang_timeout: float) -> None:
+        """Set up the client; `start` or the first request starts the script.
 
         Args:
-            arguments: for the script.
-            progress: is shown its progress bar as it moves, and "" when it has gone.
-            patience: seconds without any sign of life, after which a script hangs.
+            script: path of the script.
+            arguments: its command line.
+            hang_timeout: seconds without any line from the script after which it is considered hung, and ended.
         """
         self.name = script.name
         self._command = [sys.executable, str(script), *arguments, "--standby"]
-        self._progress = progress
-        self._patience = patience
+        self._hang_timeout = hang_timeout
         self._process: _Process | None = None
-        self._asked = False
-        self._showing = threading.Lock()  # of progress, so that none comes after the "" at its end
 
     def start(self) -> _Process:
-        """Start the script, if it does not run; return at once."""
+        """Start the script if it does not run; return at once."""
         if self._process:
             return self._process
         popen = subprocess.Popen(
@@ -83,139 +84,153 @@ class ScriptClient:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONIOENCODING": "utf-8:surrogateescape"},
-            # so that Ctrl-C reaches this process alone, which then ends the script; on Windows the second
+            # Ctrl-C must reach this program only, which then ends the script (the second option is for Windows)
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         self._process = process = _Process(popen)
-        threading.Thread(target=self._read_answers, args=(process,), daemon=True).start()
-        threading.Thread(target=self._read_errors, args=(process,), daemon=True).start()
+        for read in (_read_lines, _read_errors):
+            threading.Thread(target=read, args=(process,), daemon=True).start()
         return process
 
     def check(self) -> None:
-        """Raises ClientDied if the script ended before it was ready."""
+        """Raise ClientDied if the script has ended before it was ready."""
         process = self._process
         if process and not process.ready and process.popen.poll() is not None:
-            raise self._obituary(process)
+            raise self._exit_error(process)
 
-    def await_ready(self) -> None:
-        """Start the script if it does not run, and wait until it has loaded everything.
-
-        Raises:
-            ClientDied: it ended, or hangs.
-        """
-        process = self.start()
-        if not process.ready:
-            self._wait(process)
-            process.ready = True
-
-    def ask(self, **request: Any) -> Answer:
-        """Do what the options in `request` ask for; start the script if it does not run.
+    def await_ready(self, display: Display | None = None) -> None:
+        """Wait until the script has loaded everything; start it if it does not run.
 
         Raises:
-            ClientError: the script says why it cannot.
-            ClientDied: it ended, or hangs.
+            ClientDied: the script ended, or hangs.
         """
         process = self.start()
-        process.heard_of = time.monotonic()
+        if process.ready:
+            return
+        if display:
+            display.status(f"loading {self.name}...")
+        try:
+            self._next_answer(process, None)
+        finally:
+            if display:
+                display.status("")
+        process.ready = True
+
+    def ask(self, request: Mapping[str, object], display: Display | None = None) -> Answer:
+        """Send options to the script and wait for its answer; start it if it does not run.
+
+        Args:
+            request: options of the script by name.
+            display: is told the events between the request and its answer.
+
+        Raises:
+            ClientError: the script says why it cannot do it.
+            ClientDied: the script ended, or hangs.
+        """
+        process = self.start()
+        process.last_sign = time.monotonic()
         assert process.popen.stdin
-        with suppress(OSError):  # it has ended: which the wait for its answer will tell
+        with suppress(OSError):  # the script has ended, which `await_ready` or `_next_answer` reports
             process.popen.stdin.write(json.dumps(request).encode() + b"\n")
             process.popen.stdin.flush()
-        self.await_ready()
-        self._asked = True
-        try:
-            content = self._wait(process)
-        finally:
-            with self._showing:
-                self._asked = False
-                self._progress("")
-        process.words = []
-        said, warned = content.pop("said", []), content.pop("warned", [])
+        self.await_ready(display)
+        content = self._next_answer(process, display)
+        process.errors = []
+        output, warnings = content.pop("said", []), content.pop("warned", [])
         if error := content.get("error"):
             raise ClientError(f"{self.name}: {error.removeprefix(self.name + ': ')}")
-        return Answer(content, said, warned)
+        return Answer(content, output, warnings)
 
-    def _wait(self, process: _Process) -> dict[str, Any]:
-        """The next JSON object from the script."""
+    def _next_answer(self, process: _Process, display: Display | None) -> dict[str, Any]:
+        """Return the next JSON object that is no event; pass events on to the display."""
         while True:
             try:
-                line = process.lines.get(timeout=0.2)  # a time, so that Ctrl-C is noticed on Windows
+                line = process.lines.get(timeout=0.2)  # a timeout, because on Windows Ctrl-C cannot end a wait
             except queue.Empty:
-                if time.monotonic() - process.heard_of > self._patience:
+                if time.monotonic() - process.last_sign > self._hang_timeout:
                     end([self])
-                    message = f"{self.name} showed no sign of life for {self._patience:g} s"
+                    message = f"{self.name} showed no sign of life for {self._hang_timeout:g} s"
                     raise ClientDied(message, process.ready) from None
                 continue
             if line is None:
-                raise self._obituary(process)
-            with suppress(ValueError):
-                content = json.loads(line)
-                if isinstance(content, dict):
-                    return content
-            process.words.append(line.decode(errors="replace"))
+                raise self._exit_error(process)
+            content = _parse(line)
+            if content is None:  # printed past the protocol, for instance by a C library
+                process.errors.append(line.decode(errors="replace").rstrip())
+            elif not content.keys() & set(standby.EVENTS):
+                return content
+            elif display:
+                _show(content, display)
 
-    def _obituary(self, process: _Process) -> ClientDied:
+    def _exit_error(self, process: _Process) -> ClientDied:
+        """Return an error that says how the script ended and the last line of its standard error."""
         with suppress(subprocess.TimeoutExpired):
-            process.popen.wait(ENDS)
+            process.popen.wait(TERMINATE_GRACE)
         end([self])
-        process.errors_read.wait(LAST_WORDS)
+        process.errors_read.wait(STDERR_GRACE)
         status = process.popen.returncode
         how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
         if status == 0:
             how = "ended before its work was done"
-        *earlier, last = process.words or [""]
+        *earlier, last = process.errors or [""]
         if os.environ.get("VOICETOIMG_TRACEBACK"):
             print(*earlier, sep="\n", file=sys.stderr)
         last = last.removeprefix(f"{self.name}: ")
         return ClientDied(f"{self.name} {how}{f': {last}' if last else ''}", process.ready)
 
-    def _read_answers(self, process: _Process) -> None:
-        for line in process.popen.stdout or ():
-            process.heard_of = time.monotonic()
-            process.lines.put(line)
-        process.lines.put(None)
 
-    def _read_errors(self, process: _Process) -> None:
-        assert isinstance(process.popen.stderr, BufferedReader)
-        for text in _pieces(process.popen.stderr):
-            process.heard_of = time.monotonic()
-            if PROGRESS.search(text):
-                with self._showing:
-                    if self._asked:
-                        self._progress(text)
-            elif text.strip():
-                process.words.append(text)
-        process.errors_read.set()
-
-
-def _pieces(stream: BufferedReader) -> Iterable[str]:
-    """What comes, cut at line ends and carriage returns; a progress bar, which ends in neither, as it comes."""
-    left = b""
-    while came := stream.read1(65536):
-        *pieces, left = re.split(rb"[\r\n]", left + came)
-        for piece in pieces:
-            yield piece.decode(errors="surrogateescape")
-        if PROGRESS.search(text := left.decode(errors="surrogateescape")):
-            yield text
-    yield left.decode(errors="surrogateescape")
-
-
-def end(workers: Iterable[ScriptClient]) -> None:
-    """Ask scripts to end, and see to it; all within one time."""
-    workers = list(workers)
-    running = [worker._process for worker in workers if worker._process]
+def end(clients: Iterable[ScriptClient]) -> None:
+    """Terminate scripts, and kill those that are still there after TERMINATE_GRACE seconds in all."""
+    clients = list(clients)
+    running = [client._process for client in clients if client._process]
     for process in running:
         process.popen.terminate()
         assert process.popen.stdin
         with suppress(OSError):
             process.popen.stdin.close()
-    deadline = time.monotonic() + ENDS
+    deadline = time.monotonic() + TERMINATE_GRACE
     for process in running:
         try:
             process.popen.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.popen.kill()
             process.popen.wait()
-    for worker in workers:
-        worker._process = None
+    for client in clients:
+        client._process = None
+
+
+def _read_lines(process: _Process) -> None:
+    """Queue what the script writes to standard output."""
+    for line in process.popen.stdout or ():
+        process.last_sign = time.monotonic()
+        process.lines.put(line)
+    process.lines.put(None)
+
+
+def _read_errors(process: _Process) -> None:
+    """Collect what the script writes to standard error past `standby.serve`, for the message should it die."""
+    assert process.popen.stderr
+    for line in io.TextIOWrapper(process.popen.stderr, encoding="utf-8", errors="surrogateescape"):
+        process.last_sign = time.monotonic()
+        if line.strip():
+            process.errors.append(line.rstrip("\n"))
+    process.errors_read.set()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return a line's JSON object, or None if it is something else."""
+    with suppress(ValueError):
+        content = json.loads(line)
+        if isinstance(content, dict):
+            return content
+    return None
+
+
+def _show(event: dict[str, Any], display: Display) -> None:
+    """Pass an event on; one that is malformed counts as a sign of life only."""
+    match event:
+        case {"progress": [int(step), int(steps)]}:
+            display.progress(step, steps)
+        case {"preview": str(path)}:
+            display.preview(Path(path))

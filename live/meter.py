@@ -37,7 +37,7 @@ class Meter:
         self._held, self._held_since = 0.0, 0.0  # amplitude, seconds
         self._clipped_at = -CLIP_SHOWN
 
-    def hear(self, block: np.ndarray, clipped: int) -> None:
+    def add(self, block: np.ndarray, clipped: int) -> None:
         """A block [T] float32, mono, `clipped` of whose frames are at full scale."""
         self.frames += block.size
         peak = float(np.abs(block).max(initial=0.0))
@@ -156,7 +156,7 @@ class SpeechEnd:
         self._spoken = 0.0  # seconds
         self._quiet = 0.0  # seconds since the last speech
 
-    def hear(self, block: np.ndarray) -> None:
+    def add(self, block: np.ndarray) -> None:
         """A block [T] float32, mono."""
         samples = np.concatenate([self._rest, block])
         whole = len(samples) // self._size * self._size

@@ -1,6 +1,7 @@
-"""A show: recordings are taken, and each becomes a picture while the next one may be taken.
+"""The pipeline of a live run: recordings queue up, and each becomes an image while the next one is recorded.
 
-Recording goes on in the main thread, pictures are made in one other, by two scripts that stand by (live/client.py).
+The main thread records; one other thread makes the images with two scripts in standby (`live/client.py`):
+process_live_audio.py, the encoder, turns a recording into a latent, and txt2img.py, the generator, that into an image.
 """
 
 import argparse
@@ -20,303 +21,315 @@ import config
 from files import alternatives, reserved
 from live import client
 from live.client import Answer, ClientDied, ClientError, ScriptClient
+from live.display import Display
 from live.run_files import RunFiles
 from live.session import Session
-from live.terminal import Screen
 from live.viewer import open_in_viewer
 
 KEPT = "the recording is kept"
-EARLIER_KEPT = "an earlier recording, of which no picture was made, is kept"
-PICTURE = "picture: "  # how txt2img.py names a file it wrote
-MOST_STEPS = 50  # of DPM-Solver++(2M), which more hardly change
-MEASURED_STEPS = (1, 5)  # of the two pictures that tell how long a step takes
-SPARE = 0.05  # share of a budget that is not planned for
+EARLIER_KEPT = "an earlier recording without an image is kept"
+MOST_STEPS = 50  # of DPM-Solver++(2M); more of them hardly change an image
+MEASURED_STEPS = (1, 5)  # of the two images whose times give the seconds per step
+SPARE = 0.05  # share of a budget that is left unplanned
 
 Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
 class Take:
-    """A recording that is to become a picture."""
+    """A recording that is to become an image."""
 
-    path: Path  # where it lies now
-    own: bool  # recorded by this show, and not a file of the user's
+    path: Path  # where it is now
+    own: bool  # recorded by this run; otherwise a file of the user
     stopped: float  # time.monotonic() at which its sound was complete
-    facts: str = ""  # to be told of it
-    heard: bool = False  # its latent is in the show's
+    summary: str = ""  # one line about it
+    encoded: bool = False  # `RunFiles.latent` was made from it
 
 
 @dataclass
 class Speed:
-    """How long the painter takes, as last measured."""
+    """Time that the generator needs, as last measured."""
 
-    fixed: float  # seconds a picture, whatever the steps
-    a_step: float  # seconds
+    fixed: float  # seconds an image, however many steps
+    per_step: float  # seconds
 
     def seconds_for(self, steps: int) -> float:
-        return self.fixed + steps * self.a_step
+        """Return the seconds that an image of so many steps takes."""
+        return self.fixed + steps * self.per_step
 
     def steps_within(self, seconds: float) -> int:
-        steps = int((seconds * (1 - SPARE) - self.fixed) / self.a_step)
+        """Return the number of steps, 1 to MOST_STEPS, that fit into a time."""
+        steps = int((seconds * (1 - SPARE) - self.fixed) / self.per_step)
         return max(1, min(MOST_STEPS, steps))
 
-    def learn(self, steps: int, seconds: float) -> None:
-        """Take a picture's time for the speed of now: other programs come and go."""
+    def update(self, steps: int, seconds: float) -> None:
+        """Scale both times to the last image, because other programs change the speed of the machine."""
         factor = seconds / self.seconds_for(steps)
-        self.fixed, self.a_step = self.fixed * factor, self.a_step * factor
+        self.fixed, self.per_step = self.fixed * factor, self.per_step * factor
 
 
-class Show:
-    """The scripts, and what becomes of recordings. `with`: at the end no script is left."""
+class Pipeline:
+    """The two scripts and the queue of recordings. Used in a `with` block, after which no script runs any more."""
 
-    def __init__(self, options: argparse.Namespace, screen: Screen, folder: RunFiles) -> None:
-        self.options, self.screen, self.folder = options, screen, folder
-        self.failed = 0  # takes of which there is no picture
+    def __init__(self, options: argparse.Namespace, display: Display, files: RunFiles) -> None:
+        """Set up the pipeline; `start` starts the scripts.
+
+        Args:
+            options: the command line of run_live_workflow.py.
+            display: is told everything that happens.
+            files: names for the recording and the latent.
+        """
+        self.options, self.display, self.files = options, display, files
+        self.failed = 0  # recordings that gave no image
         self._session = Session(config.SESSIONS_DIR) if options.keep else None
         self._speed: Speed | None = None
-        self._measured: Future[None] | None = None  # done when the speed is known
-        self._told: set[str] = set()
-        self._began = self._speaking = self._closing = False
-        self._waiting: list[Take] = []  # the first of them is being worked on
+        self._measuring: Future[None] | None = None  # done once the speed is known
+        self._printed: set[str] = set()
+        self._submitted_any = self._closing = False
+        self._queue: list[Take] = []  # the first one is being worked on
         self._thread = ThreadPoolExecutor(1)
-        self.listener = ScriptClient(config.REPO_DIR / "process_live_audio.py", [], self._progress, options.timeout)
-        self.painter = ScriptClient(config.REPO_DIR / "txt2img.py", options.painting, self._progress, options.timeout)
+        self.encoder = ScriptClient(config.REPO_DIR / "process_live_audio.py", [], options.timeout)
+        self.generator = ScriptClient(config.REPO_DIR / "txt2img.py", options.painting, options.timeout)
 
-    def __enter__(self) -> "Show":
+    def __enter__(self) -> "Pipeline":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.abandon()
 
     def start(self) -> None:
-        """Start the scripts, unless each is started only when it is needed; return at once."""
+        """Start the scripts, unless each is to start only when it is needed; return at once."""
         if self.options.no_standby:
             return
-        self.painter.start()
-        self.listener.start()
+        self.generator.start()
+        self.encoder.start()
         if self.options.budget:
-            self._measured = self._thread.submit(self._measure)
+            self._measuring = self._thread.submit(self._measure)
 
-    def await_calibration(self) -> None:
-        """Wait for what is soon known to work, while the model is still loading; and for the speed that a budget needs.
+    def await_encoder(self) -> None:
+        """Wait until the encoder, and with a budget the speed, is ready; the model may go on loading.
 
         Raises:
             ClientError: it does not work.
         """
         if not self.options.no_standby:
-            self.listener.await_ready()
-        if self._measured:
-            self.screen.say("measuring how fast this machine paints...")
-            while not self._measured.done():
-                time.sleep(0.02)  # not result() at once: on Windows Ctrl-C would not end it
-            self._measured.result()
+            self.encoder.await_ready(self.display)
+        if self._measuring:
+            self.display.say("measuring the speed of this computer...")
+            _wait_for(self._measuring.done)
+            self._measuring.result()
 
     def check(self) -> None:
-        """Raises ClientDied if the model turned out to be unusable before the first recording."""
-        if not self._began:
-            self.painter.check()
+        """Raise ClientDied if the model failed to load before the first recording."""
+        if not self._submitted_any:
+            self.generator.check()
 
-    def speaking(self, now: bool) -> None:
-        """Whether somebody speaks, so that the terminal's status belongs to the meter."""
-        self._speaking = now
-        self.screen.status("")
-
-    def take(self, take: Take) -> None:
-        """Make the picture of a recording, after those before it; return at once."""
-        self._began = True
-        if take.facts:
-            before = len(self._waiting)
-            turn = f"; its picture comes after {before} other{'s' * (before > 1)}"
-            self.screen.say(f"{take.facts}{turn if before else f': {self.folder.wav}'}")
-        self._waiting.append(take)
-        self._thread.submit(self._make, take)
+    def submit(self, take: Take) -> None:
+        """Queue a recording, and return at once; images are made in the order of the recordings."""
+        self._submitted_any = True
+        if take.summary:
+            before = len(self._queue)
+            turn = f"; its image comes after {before} other{'s' * (before > 1)}" if before else f": {self.files.wav}"
+            self.display.say(f"{take.summary}{turn}")
+        self._queue.append(take)
+        self._thread.submit(self._process, take)
 
     def finish(self) -> None:
-        """Wait until all pictures are made."""
-        if self.options.loop and (left := len(self._waiting)):
-            self.screen.say(f"{left} {'pictures are' if left > 1 else 'picture is'} still to be made")
-        while self._waiting:
-            time.sleep(0.02)  # not a join: on Windows Ctrl-C would not end it
+        """Wait until all images are made."""
+        if self.options.loop and (left := len(self._queue)):
+            self.display.say(f"{left} {'images are' if left > 1 else 'image is'} still to be made")
+        _wait_for(lambda: not self._queue)
 
     def abandon(self) -> list[Path]:
-        """End everything; return where the recordings of this show are that no picture has been made of."""
+        """End everything; return the recordings of this run that have no image, where they are kept."""
         self._closing = True
-        client.end([self.listener, self.painter])
+        client.end([self.encoder, self.generator])
         self._thread.shutdown(cancel_futures=True)
-        self.screen.status("")
-        used = [take.path for take in self._waiting if take.own and take.path == self.folder.wav]
-        self._waiting = []
-        return [self._kept(path) for path in (*used, *self.folder.unused())]
+        self.display.status("")
+        published = [take.path for take in self._queue if take.own and take.path == self.files.wav]
+        self._queue = []
+        return [self._keep_safe(path) for path in (*published, *self.files.unused())]
 
-    # --- one picture, in the other thread ----------------------------------------------------------------------------
-    def _make(self, take: Take) -> None:
+    # --- one image, in the other thread -------------------------------------------------------------------------------
+    def _process(self, take: Take) -> None:
+        """Make the image of a recording; an error is reported and ends nothing."""
         if self._closing:
             return
         try:
             if take.own:
                 take.path = self._publish(take.path)
-            picture = self._picture_of(take)
-            seconds = time.monotonic() - take.stopped
-            self.screen.say(f"{PICTURE}{picture} ({seconds:.1f} s from sound to picture)")
+            image = self._generate(take)
+            self.display.image(image, time.monotonic() - take.stopped)
             if take.own:
-                self.folder.painted()
-            self._present(take, picture)
-        except Exception as error:  # a bug must not end the show, either
+                self.files.mark_done()
+            self._present(take, image)
+        except Exception as error:  # also a bug must not end the run
             if self._closing:
-                return  # who ends it tells of the recording
+                return  # the script was ended on purpose, and `abandon` reports the recording
             self.failed += 1
-            with suppress(Exception):  # nobody is left to tell; else `finish` would wait for ever
-                self._lament(take, error)
-        self._waiting.remove(take)
+            with suppress(Exception):  # `finish` would wait for ever if the take stayed in the queue
+                self._report_failure(take, error)
+        self._queue.remove(take)
 
     def _publish(self, recording: Path) -> Path:
-        if earlier := self.folder.publish(recording):
-            self.screen.say(f"{EARLIER_KEPT}: {earlier}")
-        return self.folder.wav
+        """Make a recording the run's wav; return its new path."""
+        if earlier := self.files.publish(recording):
+            self.display.say(f"{EARLIER_KEPT}: {earlier}")
+        return self.files.wav
 
-    def _kept(self, path: Path) -> Path:
-        """Where a recording of which there is no picture is from now on: in a loop no later one replaces it."""
-        with suppress(OSError):  # then it stays where it is, and the next show finds it
+    def _keep_safe(self, path: Path) -> Path:
+        """Return where a recording without an image is kept; in a loop it moves, so the next one cannot replace it."""
+        with suppress(OSError):  # then it stays where it is, and the next run finds it
             if self.options.loop:
-                return self.folder.set_aside(path)
-            if path != self.folder.wav:
+                return self.files.set_aside(path)
+            if path != self.files.wav:
                 return self._publish(path)
         return path
 
-    def _picture_of(self, take: Take) -> Path:
-        heard = self._ask(self.listener, input_file=str(take.path), output_file=str(self.folder.latent))
-        take.heard = True
-        self._tell(heard.said, heard.warned if not take.own else [])  # of its own the recorder has said the same
+    def _generate(self, take: Take) -> Path:
+        """Make a latent and an image from a recording; return the image's path."""
+        latent = str(self.files.latent)
+        encoded = self._ask(self.encoder, input_file=str(take.path), output_file=latent)
+        take.encoded = True
+        # the capture has warned of its own recordings already
+        self._print(encoded.output, encoded.warnings if not take.own else [])
         steps = self._steps(take)
         started = time.monotonic()
-        latent = str(self.folder.latent)
-        painted = self._ask(self.painter, init_latents=latent, ddim_steps=steps)
+        generated = self._ask(self.generator, init_latents=latent, ddim_steps=steps)
         if self._speed:
-            self._speed.learn(steps, time.monotonic() - started)
-        self._tell(painted.said, painted.warned)
-        if not painted.content.get("pictures"):
-            raise ClientError(f"{self.painter.name} ended without naming a picture")
-        return Path(painted.content["pictures"][0])
+            self._speed.update(steps, time.monotonic() - started)
+        images = generated.content.get("pictures") or []
+        # `Display.image` tells the path of the image, and how long it took
+        self._print([line for line in generated.output if not line.endswith(tuple(images))], generated.warnings)
+        if not images:
+            raise ClientError(f"{self.generator.name} ended without naming an image")
+        return Path(images[0])
 
     def _ask(self, script: ScriptClient, **request: object) -> Answer:
-        """Ask a script."""
+        """Send a request to a script; with --no_standby, end the script after it."""
         if self._closing:
-            raise ClientDied("the show has ended", had_worked=False)
+            raise ClientDied("the run has ended", was_ready=False)
         try:
-            return self._twice(lambda: script.ask(**request))
+            return self._twice(lambda: script.ask(request, self.display))
         finally:
+            self.display.progress_done()
             if self.options.no_standby:
                 client.end([script])
 
     def _twice(self, work: Callable[[], Result]) -> Result:
-        """Do what a script is needed for; if one dies of it that had worked, once more, which starts it again."""
+        """Do work that needs a script; if the script dies although it had been ready, start it again and retry once."""
         try:
             return work()
         except ClientDied as error:
-            if self._closing or not error.had_worked:
+            if self._closing or not error.was_ready:
                 raise
-            self.screen.warn(f"{error}; it is started again")
+            self.display.warn(f"{error}; it is started again")
             return work()
 
-    def _tell(self, said: Iterable[str], warned: Iterable[str]) -> None:
-        """Show lines of a script: what it says of every picture alike once, and not what its user should do next."""
-        for line, show in [*((line, self.screen.say) for line in said), *((line, self.screen.warn) for line in warned)]:
-            if line not in self._told and not line.startswith((PICTURE, "next: ")):
-                show(line)
-            self._told.add(line)
+    def _print(self, output: Iterable[str], warnings: Iterable[str]) -> None:
+        """Print a script's lines. Lines printed before, and its "next: ..." hints, are left out."""
+        for lines, show in ((output, self.display.say), (warnings, self.display.warn)):
+            for line in lines:
+                if line not in self._printed and not line.startswith("next: "):
+                    show(line)
+                self._printed.add(line)
 
-    def _lament(self, take: Take, error: Exception) -> None:
-        """Say why there is no picture, and of what recording; where one of the show's own is, which none replaces."""
-        _show_traceback(error, self.screen)
+    def _report_failure(self, take: Take, error: Exception) -> None:
+        """Report a failed recording: the reason and, if this run recorded it, where the file is kept."""
+        _show_traceback(error, self.display)
         reason = _reason(error).replace(f"{take.path}: ", "")
         if not take.own:
-            self.screen.warn(f"{cli.program()}: {take.path}: {reason}")
+            self.display.warn(f"{cli.program()}: {take.path}: {reason}")
             return
-        if take.heard and self.options.loop:
+        if take.encoded and self.options.loop:
             with suppress(OSError):
-                self.folder.set_aside(self.folder.latent)
-        self.screen.warn(f"{cli.program()}: {reason}; {KEPT}: {self._kept(take.path)}")
+                self.files.set_aside(self.files.latent)
+        self.display.warn(f"{cli.program()}: {reason}; {KEPT}: {self._keep_safe(take.path)}")
 
-    # --- how long it may take ----------------------------------------------------------------------------------------
+    # --- budget -------------------------------------------------------------------------------------------------------
     def _measure(self) -> None:
-        """Note how long two pictures take."""
-        fast, slow = self._twice(self._seconds_painted)
+        """Measure the generator's speed with two images."""
+        fast, slow = self._twice(self._seconds_measured)
         few, many = MEASURED_STEPS
-        a_step = max((slow - fast) / (many - few), slow / 1000)
-        self._speed = Speed(max(0.0, fast - few * a_step), a_step)
+        # the smallest time per step is a guess, for a machine so irregular that more steps took less time
+        per_step = max((slow - fast) / (many - few), slow / 1000)
+        self._speed = Speed(max(0.0, fast - few * per_step), per_step)
 
-    def _seconds_painted(self) -> list[float]:
-        """Paint pictures of noise, to nowhere, of MEASURED_STEPS."""
+    def _seconds_measured(self) -> list[float]:
+        """Return the seconds for images of MEASURED_STEPS steps each, which are thrown away."""
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
-            self.painter.await_ready()
+            self.generator.await_ready(self.display)
             for steps in MEASURED_STEPS:
                 started = time.monotonic()
-                painted = self.painter.ask(ddim_steps=steps, outdir=folder)
-                self._tell([], painted.warned)
+                answer = self.generator.ask({"ddim_steps": steps, "outdir": folder})
+                self._print([], answer.warnings)
                 seconds.append(time.monotonic() - started)
         return seconds
 
     def _steps(self, take: Take) -> int:
+        """Return the steps for a recording: the option, or what is left of the budget allows."""
         if not self._speed:
-            return self.options.steps
+            return int(self.options.steps)
         left = self.options.budget - (time.monotonic() - take.stopped)
         steps = self._speed.steps_within(left)
         needed = self._speed.seconds_for(steps)
         many = f"{steps} steps of DPM-Solver++ take" if steps > 1 else "1 step of DPM-Solver++ takes"
-        self.screen.say(f"{many} {needed:.1f} s; {max(left, 0.0):.1f} s of the budget are left")
+        self.display.say(f"{many} {needed:.1f} s; {max(left, 0.0):.1f} s of the budget are left")
         if needed > left:
-            self.screen.warn(f"warning: the picture comes later than after {self.options.budget:g} s")
+            self.display.warn(f"warning: the image will take longer than {self.options.budget:g} s")
         return steps
 
-    # --- showing -----------------------------------------------------------------------------------------------------
-    def _present(self, take: Take, picture: Path) -> None:
-        """What may be done with a picture beside making it. Whatever fails here does not stop the show."""
+    # --- after an image -----------------------------------------------------------------------------------------------
+    def _present(self, take: Take, image: Path) -> None:
+        """Make the card, copy into the session, open the viewer, as asked. A failure there costs no image."""
         card: list[Path] = []
         if self.options.card:
-            self._try(lambda: card.append(self._card(take, picture)))
+            self._try(lambda: card.append(self._card(take, image)))
         if session := self._session:
-            self._try(lambda: self._keep(session, take, picture, card))
+            self._try(lambda: self._add_to_session(session, take, image, card))
         if self.options.open:
-            self._try(lambda: open_in_viewer(card[0] if card else picture))
+            self._try(lambda: open_in_viewer(card[0] if card else image))
         if self.options.discard_audio:
             self._try(lambda: take.path.unlink(missing_ok=True))
 
     def _try(self, work: Callable[[], object]) -> None:
+        """Do some work; warn if it fails."""
         try:
             work()
-        except Exception as error:  # a bug in what only decorates costs no picture
-            _show_traceback(error, self.screen)
-            self.screen.warn(f"warning: {_reason(error)}")
+        except Exception as error:  # also a bug must not cost the image
+            _show_traceback(error, self.display)
+            self.display.warn(f"warning: {_reason(error)}")
 
-    def _keep(self, session: Session, take: Take, picture: Path, card: list[Path]) -> None:
+    def _add_to_session(self, session: Session, take: Take, image: Path, card: list[Path]) -> None:
         recording = None if self.options.discard_audio else take.path
-        session.add(self.options.prompt, picture, self.folder.latent, recording, card[0] if card else None)
-        self._tell([f"session: {session.page}"], [])
+        session.add(self.options.prompt, image, self.files.latent, recording, card[0] if card else None)
+        self._print([f"session: {session.page}"], [])
 
-    def _card(self, take: Take, picture: Path) -> Path:
+    def _card(self, take: Take, image: Path) -> Path:
+        """Draw the card of an image; return its path."""
         from audio.features import Recipe
         from live.card import save_card
 
-        with reserved(config.OUTPUT_DIR / "cards", alternatives(picture.name)) as path:
-            save_card(take.path, picture, self.options.prompt, path, Recipe(**config.RECIPE))
-        self.screen.say(f"card: {path}")
+        with reserved(config.OUTPUT_DIR / "cards", alternatives(image.name)) as path:
+            save_card(take.path, image, self.options.prompt, path, Recipe(**config.RECIPE))
+        self.display.say(f"card: {path}")
         return path
 
-    def _progress(self, bar: str) -> None:
-        if self._waiting and not self._speaking:  # not while the speed is measured
-            self.screen.status(bar)
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; not a blocking wait, because on Windows Ctrl-C cannot end one."""
+    while not condition():
+        time.sleep(0.02)
 
 
 def _reason(error: Exception) -> str:
-    """One line; of an error that nobody has foreseen also what kind it is, since its text may be one word."""
+    """Return one line about an error; of an unforeseen one also its type, since its text may be a single word."""
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         return cli.describe(error)
-    return (
-        f"an error in this program, {type(error).__name__}: {cli.describe(error)} (VOICETOIMG_TRACEBACK=1 shows where)"
-    )
+    return f"a bug in this program, {type(error).__name__}: {cli.describe(error)} (VOICETOIMG_TRACEBACK=1 shows where)"
 
 
-def _show_traceback(error: Exception, screen: Screen) -> None:
+def _show_traceback(error: Exception, display: Display) -> None:
     if os.environ.get("VOICETOIMG_TRACEBACK"):
-        screen.warn("".join(traceback.format_exception(error)).rstrip())
+        display.warn("".join(traceback.format_exception(error)).rstrip())

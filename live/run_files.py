@@ -1,10 +1,9 @@
-"""The files of one running show: nobody else writes to them, and no recording is lost.
+"""The names of the files that one live run writes, reserved with a lock, so that no recording is lost.
 
-The first show in a folder has `temp_live_audio.wav` and `live_latent.pt`, as config names them, a second one at the
-same time `temp_live_audio_2.wav` and `live_latent_2.pt`. Until it is used, a recording lies under a hidden name, which
-begins with that of the show's wav; then it takes the place of the one before. That one is set aside first, unless a
-picture was made of it: until then a hidden empty file says so. Whatever ends the program, the next show that has the
-names finds both.
+The first run in a folder uses `temp_live_audio.wav` and `live_latent.pt`, as in config; a second one at the same time
+uses `temp_live_audio_2.wav` and `live_latent_2.pt`. A new recording has a hidden name that begins with that of the
+run's wav. When its turn comes, it replaces the wav. If the previous recording has no image yet (a hidden marker file
+says so), it is renamed first. After a crash, the next run with the same names finds the marker and the recordings.
 """
 
 import itertools
@@ -26,68 +25,69 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-WORTH = config.SHORT_SECONDS  # seconds; a shorter recording is not missed
+MIN_SECONDS = config.SHORT_SECONDS  # shorter recordings are not worth keeping
 
 
 class RunFiles:
-    """The names that a show has for itself, while it holds their lock (`claim_run_files`)."""
+    """The file names of one run, valid while it holds their lock (`claim_run_files`)."""
 
     def __init__(self, number: int) -> None:
-        self.number = number  # of the shows at work in this folder, from 1
+        """Derive the names from the number of the run among those active in this folder, from 1."""
+        self.number = number
         self.wav, self.latent = (
             path if number == 1 else path.with_stem(f"{path.stem}_{number}")
             for path in (config.TEMP_AUDIO_WAV, config.LIVE_LATENT_PT)
         )
-        self._unpainted = self.wav.with_name(f".{self.wav.stem}.unpainted")  # is there while `wav` has no picture
+        self._marker = self.wav.with_name(f".{self.wav.stem}.unpainted")  # exists while `wav` has no image
 
     def new_recording(self) -> Path:
-        """A name for the next recording."""
+        """Return a name for the next recording."""
         return self.wav.with_name(f".{self.wav.stem}.{secrets.token_hex(4)}{self.wav.suffix}")
 
     def publish(self, recording: Path) -> Path | None:
-        """Make a recording `wav`; return where the one before is now, if no picture was made of it."""
+        """Rename a recording to `wav`; return the new path of the previous one if that has no image."""
         earlier = None
-        if self._unpainted.exists() and self.wav.exists():
+        if self._marker.exists() and self.wav.exists():
             earlier = self.set_aside(self.wav)
-        self._unpainted.touch()
+        self._marker.touch()
         os.replace(recording, self.wav)
         return earlier
 
-    def painted(self) -> None:
-        """A picture was made of `wav`: the next recording may replace it."""
-        self._unpainted.unlink(missing_ok=True)
+    def mark_done(self) -> None:
+        """Note that `wav` has an image: the next recording may replace it."""
+        self._marker.unlink(missing_ok=True)
 
     def set_aside(self, path: Path) -> Path:
-        """Give a recording, or the latent, a name that no other will take, of the time; return its new path."""
+        """Rename a recording, or the latent, to a name with the time that nothing else uses; return its new path."""
         named = self.latent if path == self.latent else self.wav
         name = f"{named.stem}_{time.strftime('%Y-%m-%d_%H-%M-%S')}{named.suffix}"
-        target = reserve(named.parent, alternatives(name))  # not `reserved`: once moved, nothing may remove it
+        target = reserve(named.parent, alternatives(name))  # not `reserved`, which would remove the file after an error
         try:
             os.replace(path, target)
         except OSError:
             target.unlink()
             raise
         if path == self.wav:
-            self.painted()
+            self.mark_done()
         return target
 
     def unused(self) -> list[Path]:
-        """Recordings of this show that nothing was done with yet, the oldest first."""
+        """Return the recordings of this run that were not published yet, the oldest first."""
         return sorted(self._hidden(), key=lambda path: path.stat().st_mtime)
 
     def rescue(self) -> list[Path]:
-        """Set aside what shows that were killed have recorded; return where it is."""
+        """Set aside the recordings of runs that were killed; return their new paths."""
         rescued = self._rescue()
         others = (re.match(rf"\.{config.TEMP_AUDIO_WAV.stem}_(\d+)\.", path.name) for path in self._hidden("_*"))
         for number in {int(match[1]) for match in others if match} - {self.number}:
-            with _held(RunFiles(number)) as other:
-                rescued += other._rescue() if other else []  # None: its show is at work
+            with _locked(RunFiles(number)) as other:
+                rescued += other._rescue() if other else []  # None: that run is active
         return rescued
 
     def _rescue(self) -> list[Path]:
         rescued = []
         for path in self.unused():
-            if seconds_of(path) < WORTH:
+            if seconds_of(path) < MIN_SECONDS:
                 path.unlink(missing_ok=True)
             else:
                 rescued.append(self.set_aside(path))
@@ -98,7 +98,7 @@ class RunFiles:
 
 
 def seconds_of(wav: Path) -> float:
-    """Length of a wav file; where its header cannot be read, what its size would hold at the rate of most devices."""
+    """Return the length of a wav file; if its header is damaged, an estimate from its size at 48 kHz and 16 bits."""
     try:
         with wave.open(str(wav)) as file:
             return file.getnframes() / file.getframerate()
@@ -108,37 +108,39 @@ def seconds_of(wav: Path) -> float:
 
 @contextmanager
 def claim_run_files() -> Iterator[RunFiles]:
-    """The first names that no other show has; they are free again at the end, whatever ends the program.
+    """Reserve the first names that no other run uses, for the time of the `with` block.
+
+    The names become free however the program ends.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     config.ROOT_DIR.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        with _held(RunFiles(number)) as folder:
-            if folder:
-                yield folder
+        with _locked(RunFiles(number)) as files:
+            if files:
+                yield files
                 return
 
 
 @contextmanager
-def _held(folder: RunFiles) -> Iterator[RunFiles | None]:
-    """The folder with the lock of its names; None if another show has it."""
-    lock = folder.wav.with_name(f".{folder.wav.stem}.lock")
-    descriptor = _locked(lock)
+def _locked(files: RunFiles) -> Iterator[RunFiles | None]:
+    """Hold the lock of a run's names; yield None if another run holds it."""
+    path = files.wav.with_name(f".{files.wav.stem}.lock")
+    descriptor = _lock(path)
     if descriptor is None:
         yield None
         return
     try:
-        yield folder
+        yield files
     finally:
-        with suppress(PermissionError):  # Windows removes no file that is open
-            lock.unlink(missing_ok=True)  # before it is unlocked, see _locked
+        with suppress(PermissionError):  # Windows does not remove an open file
+            path.unlink(missing_ok=True)  # before the lock is released, see `_lock`
         os.close(descriptor)
 
 
-def _locked(path: Path) -> int | None:
-    """A descriptor of the lock file, locked until it is closed or the process ends; None if another has it."""
+def _lock(path: Path) -> int | None:
+    """Lock a file until its descriptor is closed or the process ends; return the descriptor, None if it is locked."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -148,10 +150,11 @@ def _locked(path: Path) -> int | None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(descriptor)
-            if isinstance(error, BlockingIOError | PermissionError):  # POSIX, Windows
+            if isinstance(error, BlockingIOError | PermissionError):  # on POSIX, on Windows
                 return None
             raise  # a file system without locks
-        # whoever had the lock may have removed the file in between: then this is the lock of a file that is gone
+        # The previous holder may have removed the file after it was opened here. Then this lock is that of a file
+        # without a name, and a third run could lock a new one.
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
         os.close(descriptor)
