@@ -1,4 +1,4 @@
-"""Make pictures from a prompt and from latents: those of a voice, or Gaussian noise.
+"""Make images from a prompt and start noise: the latents of a voice, or Gaussian noise.
 
 examples:
   python txt2img.py --prompt "a golden spiral on purple" --init_latents live_latent.pt
@@ -25,42 +25,44 @@ from painting.options import latent_files, parse_options, parse_request
 if TYPE_CHECKING:
     import torch
 
-    from painting.painter import Painter
+    from painting.image_spec import ImageSpec
+    from painting.inputs import Inputs
+    from painting.ldm_painter import LatentDiffusionPainter
 
 parse = functools.partial(parse_options, __doc__)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    cli.show_warnings()
     if args.standby:
-        return standby.serve(parse_request, args, answer, lambda: warm_up(args))
+        return standby.serve(parse_request, args, answer, lambda emit: warm_up(args, emit))
     paint(args)
     return 0
 
 
-def answer(asked: argparse.Namespace) -> dict[str, list[str]]:
-    """The pictures of one request. The bar goes to whoever asked, as a sign of life, through a pipe."""
-    return {"pictures": [str(path) for path in paint(asked, always_bar=True)]}
+def answer(args: argparse.Namespace, emit: standby.Emit) -> dict[str, list[str]]:
+    """Make the images of one request."""
+    return {"pictures": [str(path) for path in paint(args, emit)]}
 
 
-def warm_up(args: argparse.Namespace) -> None:
-    """Load, and paint once to nowhere: what the mean of all voices gives or, at a size that voices lack, noise."""
+def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
+    """Load the model, and make one image of the mean voice in a temporary folder."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        mean = None
-        if config.LATENT_SHAPE[1:] == (args.H // 8, args.W // 8):
-            mean = Path(folder, "mean.pt")
-            torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
-        start = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0]}
-        changes = {**start, "ddim_steps": 2, "n_samples": 1, "n_iter": 1}
-        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}), always_bar=True)
+        mean = Path(folder, "mean.pt")
+        torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
+        start = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0], "x_T": "auto"}
+        changes = {**start, "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None}
+        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}), emit)
 
 
-def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
-    """Make the pictures that a command line asks for; print and return where they are.
+def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Path]:
+    """Make the images that a command line asks for; print and return their paths.
 
-    `always_bar`: draw the progress bar also where standard error is no terminal.
+    Args:
+        emit: takes progress and previews as events; None: a bar in the terminal.
 
     Raises:
         ValueError: latents, model and options do not go together, or one of them is broken.
@@ -68,51 +70,89 @@ def paint(args: argparse.Namespace, always_bar: bool = False) -> list[Path]:
     """
     from tqdm import tqdm
 
-    from ldm.devices import choose_device
     from painting.generate import Journal, generate_images
-    from painting.image_spec import read_chunks
     from painting.images import read_latents
     from painting.inputs import Inputs, model_files
     from painting.plan import check_subjects, plan
-    from painting.preview import Preview
+    from painting.png_text import read_chunks
+    from painting.progress import Progress
 
-    device = choose_device(args.device)
+    device = device_of(args)
     replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
-    height, width = (replayed.height, replayed.width) if replayed else (args.H, args.W)
-    shape = (config.LATENT_CHANNELS, height // 8, width // 8)
-    files = [(path, read_latents(path, shape)) for path in latent_files(args)]
+    files = [(path, read_latents(path)) for path in latent_files(args)]
     specs = [replayed] if replayed else plan(args, [len(latents) for _, latents in files], device)
     check_subjects(specs, files)
     inputs = Inputs(*model_files(args), files, specs)
+    print_whitening(inputs)
     if made_from:
         made_from.check(inputs.provenance(specs[0]))
 
-    make_writable(args.outdir / "samples")
+    samples = args.outdir / "samples"
+    make_writable(samples)
     journal = Journal(args.outdir, specs, inputs.identity(specs))
     if journal.finished:
-        print(f"going on: {len(journal.finished)} of {len(specs)} pictures are there already")
+        print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
     painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
-    painter.check_size(specs[0].height, specs[0].width)
-    pictures = dict(journal.finished)
-    missing = (index for index in range(len(specs)) if index not in journal.finished)
+    shape = shape_of(painter, specs[0])
+    inputs.check_shape(specs, shape)
+    start_noise = functools.partial(inputs.start_noise, shape=shape)
     text_of = None if args.no_metadata else inputs.text_of
-    preview = Preview(args.outdir / "preview.png", args.preview_every) if args.preview_every else None
-    samples, size = args.outdir / "samples", args.batch_size
-    job = generate_images(specs, painter, inputs.start_noise, text_of, journal, samples, size, preview, always_bar)
-    with cli.keeping("finished pictures are kept, the same command goes on" if len(specs) > 1 else ""):
-        for path in job:
-            tqdm.write(f"picture: {path}", file=sys.stdout)  # above the progress bar
+    preview = args.outdir / "preview.png" if args.preview_every else None
+    images = dict(journal.finished)
+    missing = (index for index in range(len(specs)) if index not in journal.finished)
+    with (
+        Progress(specs[0].steps, preview, args.preview_every, emit) as progress,
+        cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
+    ):
+        for path in generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress):
+            tqdm.write(f"image: {path}", file=sys.stdout)  # above the bar
             sys.stdout.flush()
-            pictures[next(missing)] = path
-    made = [pictures[index] for index in range(len(specs))]
-    written = [*made, *([preview.path] if preview and preview.path.is_file() else []), *save_overviews(args, made)]
+            images[next(missing)] = path
+    made = [images[index] for index in range(len(specs))]
+    written = [*made, *([preview] if preview and preview.is_file() else []), *save_overviews(args, made)]
     if len(written) > 1:
         print("written:", *written)
     return made
 
 
+def device_of(args: argparse.Namespace) -> "torch.device":
+    """Return the device of --device.
+
+    Raises:
+        cli.WrongOption: this machine does not have it.
+    """
+    from ldm.devices import UnavailableError, choose_device
+
+    try:
+        return choose_device(args.device)
+    except UnavailableError as error:
+        raise cli.WrongOption(f"--device: {error}") from error
+
+
+def shape_of(painter: "LatentDiffusionPainter", spec: "ImageSpec") -> tuple[int, int, int]:
+    """Return the shape [C, h, w] of x_T for an image.
+
+    Raises:
+        cli.WrongOption: the model has no images of this size.
+    """
+    from ldm.devices import UnavailableError
+
+    try:
+        return painter.latent_shape(spec.height, spec.width)
+    except UnavailableError as error:
+        raise cli.WrongOption(f"--H, --W: {error}") from error
+
+
+def print_whitening(inputs: "Inputs") -> None:
+    """Print which calibration whitens which files."""
+    for whitening, paths in inputs.whitened_by.items():
+        whose = "the built-in" if whitening.parent == config.BUILTIN_CALIBRATION_DIR else "your"
+        names = ", ".join(dict.fromkeys(map(str, paths)))
+        print(f"start noise: {names}, whitened by {whose} calibration (--x_T raw leaves that out)")
+
+
 def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
-    """All pictures side by side, and of walks an animation each, if there is more than one picture."""
+    """Write all images side by side, and an animation of each walk, if there is more than one image."""
     from painting.images import save_animation, save_grid
 
     grids = [save_grid(made, args.outdir)] if len(made) > 1 and not args.skip_grid else []
@@ -120,22 +160,22 @@ def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
     return [*grids, *(save_animation(made[start : start + args.frames], args.outdir, "walk") for start in starts)]
 
 
-def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "Painter":
-    """The model, kept for the next request; another one is let go first: together they might not fit."""
-    from painting.painter import Painter
+def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "LatentDiffusionPainter":
+    """Load a model, and keep it for the next request."""
+    from painting.ldm_painter import LatentDiffusionPainter
 
     wanted = (weights, yaml, precision, device)
     if wanted not in _painters:
-        _painters.clear()
-        _painters[wanted] = Painter(*wanted)
+        _painters.clear()  # two models together might not fit into memory
+        _painters[wanted] = LatentDiffusionPainter(*wanted)
     return _painters[wanted]
 
 
-_painters: dict[tuple[Path, Path | None, str, "torch.device"], "Painter"] = {}
+_painters: dict[tuple[Path, Path | None, str, "torch.device"], "LatentDiffusionPainter"] = {}
 
 
 def make_writable(folder: Path) -> None:
-    """Find out before the work, not after it, that a folder cannot be made or written to (OSError)."""
+    """Make a folder, and raise OSError before the work, not after it, if it cannot be written to."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

@@ -1,66 +1,110 @@
-"""What decides a picture, as one value: made from a command line, carried in the picture's file, read from it again."""
+"""All that decides one image, as one frozen value: defaults, ranges and choices stand here and nowhere else.
+
+`ImageSpec` is read by the command line (`painting/options.py`), by requests in standby, by `--replay` and by the Python
+API, so a new option is one field and a new sampler one entry of `SAMPLERS`. This module imports nothing heavy.
+"""
 
 import dataclasses
-import json
-import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_origin
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
-
-from ldm.checkpoint import PRECISIONS
-
-JSON_CHUNK = "voicetoimg"
-WEB_CHUNK = "parameters"
-MAX_BATCH_SIZE = 256
-MAX_SIDE = 2048  # pixels
-TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict}  # as which JSON gives others
-SHARE = (0.0, 1.0)
-RANGES = {
-    "seed": (0, 2**63 - 1),
-    "steps": (1, 1000),
-    "scale": (0, 100),
-    "eta": SHARE,
-    "height": (8, MAX_SIDE),
-    "width": (8, MAX_SIDE),
-    "voice_strength": SHARE,
-    "layout_strength": SHARE,
-    "guidance_rescale": SHARE,
-    "batch_size": (1, MAX_BATCH_SIZE),
-}
+PRECISIONS = ("fp32", "bf16", "fp16")
 X_T_TREATMENTS = ("auto", "whitened", "raw")
-WEB_SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "dpmpp": "DPM++ 2M"}  # as the usual web interfaces call them
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class SamplerEntry:
+    """One sampler: the class that does it, and its name in common web interfaces."""
+
+    target: str  # module:class
+    web_name: str
+
+
+SAMPLERS = {
+    "ddim": SamplerEntry("ldm.models.diffusion.ddim:DDIMSampler", "DDIM"),
+    "plms": SamplerEntry("ldm.models.diffusion.plms:PLMSSampler", "PLMS"),
+    "dpmpp": SamplerEntry("ldm.models.diffusion.dpm_solver:DPMSolverSampler", "DPM++ 2M"),
+}
+
+# Fields that images of early versions lack. The defaults are what those versions did.
+ADDED_LATER = frozenset({"batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale"})
+JSON_TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict}  # types that JSON does not keep apart
+
+
+def _setting(
+    default: Any, text: str, allowed: tuple[float, float] | tuple[str, ...] | None = None, metavar: str | None = None
+) -> Any:
+    """Declare a field with its help text and what is allowed: a range (two numbers), or choices (words)."""
+    return dataclasses.field(default=default, metadata={"help": text, "allowed": allowed, "metavar": metavar})
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """All that decides a picture but the weights and the latents themselves."""
+    """All that decides an image but the weights and the latents themselves.
 
-    prompt: str
-    negative_prompt: str
-    seed: int
-    subject: int | None  # row of the latents file; None: start from Gaussian noise
-    sampler: str
-    steps: int
-    scale: float
-    eta: float
-    guidance_interval: tuple[float, float]
-    height: int  # pixels
-    width: int  # pixels
-    x_T: str  # auto, whitened or raw
-    voice_strength: float
-    precision: str  # what the weights are rounded to
-    batch_size: int = 1  # pictures that were sampled together: sums of products may round differently with their number
-    batch_index: int = 0  # its place among them
-    layout_strength: float = 0.0
-    blend: tuple[tuple[int, float], ...] = ()  # several voices in place of a subject: row in each file, and its weight
-    guidance_rescale: float = 0.0
+    The order of the fields is that of the JSON in an image's file.
+
+    Raises:
+        ValueError: a value outside its range or choices.
+    """
+
+    prompt: str = _setting("a psychedelic visualization of a voice", "what the image shows", metavar="TEXT")
+    negative_prompt: str = _setting("", "what the image should not show", metavar="TEXT")
+    seed: int = _setting(42, "seed of all noise", (0, 2**63 - 1), "K")
+    subject: int | None = None  # row of the latents file; None: start from Gaussian noise
+    sampler: str = _setting("dpmpp", "DDIM, PLMS or DPM-Solver++(2M)", tuple(SAMPLERS))
+    steps: int = _setting(20, "sampling steps: more take longer", (1, 1000), "N")
+    scale: float = _setting(
+        2.5, "scale of classifier-free guidance; 1 is no guidance, and twice as fast", (0, 100), "S"
+    )
+    eta: float = _setting(0.0, "noise that DDIM adds at each step", SHARE, "E")
+    guidance_interval: tuple[float, float] = _setting(
+        (0.0, 1.0), "guide only in this part of the noise schedule; 1 is pure noise", SHARE
+    )
+    height: int = _setting(256, "height in pixels", (64, 2048), "N")
+    width: int = _setting(256, "width in pixels", (64, 2048), "N")
+    x_T: str = _setting(
+        "auto",
+        "whitened: latents become noise that the voice decides; raw: sampling starts from the latents themselves; "
+        "auto: whitened, unless they are Gaussian noise already",
+        X_T_TREATMENTS,
+    )
+    voice_strength: float = _setting(
+        0.9, "share of the voice in whitened latents; the rest is the seed's noise", SHARE, "V"
+    )
+    precision: str = _setting("fp32", "number format of the weights", PRECISIONS)
+    batch_size: int = _setting(1, "images sampled together, which may change how sums are rounded", (1, 256), "N")
+    batch_index: int = 0  # place of this image in its batch
+    layout_strength: float = _setting(
+        0.0,
+        "share of the sound's shape in the lowest frequencies of whitened latents; time runs to the right, pitch "
+        "upwards",
+        SHARE,
+        "V",
+    )
+    blend: tuple[tuple[int, float], ...] = ()  # several voices in place of `subject`: row in each file, and weight
+    guidance_rescale: float = _setting(0.0, "share of the contrast added by guidance that is taken back", SHARE, "PHI")
+
+    def __post_init__(self) -> None:
+        for name, allowed in ALLOWED.items():
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                _check(name, value, allowed)
+        low, high = self.guidance_interval
+        if low > high:
+            raise ValueError(f"guidance_interval is {low:g} to {high:g}; the first must not be above the second")
+        if self.subject is not None and self.subject < 0:
+            raise ValueError(f"subject is {self.subject}; rows are counted from 0")
+        if not 0 <= self.batch_index < self.batch_size:
+            raise ValueError(f"it is number {self.batch_index} of a batch of {self.batch_size}")
+        _check_blend(self.blend)
 
     @property
     def parts(self) -> tuple[tuple[int, float], ...]:
-        """The latents it starts from, one in each file, as row and weight; none: Gaussian noise."""
+        """Row and weight in each file of latents; empty for Gaussian noise."""
         return self.blend or (() if self.subject is None else ((self.subject, 1.0),))
 
     @classmethod
@@ -70,129 +114,53 @@ class ImageSpec:
         Raises:
             ValueError: a field is missing, unknown, of another type, or out of its range.
         """
-        _check_fields(cls, values)
-        interval = values["guidance_interval"]
-        if not _are_numbers(interval) or len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        check_json_fields(cls, values, optional=ADDED_LATER)
+        interval, blend = values["guidance_interval"], values.get("blend", [])
+        if not _are_numbers(interval) or len(interval) != 2:
             raise ValueError(f"guidance_interval is {interval!r}")
-        blend = _pairs(values.get("blend", []))
-        spec = cls(**{**values, "guidance_interval": tuple(interval), "blend": blend})
-        for name, (low, high) in RANGES.items():
-            if not low <= getattr(spec, name) <= high:
-                raise ValueError(f"{name} is {getattr(spec, name)}, outside {low} to {high}")
-        choices = {"sampler": WEB_SAMPLERS, "precision": PRECISIONS, "x_T": X_T_TREATMENTS}
-        for name, allowed in choices.items():
-            if getattr(spec, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(spec, name)!r}, none of {', '.join(allowed)}")
-        if spec.subject is not None and spec.subject < 0:
-            raise ValueError(f"subject is {spec.subject}")
-        if not 0 <= spec.batch_index < spec.batch_size:
-            raise ValueError(f"it is number {spec.batch_index} of a batch of {spec.batch_size}")
-        return spec
+        if not isinstance(blend, list) or not all(_are_numbers(part) and len(part) == 2 for part in blend):
+            raise ValueError(f"blend is {blend!r}")
+        pairs = tuple((row, float(weight)) for row, weight in blend)
+        return cls(**{**values, "guidance_interval": tuple(interval), "blend": pairs})
 
 
-def _check_fields(cls: Any, values: Any) -> None:
-    """Raises ValueError unless `values`, as they come out of JSON, are the fields of the dataclass, of their types."""
+FIELDS = {field.name: field for field in dataclasses.fields(ImageSpec)}
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    name: field.metadata["allowed"] for name, field in FIELDS.items() if field.metadata.get("allowed")
+}
+
+
+def _check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    """Raise ValueError if `value` is none of the choices, or outside the range."""
+    if isinstance(allowed[0], str):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}, none of {', '.join(allowed)}")
+        return
+    low, high = allowed
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}, outside {low} to {high}")
+
+
+def _check_blend(blend: tuple[tuple[int, float], ...]) -> None:
+    """Raise ValueError unless `blend` holds rows and weights, and the weights sum to 1."""
+    for row, weight in blend:
+        if type(row) is not int or row < 0 or not 0 <= weight <= 1:
+            raise ValueError(f"blend is {blend!r}; rows from 0 and weights from 0 to 1 are needed")
+    if blend and not math.isclose(sum(weight for _, weight in blend), 1, abs_tol=1e-3):
+        raise ValueError(f"blend is {blend!r}; the weights must sum to 1")
+
+
+def check_json_fields(cls: Any, values: Any, optional: frozenset[str] = frozenset()) -> None:
+    """Raise ValueError unless `values`, as read from JSON, are the fields of the dataclass `cls`, of their types."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    needed = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    if not isinstance(values, dict) or not needed <= set(values) <= set(fields):
+    if not isinstance(values, dict) or not set(fields) - optional <= set(values) <= set(fields):
         raise ValueError(f"the fields {', '.join(fields)} are needed")
     for name, value in values.items():
-        kind = TYPES.get(fields[name].type, fields[name].type)
-        is_list = get_origin(kind) is tuple  # the caller looks into it
+        kind = JSON_TYPES.get(fields[name].type, fields[name].type)
+        is_list = get_origin(kind) is tuple  # the caller checks what is in it
         if not is_list and (isinstance(value, bool) or not isinstance(value, kind)):
             raise ValueError(f"{name} is {value!r}")
 
 
 def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) in (int, float) for value in values)
-
-
-def _pairs(blend: Any) -> tuple[tuple[int, float], ...]:
-    """Raises ValueError if `blend`, as it comes out of JSON, is no list of rows and weights."""
-    if not isinstance(blend, list) or not all(_are_numbers(part) and len(part) == 2 for part in blend):
-        raise ValueError(f"blend is {blend!r}")
-    for row, weight in blend:
-        if type(row) is not int or row < 0 or not 0 <= weight <= 1:
-            raise ValueError(f"blend is {blend!r}")
-    if blend and abs(sum(weight for _, weight in blend) - 1) > 1e-3:
-        raise ValueError(f"blend is {blend!r}, whose weights are not 1 together")
-    return tuple((row, float(weight)) for row, weight in blend)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What a picture was made from, as hashes: enough to tell whether it can be made again."""
-
-    model: str  # name of the folder that the weights lie in
-    model_sha256: str
-    latents_sha256: str | None
-    calibration_sha256: str | None  # of the whitening, if it was used
-    recipe: Mapping[str, float]  # from recording to latents
-    version: str  # of this program
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Provenance":
-        """Rebuild it from `dataclasses.asdict` after its way through JSON.
-
-        Raises:
-            ValueError: a field is missing, unknown, or of another type.
-        """
-        _check_fields(cls, values)
-        return cls(**values)
-
-    def check(self, now: "Provenance") -> None:
-        """Raises ValueError if what is there `now` would give another picture."""
-        things = {"model_sha256": f"the model {self.model}", "latents_sha256": "the same latents"}
-        things["calibration_sha256"] = "the calibration that whitened its latents"
-        for name, thing in things.items():
-            then, here = getattr(self, name), getattr(now, name)
-            if then != here:
-                raise ValueError(
-                    f"the picture cannot be made again without {thing}: sha256 {(then or 'none')[:10]} is needed, "
-                    f"{(here or 'none')[:10]} is here"
-                )
-
-
-def text_chunks(spec: ImageSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
-    """PNG text: one line as web interfaces for diffusion models write and read it, and all of it as JSON."""
-    negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
-    line = (
-        f"{spec.prompt}{negative}\nSteps: {spec.steps}, Sampler: {WEB_SAMPLERS[spec.sampler]}, "
-        f"CFG scale: {spec.scale:g}, Seed: {spec.seed}, Size: {spec.width}x{spec.height}, "
-        f"Model hash: {made_from.model_sha256[:10]}, Model: {made_from.model}"
-    )
-    chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(WEB_CHUNK, line)
-    content = {"picture": dataclasses.asdict(spec), "made_from": dataclasses.asdict(made_from)}
-    chunks.add_itxt(JSON_CHUNK, json.dumps(content, ensure_ascii=False))
-    return chunks
-
-
-def read_chunks(path: Path) -> tuple[ImageSpec, Provenance]:
-    """What `text_chunks` put into the picture `path`.
-
-    Raises:
-        ValueError: no picture, or none that carries how it was made.
-        OSError: the file cannot be read.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of very many pixels, and of what is broken
-            with Image.open(path, formats=("PNG",)) as picture:  # Pillow would start Ghostscript for another
-                if max(picture.size) > MAX_SIDE:
-                    raise Image.DecompressionBombError
-                picture.load()  # text may come after the pixels
-                content = json.loads(picture.info[JSON_CHUNK])
-        return ImageSpec.from_json(content["picture"]), Provenance.from_json(content["made_from"])
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is no picture") from None
-    except Image.DecompressionBombError:
-        raise ValueError(f"{path} has more pixels than any picture that was made here") from None
-    except (OSError, SyntaxError) as error:  # Pillow's, of what is cut short or spoiled, have no number
-        if getattr(error, "errno", None):
-            raise
-        raise ValueError(f"{path} is a broken picture: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} does not say how it was made (no {error} in it)") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} says how it was made in a way that cannot be read: {error}") from error

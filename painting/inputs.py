@@ -1,10 +1,13 @@
-"""What pictures are made from: a model, latents of voices, and the calibration that whitens them."""
+"""The files that images are made from: a model, latents of voices, and the calibration that whitens them.
+
+From a voice to x_T: `Inputs.start_noise` → `audio.initial_noise.initial_noise` → `audio.whitening.Whitening.whiten`.
+"""
 
 import argparse
 import functools
 import hashlib
-import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,11 +23,12 @@ from audio.provenance import find_whitening, read_note
 from files import sha256_of
 from ldm.checkpoint import find_model
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec, Provenance, text_chunks
+from painting.image_spec import ImageSpec
+from painting.png_text import Provenance, text_chunks
 
 
 def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Weights and yaml (None: as the weights say).
+    """Return the weights and the yaml of the model; None for the yaml beside the weights.
 
     Raises:
         ValueError: the folder of --model holds no model.
@@ -38,7 +42,7 @@ def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 @functools.cache
 def model_sha256(weights: Path) -> Future[str]:
-    """Of the weights, which are loaded meanwhile: hashing gigabytes takes seconds, which Ctrl-C does not wait for."""
+    """Compute the SHA-256 of the weights in a daemon thread while they load, so that Ctrl-C does not wait for it."""
     sha256: Future[str] = Future()
 
     def hash_file() -> None:
@@ -52,7 +56,7 @@ def model_sha256(weights: Path) -> Future[str]:
 
 
 class Inputs:
-    """What pictures are made from beside their specs: a model, files of latents [N, C, h, w], calibrations."""
+    """A model, files of latents [N, C, h, w], and the calibrations that whiten them."""
 
     def __init__(
         self,
@@ -61,24 +65,23 @@ class Inputs:
         files: Sequence[tuple[Path, Tensor]],
         specs: Sequence[ImageSpec],
     ) -> None:
-        """Decide, and say, what latents are made into.
+        """Find the whitening of each file of latents.
+
+        A warning tells of latents that should be whitened and cannot be.
 
         Raises:
-            ValueError: x_T is to be whitened, and no calibration here is the one that the latents were made with.
+            ValueError: x_T must be whitened, and no calibration here made the latents.
         """
         self.weights, self.yaml = weights, yaml
-        self._whitened_by: dict[Path, list[Path]] = {}  # calibrations, and the files that each whitens
+        self._paths = [path for path, _ in files]
+        self.whitened_by: dict[Path, list[Path]] = {}  # calibrations, and the files that each whitens
         self._model_sha256 = model_sha256(weights)
         rows = [sorted({spec.parts[i][0] for spec in specs if spec.parts}) for i in range(len(files))]
         self.voices = [self._voices(*file, chosen, specs[0].x_T) for file, chosen in zip(files, rows, strict=True)]
-        for found, paths in self._whitened_by.items():
-            whose = "the built-in" if found.parent == config.BUILTIN_CALIBRATION_DIR else "your"
-            names = ", ".join(dict.fromkeys(map(str, paths)))
-            print(f"start noise: {names}, whitened by {whose} calibration (--x_T raw leaves that out)")
-        self._calibration_sha256 = "+".join(sorted(map(sha256_of, self._whitened_by))) or None
+        self._calibration_sha256 = "+".join(sorted(map(sha256_of, self.whitened_by))) or None
 
     def _voices(self, path: Path, latents: Tensor, rows: list[int], x_T: str) -> Voices:
-        """The latents of one file, of which `rows` are used, with their whitening if they are to be whitened."""
+        """Put the latents of one file, of which `rows` are used, and their whitening together."""
         array = latents.numpy()
         chosen = array[rows]
         if x_T == "auto":
@@ -91,14 +94,28 @@ class Inputs:
             remedy = "make them again with process_live_audio.py, or run phase 1"
             if x_T == "whitened":
                 raise ValueError(f"{problem}: {remedy}")
-            print(f"warning: {problem}, and raw ones make flat pictures; {remedy}", file=sys.stderr)
+            warnings.warn(f"{problem}, and raw ones make flat images; {remedy}", stacklevel=3)
         else:
-            self._whitened_by.setdefault(found, []).append(path)
+            self.whitened_by.setdefault(found, []).append(path)
         return Voices(array, whitening, keep_noise=x_T == "auto")
 
-    def start_noise(self, specs: Sequence[ImageSpec]) -> Tensor:
-        """x_T [B, C, h, w] float32: of the seeds' Gaussian noise, of latents, or of both."""
-        shape = (config.LATENT_CHANNELS, specs[0].height // 8, specs[0].width // 8)
+    def check_shape(self, specs: Sequence[ImageSpec], shape: tuple[int, int, int]) -> None:
+        """Raise ValueError if latents that are sampled from as they are have another shape than x_T, [C, h, w]."""
+        for number, (voices, path) in enumerate(zip(self.voices, self._paths, strict=True)):
+            rows = {spec.parts[number][0] for spec in specs if spec.parts}
+            if voices.latents.shape[1:] != shape and not all(map(voices.whitened, rows)):
+                held, needed = (", ".join(map(str, size)) for size in (voices.latents.shape[1:], shape))
+                raise ValueError(
+                    f"{path} holds latents [N, {held}] that are sampled from as they are, and the image needs "
+                    f"[N, {needed}]; only whitened voices fit every size"
+                )
+
+    def start_noise(self, specs: Sequence[ImageSpec], shape: tuple[int, int, int]) -> Tensor:
+        """Make x_T [B, *shape] float32 from the seeds' Gaussian noise, from latents, or from both.
+
+        Raises:
+            ValueError: latents that are used as they are have another shape.
+        """
         noise = seeded_noise([spec.seed for spec in specs], shape)
         for index, spec in enumerate(specs):
             if spec.parts:
@@ -108,7 +125,7 @@ class Inputs:
         return noise
 
     def latents_sha256(self, *specs: ImageSpec) -> str | None:
-        """Of the numbers these start from: the same wherever the files lie, and whatever else is in them."""
+        """Hash the numbers that the specs start from, wherever the files lie and whatever else they hold."""
         used = sorted({(file, row) for spec in specs for file, (row, _) in enumerate(spec.parts)})
         digest = hashlib.sha256()
         for file, row in used:
@@ -116,12 +133,13 @@ class Inputs:
         return digest.hexdigest() if used else None
 
     def identity(self, specs: Sequence[ImageSpec]) -> str:
-        """What tells a job from others with the same specs, at once: of gigabytes of weights their size and date."""
+        """Return a cheap key of these inputs: weights by size and date, because hashing gigabytes takes seconds."""
         weights = self.weights.stat()
         parts = (self.weights, weights.st_size, weights.st_mtime_ns, self.yaml, self._calibration_sha256)
         return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
 
     def provenance(self, spec: ImageSpec) -> Provenance:
+        """Return the hashes of everything that the image of `spec` is made from."""
         return Provenance(
             model=self.weights.resolve().parent.name if self.weights.is_file() else self.weights.name,
             model_sha256=self._model_sha256.result(),
@@ -132,4 +150,5 @@ class Inputs:
         )
 
     def text_of(self, spec: ImageSpec) -> PngInfo:
+        """Return the PNG text of an image."""
         return text_chunks(spec, self.provenance(spec))

@@ -1,4 +1,4 @@
-"""From a command line to the pictures that it asks for."""
+"""From a command line to the images that it asks for."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,76 +13,101 @@ from ldm.devices import choose_precision
 from painting.image_spec import ImageSpec
 from painting.options import guidance_rescale_of
 
+PRECISION_OF = {"full": "fp32"}  # --precision to `ImageSpec.precision`, where the names differ
 
-def plan(args: argparse.Namespace, held: list[int], device: torch.device) -> list[ImageSpec]:
-    """The pictures that a command line asks for: for each prompt each subject in each variation; of a walk one by one.
+Parts = tuple[tuple[int, float], ...]
 
-    `held` says how many latents each file holds.
+
+def plan(args: argparse.Namespace, rows: list[int], device: torch.device) -> list[ImageSpec]:
+    """Expand a command line into image specs: prompts × rows × variations; the frames of a walk stay in order.
+
+    Args:
+        rows: how many latents each file holds.
 
     Raises:
-        ValueError: a file of prompts without any, or that is no text.
+        ValueError: a file of prompts without any, or that is not text.
     """
-    prompts = [args.prompt]
-    if args.from_file:
-        lines = (line.strip() for line in _text(args.from_file).splitlines())
-        prompts = [line for line in lines if line and not line.startswith("#")]
-        if not prompts:
-            raise ValueError(f"{args.from_file} holds no prompts: write one a line")
-    variations, starts = range(args.n_iter * args.n_samples), starts_of(args, held)
+    prompts = _prompts(args)
+    variations, starts = range(args.n_iter * args.n_samples), starts_of(args, rows)
     if args.walk:
         jobs = [(prompt, start, variation) for prompt in prompts for variation in variations for start in starts]
     else:
         jobs = [(prompt, start, variation) for prompt in prompts for start in starts for variation in variations]
-    precision = choose_precision({"full": "fp32"}.get(args.precision, args.precision), device)
+    precision = choose_precision(PRECISION_OF.get(args.precision, args.precision), device)
     return [
         ImageSpec(
-            prompt, args.negative_prompt, args.seed + variation, row, args.sampler, args.ddim_steps, args.scale,
-            args.ddim_eta, tuple(args.guidance_interval), args.H, args.W, args.x_T, args.voice_strength, precision,
-            layout_strength=args.layout_strength, blend=blend, guidance_rescale=guidance_rescale_of(args),
+            prompt=prompt,
+            negative_prompt=args.negative_prompt,
+            seed=args.seed + variation,
+            subject=row,
+            blend=blend,
+            sampler=args.sampler,
+            steps=args.steps,
+            scale=args.scale,
+            eta=args.eta,
+            guidance_interval=tuple(args.guidance_interval),
+            guidance_rescale=guidance_rescale_of(args),
+            height=args.H,
+            width=args.W,
+            x_T=args.x_T,
+            voice_strength=args.voice_strength,
+            layout_strength=args.layout_strength,
+            precision=precision,
         )
         for prompt, (row, blend), variation in jobs
-    ]  # fmt: skip
+    ]
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    """Return the prompt, or those in the file of prompts, without comments and empty lines."""
+    if not args.from_file:
+        return [args.prompt]
+    lines = (line.strip() for line in _text(args.from_file).splitlines())
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"{args.from_file} holds no prompts: write one a line")
+    return prompts
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # Windows likes to begin with a byte order mark
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: save it as that") from error
 
 
-def starts_of(args: argparse.Namespace, held: list[int]) -> list[tuple[int | None, tuple[tuple[int, float], ...]]]:
-    """What pictures start from: `subject` and `blend` of a ImageSpec for each."""
-    if not held:
+def starts_of(args: argparse.Namespace, rows: list[int]) -> list[tuple[int | None, Parts]]:
+    """Return `subject` and `blend` of an ImageSpec for everything that images start from."""
+    if not rows:
         return [(None, ())]
     if args.init_latents:
-        return [(row, ()) for row in (range(held[0]) if args.subject_idx is None else args.subject_idx)]
-    rows = args.subject_idx * len(held) if len(args.subject_idx) == 1 else args.subject_idx
-    weights = walk(len(held), args.frames) if args.walk else [shares(args.weights or [1.0] * len(held))]
-    return [(None, tuple(zip(rows, each, strict=True))) for each in weights]
+        return [(row, ()) for row in (range(rows[0]) if args.subject_idx is None else args.subject_idx)]
+    chosen = args.subject_idx * len(rows) if len(args.subject_idx) == 1 else args.subject_idx
+    weights = walk(len(rows), args.frames) if args.walk else [shares(args.weights or [1.0] * len(rows))]
+    return [(None, tuple(zip(chosen, each, strict=True))) for each in weights]
 
 
 def check_subjects(specs: Sequence[ImageSpec], files: Sequence[tuple[Path, Tensor]]) -> None:
-    """Raises WrongOption if a spec starts from latents that are not there."""
+    """Raise WrongOption if a spec starts from latents that are not in `files`."""
     for parts in {spec.parts for spec in specs}:
         if files and not parts:
-            raise WrongOption("this picture was made from noise: leave out --init_latents, --mix and --walk")
+            raise WrongOption("this image was made from noise: leave out --init_latents, --mix and --walk")
         if parts and len(parts) != len(files):
             same = (
                 "the same with --init_latents"
                 if len(parts) == 1
                 else f"the same {len(parts)} files with --mix or --walk"
             )
-            raise WrongOption(f"this picture was made from latents: give {same}")
+            raise WrongOption(f"this image was made from latents: give {same}")
         for (row, _), (path, latents) in zip(parts, files, strict=False):
             if row >= len(latents):
-                held = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
-                remedy = _one_for_each(parts, files)
-                raise WrongOption(f"--subject_idx {row} is out of range: {path} holds {held}{remedy}")
+                there = "one latent, 0" if len(latents) == 1 else f"latents 0 to {len(latents) - 1}"
+                remedy = _row_for_each(parts, files)
+                raise WrongOption(f"--subject_idx {row} is out of range: {path} holds {there}{remedy}")
 
 
-def _one_for_each(parts: Sequence[tuple[int, float]], files: Sequence[tuple[Path, Tensor]]) -> str:
-    """How to choose latents of several files, where one number was given for all of them; else ""."""
+def _row_for_each(parts: Parts, files: Sequence[tuple[Path, Tensor]]) -> str:
+    """Suggest one row for each file, if one number was given for all of several; else return ""."""
     if len(parts) == 1 or len({row for row, _ in parts}) > 1:
         return ""
     nearest = [min(row, len(latents) - 1) for (row, _), (_, latents) in zip(parts, files, strict=True)]

@@ -1,25 +1,27 @@
-"""A small picture of where sampling stands, from the latents alone: no decoder is run."""
+"""A small image of the state of sampling, made from the latents by a linear map: the decoder does not run."""
 
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from ldm.models.diffusion.ddpm import LatentDiffusion
-from painting.images import grid, save_png, to_uint8
+from painting.images import grid, save_png
 
-EXAMPLES = 8  # pictures that the map is fitted to
+EXAMPLES = 8  # images that the map is fitted to
 EXAMPLE_SIZE = 128  # pixels
 ENLARGED = 4  # pixels of the preview a latent pixel and side
 
 
 def colour_fields(count: int, size: int, seed: int = 0) -> Tensor:
-    """Seeded pictures [count, 3, size, size] in −1…1 of smooth colours, coarse and fine: what a first stage can encode.
+    """Draw seeded images [count, 3, size, size] in −1…1 of smooth colours, coarse and fine.
 
-    Gaussian noise at sizes from 2×2 to size / 8, each enlarged and half as strong as the one before it.
+    Each is a sum of Gaussian noise of 2×2 to (size / 8)² cells, enlarged to `size`, every finer one half as strong.
     """
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(count, 3, size, size)
@@ -31,52 +33,46 @@ def colour_fields(count: int, size: int, seed: int = 0) -> Tensor:
     return total.clamp(-1.0, 1.0)
 
 
-@torch.inference_mode()
-def fit_linear_decoder(model: LatentDiffusion) -> Tensor:
-    """The affine map [C + 1, 3] from a latent pixel (and 1) to the mean colour that it is decoded to.
+class LinearDecoder:
+    """An affine map from one latent pixel to the mean colour that the first stage decodes it to."""
 
-    By least squares from the first stage itself, so that it fits any model: its encoder gives the latents of pictures
-    whose colours are known.
-    """
-    pictures = colour_fields(EXAMPLES, EXAMPLE_SIZE)
-    first = next(model.first_stage_model.parameters())
-    # one at a time, as the decoder does it: the encoder needs the more memory the larger the batch
-    latents = torch.cat([model.encode_first_stage(x.to(first.device, first.dtype)) for x in pictures.split(1)])
-    latents = latents.float().cpu()
-    colours = F.adaptive_avg_pool2d(pictures, (latents.shape[2], latents.shape[3]))
-    return torch.linalg.lstsq(_with_one(latents), rearrange(colours, "b c h w -> (b h w) c")).solution
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights  # [C + 1, 3]; the last row is the constant
+
+    @classmethod
+    @torch.inference_mode()
+    def fit(cls, model: LatentDiffusion) -> "LinearDecoder":
+        """Fit the map by least squares to images of known colours, so that it suits the first stage of any model."""
+        images = colour_fields(EXAMPLES, EXAMPLE_SIZE)
+        first = next(model.first_stage_model.parameters())
+        # one image at a time: the memory of the encoder grows with the batch
+        latents = torch.cat([model.encode_first_stage(x.to(first.device, first.dtype)) for x in images.split(1)])
+        latents = latents.float().cpu()
+        colours = F.adaptive_avg_pool2d(images, (latents.shape[2], latents.shape[3]))
+        return cls(torch.linalg.lstsq(_with_one(latents), rearrange(colours, "b c h w -> (b h w) c")).solution)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Map latents [B, C, h, w] to rough images [B, 3, h, w] in −1…1."""
+        colours = _with_one(latents.float().cpu()) @ self.weights
+        b, _, h, w = latents.shape
+        return rearrange(colours, "(b h w) c -> b c h w", b=b, h=h, w=w).clamp(-1.0, 1.0)
 
 
 def _with_one(latents: Tensor) -> Tensor:
-    """Latents [B, C, h, w] as rows [B·h·w, C + 1], whose last element is 1."""
+    """Flatten latents [B, C, h, w] to rows [B·h·w, C + 1] whose last element is 1."""
     rows = rearrange(latents, "b c h w -> (b h w) c")
     return F.pad(rows, (0, 1), value=1.0)
 
 
-class Preview:
-    """A picture file that is rewritten in place while sampling, whole each time."""
+def save_preview(images: np.ndarray, path: Path) -> None:
+    """Write rough images [B, h, w, 3] uint8, enlarged and side by side, over the file `path`.
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path = path
-        self.every = every  # steps
-        self._linear_decoder: Tensor | None = None
+    The file is whole at any time.
 
-    def picture(self, model: LatentDiffusion, pred_x0: Tensor) -> Tensor:
-        """About what `model` would decode [B, C, h, w] to: [B, 3, h, w], in −1…1."""
-        if self._linear_decoder is None:
-            self._linear_decoder = fit_linear_decoder(model)
-        colours = _with_one(pred_x0.float().cpu()) @ self._linear_decoder
-        b, _, h, w = pred_x0.shape
-        return rearrange(colours, "(b h w) c -> b c h w", b=b, h=h, w=w).clamp(-1.0, 1.0)
-
-    def show(self, model: LatentDiffusion, step: int, pred_x0: Tensor) -> None:
-        """Write what step 0, 1, … thinks that the pictures become, side by side, if it is the turn of that step.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        if (step + 1) % self.every:
-            return
-        small = self.picture(model, pred_x0)
-        large = F.interpolate(small, scale_factor=ENLARGED, mode="bicubic")
-        save_png(grid(to_uint8(large), math.ceil(math.sqrt(len(large)))), self.path)
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tile = grid(images, math.ceil(math.sqrt(len(images))))
+    height, width, _ = tile.shape
+    enlarged = Image.fromarray(tile).resize((ENLARGED * width, ENLARGED * height), Image.Resampling.BICUBIC)
+    save_png(np.asarray(enlarged), path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import re
 import struct
 import subprocess
@@ -107,11 +108,12 @@ def test_a_batch_holds_the_pictures_of_its_seeds(voices, tmp_path):
 @pytest.mark.parametrize("sampler", ["ddim", "plms", "dpmpp"])
 @pytest.mark.parametrize("steps", [1, 3, 75])
 def test_exactly_as_many_steps_as_asked_for(sampler, steps, tmp_path, monkeypatch):
-    from painting.painter import SAMPLERS
+    from painting.image_spec import SAMPLERS
 
     made = []
-    loop = SAMPLERS[sampler]._loop
-    monkeypatch.setattr(SAMPLERS[sampler], "_loop", lambda *a: (made.append(1) or step for step in loop(*a)))
+    cls = pkgutil.resolve_name(SAMPLERS[sampler].target)
+    loop = cls._loop
+    monkeypatch.setattr(cls, "_loop", lambda *a: (made.append(1) or step for step in loop(*a)))
     small = ["--H", 64, "--W", 64]
     paint(tmp_path, "--sampler", sampler, "--ddim_steps", steps, *small)
     assert len(made) == steps
@@ -454,7 +456,7 @@ def test_a_rehearsal_warns_of_nothing(options, tmp_path):
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
-    from painting.painter import Painter
+    from painting.ldm_painter import LatentDiffusionPainter as Painter
 
     (tmp_path / "prompts.txt").write_text("a red flower\n\n  calm blue waves  \na green spiral\n")
     command = ["--from_file", str(tmp_path / "prompts.txt"), "--outdir", str(tmp_path / "out"), "--ddim_steps", "2"]
@@ -559,14 +561,14 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
 
 
 def test_a_model_is_let_go_before_another_is_loaded(monkeypatch):
-    import painting.painter
+    import painting.ldm_painter
 
-    load, gone = painting.painter.load_model, []
+    load, gone = painting.ldm_painter.load_model, []
     txt2img._painters.clear()
     cpu = torch.device("cpu")
     first = weakref.ref(txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "bf16", cpu).model)
     monkeypatch.setattr(
-        painting.painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1]
+        painting.ldm_painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1]
     )
     kept = txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu)
     assert txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu) is kept

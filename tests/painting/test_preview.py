@@ -1,4 +1,4 @@
-"""The picture that is shown while sampling: what it is fitted to, and that it is rewritten whole."""
+"""The preview while sampling: the map from latents to colours, the file, and the events."""
 
 import threading
 from types import SimpleNamespace
@@ -12,7 +12,9 @@ from torch import nn
 
 import config
 from ldm.checkpoint import load_model
-from painting.preview import Preview, colour_fields, fit_linear_decoder
+from painting.painter import Step
+from painting.preview import LinearDecoder, colour_fields, save_preview
+from painting.progress import Progress
 
 
 class LinearStage(nn.Module):
@@ -30,10 +32,11 @@ def test_a_linear_first_stage_is_inverted():
     torch.manual_seed(0)
     stage = LinearStage().requires_grad_(False)
     model = SimpleNamespace(first_stage_model=stage, encode_first_stage=stage.encode)
-    pictures = colour_fields(2, 64, seed=1)
-    shown = Preview(None, 1).picture(model, stage.encode(pictures))
-    assert fit_linear_decoder(model).shape == (5, 3)
-    torch.testing.assert_close(shown, F.avg_pool2d(pictures, 8), atol=1e-4, rtol=0)
+    images = colour_fields(2, 64, seed=1)
+    decoder = LinearDecoder.fit(model)
+    shown = decoder(stage.encode(images))
+    assert decoder.weights.shape == (5, 3)
+    torch.testing.assert_close(shown, F.avg_pool2d(images, 8), atol=1e-4, rtol=0)
 
 
 def test_colour_fields_are_smooth_colourful_and_the_same_each_time():
@@ -47,37 +50,48 @@ def test_colour_fields_are_smooth_colourful_and_the_same_each_time():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_the_preview_resembles_what_is_decoded(dtype):
-    """Among pictures that it was not fitted to, each preview is nearest to its own."""
+    """Among images that it was not fitted to, each preview is nearest to its own."""
     model = load_model(config.BUILTIN_MODEL_WEIGHTS, dtype=dtype)
-    pictures = colour_fields(4, 128, seed=9)
-    latents = model.encode_first_stage(pictures.to(dtype)).float()
+    images = colour_fields(4, 128, seed=9)
+    latents = model.encode_first_stage(images.to(dtype)).float()
     decoded = F.avg_pool2d(model.decode_first_stage(latents), 8)
-    shown = Preview(None, 1).picture(model, latents)
+    shown = LinearDecoder.fit(model)(latents)
     errors = (shown[:, None] - decoded[None]).pow(2).mean(dim=(2, 3, 4)).sqrt()
     assert torch.equal(errors.argmin(dim=1), torch.arange(4))
     assert errors.diagonal().max() < 0.15  # of −1…1
     assert errors[~torch.eye(4, dtype=torch.bool)].min() > 0.3
 
 
-def test_it_is_written_every_so_many_steps_and_read_whole_at_any_time(tmp_path):
-    stage = LinearStage().requires_grad_(False)
-    model = SimpleNamespace(first_stage_model=stage, encode_first_stage=stage.encode)
-    preview = Preview(tmp_path / "preview.png", 3)
-    latents = [torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)]
-    preview.show(model, 1, latents[0])
-    assert not preview.path.exists()
-    preview.show(model, 2, latents[0])
+def test_the_file_is_whole_at_any_time(tmp_path):
+    path = tmp_path / "preview.png"
+    images = [np.full((3, 8, 8, 3), level, np.uint8) for level in (0, 200)]
+    save_preview(images[0], path)
     sizes, done = set(), threading.Event()
 
     def look() -> None:
         while not done.is_set():
-            sizes.add(np.asarray(Image.open(preview.path)).shape)
+            sizes.add(np.asarray(Image.open(path)).shape)
 
     watcher = threading.Thread(target=look)
     watcher.start()
     for i in range(40):
-        preview.show(model, 2 + 3 * i, latents[i % 2])
+        save_preview(images[i % 2], path)
     done.set()
     watcher.join()
     assert sizes == {(64, 64, 3)}  # three of 32×32 in two rows
-    assert list(tmp_path.iterdir()) == [preview.path]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_previews_and_events_come_when_they_are_due(tmp_path):
+    """Two batches of five steps, and a preview every two steps of a batch."""
+    events: list[dict] = []
+    made: list[int] = []
+    path = tmp_path / "preview.png"
+    with Progress(5, path, 2, events.append) as progress:
+        for number in range(1, 11):
+            step = Step(number, 10, lambda: made.append(1) or np.zeros((1, 8, 8, 3), np.uint8))  # type: ignore[func-returns-value]
+            progress(step)
+    assert [event["progress"] for event in events if "progress" in event] == [[n, 10] for n in range(1, 11)]
+    after = [events[i - 1]["progress"][0] for i, event in enumerate(events) if "preview" in event]
+    assert after == [2, 4, 7, 9] and len(made) == 4  # previews cost nothing where none is due
+    assert all(event["preview"] == str(path) for event in events if "preview" in event)

@@ -1,0 +1,155 @@
+"""The latent diffusion models of `ldm/` behind the `Painter` protocol."""
+
+import pkgutil
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import config
+from ldm.checkpoint import DTYPES, load_model
+from ldm.devices import UnavailableError, choose_device, choose_precision
+from painting.image_spec import SAMPLERS, ImageSpec
+from painting.images import to_uint8
+from painting.painter import OnStep, PaintingNote, Step
+from painting.preview import LinearDecoder
+
+FACTOR = 8  # pixels of the image a latent pixel and side
+
+
+class LatentDiffusionPainter:
+    """A latent diffusion model that is loaded and ready to sample."""
+
+    def __init__(
+        self,
+        weights: Path = config.BUILTIN_MODEL_WEIGHTS,
+        yaml: Path | None = None,
+        precision: str = "auto",
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Load a model.
+
+        Args:
+            weights: a .safetensors or .ckpt file, or a folder as diffusers saves it.
+            yaml: how the model is built; None: the yaml beside the weights.
+            precision: "fp32", "bf16" or "fp16"; "auto" is the fastest that the device computes in.
+            device: "cpu", "cuda" or "mps"; "auto" is a GPU if there is one.
+
+        Raises:
+            ValueError: the weights are broken or of another model than the yaml describes, or the device is missing.
+            OSError: a file cannot be read.
+        """
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.weights, self.yaml = weights, yaml
+        self.precision = choose_precision(precision, self.device)
+        self._warned: set[str] = set()  # unknown words, and prompts without any known word
+        self._load()
+
+    def _load(self) -> None:
+        self._embeddings: dict[str, Tensor] = {}  # [1, M, D] of the prompts of the last images
+        self._linear_decoder: LinearDecoder | None = None
+        self.model = load_model(self.weights, self.yaml, dtype=DTYPES[self.precision], device=self.device)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Return the shape [C, height / 8, width / 8] of x_T.
+
+        Raises:
+            UnavailableError: the model's U-Net halves its input too often for this size.
+        """
+        multiple = FACTOR * self.model.model.diffusion_model.multiple
+        for name, side in (("height", height), ("width", width)):
+            if side % multiple:
+                below = side - side % multiple
+                nearest = f"{below} or {below + multiple}" if below else str(multiple)
+                raise UnavailableError(
+                    f"{name} {side}: this model needs multiples of {multiple}, for instance {nearest}"
+                )
+        return (self.model.latent_shape[0], height // FACTOR, width // FACTOR)
+
+    def paint(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None = None) -> np.ndarray:
+        """Sample images [B, H, W, 3] uint8 from start noise `x_T` [B, C, h, w]; see `Painter.paint`.
+
+        A single spec that was sampled in a batch is sampled in a batch of copies of itself, because the size of a batch
+        changes how sums are rounded. If low precision spoils an image (NaN, or all black), the model is loaded again in
+        float32, and stays so.
+        """
+        if len(specs) == 1 and specs[0].batch_size > 1:
+            size, index = specs[0].batch_size, specs[0].batch_index
+            return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]
+        self._warn_of_prompts(specs)
+        images = self._sample(specs, x_T, on_step)
+        if self.precision != "fp32" and any(is_spoiled(image) for image in images):
+            warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
+            self.precision = "fp32"
+            del self.model  # both models together might not fit into memory
+            self._load()
+            images = self._sample(specs, x_T, on_step)
+        return to_uint8(images.nan_to_num(nan=-1.0))
+
+    def _warn_of_prompts(self, specs: Sequence[ImageSpec]) -> None:
+        """Warn once about each unknown word, and once about each prompt without any known word."""
+        text = self.model.cond_stage_model
+        effects = {s.negative_prompt: f"negative prompt {s.negative_prompt!r}: it has no effect" for s in specs}
+        effects |= {s.prompt: f"prompt {s.prompt!r}: {text.fallback_prompt!r} is used instead" for s in specs}
+        unknown = {word for prompt in effects for word in text.out_of_vocabulary(prompt)}
+        if new := sorted(unknown - self._warned):
+            note = f"this model does not know these words and leaves them out: {', '.join(new)}"
+            warnings.warn(note, PaintingNote, stacklevel=3)
+        void = {prompt for prompt in effects if prompt.strip() and not text.has_known_words(prompt)}
+        for prompt in sorted(void - self._warned):
+            warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=3)
+        self._warned |= unknown | void
+
+    def _embed(self, prompts: Iterable[str]) -> Tensor:
+        """Encode `prompts` to [B, M, D], each alone, and only once while consecutive batches use it."""
+        rows = []
+        for prompt in prompts:
+            if prompt not in self._embeddings:
+                self._embeddings[prompt] = self.model.get_learned_conditioning([prompt])
+            rows.append(self._embeddings[prompt])
+        return torch.cat(rows)
+
+    @torch.inference_mode()
+    def _sample(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None) -> Tensor:
+        """Sample and decode: images [B, 3, H, W] in −1…1."""
+        spec, text = specs[0], self.model.cond_stage_model
+        prompts = [s.prompt if text.has_known_words(s.prompt) else text.fallback_prompt for s in specs]
+        negative_prompts = [s.negative_prompt for s in specs]
+        in_use = {*prompts, *negative_prompts}
+        self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in in_use}
+
+        def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
+            if on_step is not None:
+                on_step(Step(i + 1, spec.steps, lambda: self._preview(pred_x0)))
+
+        sampler = pkgutil.resolve_name(SAMPLERS[spec.sampler].target)
+        samples, _ = sampler(self.model).sample(
+            S=spec.steps,
+            batch_size=len(x_T),
+            shape=tuple(x_T.shape[1:]),
+            conditioning=self._embed(prompts),
+            unconditional_conditioning=self._embed(negative_prompts) if spec.scale != 1 else None,
+            unconditional_guidance_scale=spec.scale,
+            guidance_interval=spec.guidance_interval,
+            guidance_rescale=spec.guidance_rescale,
+            eta=spec.eta,
+            x_T=x_T,
+            seeds=[s.seed for s in specs],
+            callback=after_step,
+            verbose=False,
+        )
+        # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
+        return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
+
+    def _preview(self, pred_x0: Tensor) -> np.ndarray:
+        if self._linear_decoder is None:
+            self._linear_decoder = LinearDecoder.fit(self.model)
+        return to_uint8(self._linear_decoder(pred_x0))
+
+
+def is_spoiled(image: Tensor) -> bool:
+    """Tell whether an image [3, H, W] in −1…1 shows an overflow: NaN or infinity anywhere, or black everywhere."""
+    return not image.isfinite().all() or bool((image <= -1.0).all())

@@ -1,0 +1,102 @@
+"""PNG text: how an image was made, written into its file and read from it again for `--replay`.
+
+There are two records. "parameters" is one line as web interfaces for diffusion models write and read it. "voicetoimg"
+is JSON with every field of `ImageSpec` and `Provenance`.
+"""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from painting.image_spec import ALLOWED, SAMPLERS, ImageSpec, check_json_fields
+
+JSON_CHUNK = "voicetoimg"
+WEB_CHUNK = "parameters"
+MAX_SIDE = ALLOWED["height"][1]  # pixels
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Hashes of everything that an image was made from: enough to tell whether it can be made again."""
+
+    model: str  # name of the folder of the weights
+    model_sha256: str
+    latents_sha256: str | None
+    calibration_sha256: str | None  # of the whitening, if one was used
+    recipe: Mapping[str, float]  # from recording to latents
+    version: str  # of this program
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Provenance":
+        """Rebuild it from `dataclasses.asdict` after its way through JSON.
+
+        Raises:
+            ValueError: a field is missing, unknown, or of another type.
+        """
+        check_json_fields(cls, values)
+        return cls(**values)
+
+    def check(self, now: "Provenance") -> None:
+        """Raise ValueError if the files that are here `now` would give another image."""
+        things = {"model_sha256": f"the model {self.model}", "latents_sha256": "the same latents"}
+        things["calibration_sha256"] = "the calibration that whitened its latents"
+        for name, thing in things.items():
+            then, here = getattr(self, name), getattr(now, name)
+            if then != here:
+                raise ValueError(
+                    f"the image cannot be made again without {thing}: sha256 {(then or 'none')[:10]} is needed, "
+                    f"{(here or 'none')[:10]} is here"
+                )
+
+
+def text_chunks(spec: ImageSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
+    """Build both PNG text records of an image."""
+    negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
+    line = (
+        f"{spec.prompt}{negative}\nSteps: {spec.steps}, Sampler: {SAMPLERS[spec.sampler].web_name}, "
+        f"CFG scale: {spec.scale:g}, Seed: {spec.seed}, Size: {spec.width}x{spec.height}, "
+        f"Model hash: {made_from.model_sha256[:10]}, Model: {made_from.model}"
+    )
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(WEB_CHUNK, line)
+    content = {"picture": dataclasses.asdict(spec), "made_from": dataclasses.asdict(made_from)}
+    chunks.add_itxt(JSON_CHUNK, json.dumps(content, ensure_ascii=False))
+    return chunks
+
+
+def read_chunks(path: Path) -> tuple[ImageSpec, Provenance]:
+    """Read the records that `text_chunks` put into the image file `path`.
+
+    Raises:
+        ValueError: not an image, or one that does not say how it was made.
+        OSError: the file cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of very many pixels and of damage; both end in one of the errors below
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG",)) as image:  # Pillow would start Ghostscript for other formats
+                if max(image.size) > MAX_SIDE:
+                    raise Image.DecompressionBombError
+                image.load()  # text may come after the pixels
+                content = json.loads(image.info[JSON_CHUNK])
+        return ImageSpec.from_json(content["picture"]), Provenance.from_json(content["made_from"])
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not a PNG image") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path} has more pixels than any image that was made here") from None
+    except (OSError, SyntaxError) as error:
+        if getattr(error, "errno", None):
+            raise
+        # Pillow's own errors about damaged files have no number
+        raise ValueError(f"{path} is a broken image: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} does not say how it was made (no {error} in it)") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} says how it was made in a way that cannot be read: {error}") from error

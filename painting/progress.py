@@ -1,0 +1,63 @@
+"""Progress of sampling, shown where someone looks: a bar in a terminal, events in standby, a preview file in both."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from painting.painter import Step
+from painting.preview import save_preview
+
+# tqdm's own format, but always seconds a step, never steps a second
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_inv_fmt}]"
+
+
+class Progress:
+    """A callback for sampling steps, and a context that removes the bar at its end."""
+
+    def __init__(
+        self,
+        steps: int,
+        preview: Path | None = None,
+        every: int = 0,
+        emit: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Show nothing yet.
+
+        Args:
+            steps: sampling steps of one batch.
+            preview: file that is rewritten every `every` steps of a batch.
+            emit: takes events {"progress": [step, total]} and {"preview": path}; None: draw a bar on standard error,
+                if that is a terminal.
+        """
+        self.steps, self.preview, self.every, self.emit = steps, preview, every, emit
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, step: Step) -> None:
+        """Show that a step is done.
+
+        Raises:
+            OSError: the preview cannot be written.
+        """
+        if self.emit:
+            self.emit({"progress": [step.number, step.total]})
+        else:
+            # the bar appears with the first step, so that what is printed before stands above it
+            self._bar = self._bar or tqdm(total=step.total, desc="sampling", unit="step", bar_format=BAR, disable=None)
+            self._bar.update(step.number - self._bar.n)
+        step_of_batch = (step.number - 1) % self.steps + 1
+        if self.preview and step_of_batch % self.every == 0:
+            save_preview(step.preview(), self.preview)
+            if self.emit:
+                self.emit({"preview": str(self.preview)})
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
