@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import cli  # noqa: E402
 from files import atomic_path  # noqa: E402
 from ldm.devices import choose_device  # noqa: E402
-from ldm.modules.prior import seen  # noqa: E402
+from ldm.modules.grids import warp  # noqa: E402
 from painting.images import to_uint8  # noqa: E402
 from training.scenes.render import render  # noqa: E402
 from training.scenes.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
@@ -149,7 +149,7 @@ def varied(x: Tensor, generator: torch.Generator) -> Tensor:
     if chance():
         straight = F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), list(x.shape), align_corners=False)
         bend = BEND * share() * smooth_noise((len(x), 2), 16, generator)
-        x = seen(x, straight + rearrange(bend, "b xy h w -> b h w xy"))
+        x = warp(x, straight + rearrange(bend, "b xy h w -> b h w xy"))
     if chance():
         smaller = int(torch.randint(SIZE // 2, SIZE, (), generator=generator))
         x = F.interpolate(F.interpolate(x, smaller, mode="area"), SIZE, mode="bilinear")

@@ -44,7 +44,10 @@ from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.modules.encoders.modules import WordEmbedder
-from ldm.modules.prior import PromptPrior, PromptReader, Shapes, seen
+from ldm.modules.grids import warp
+from ldm.modules.prior import PromptPrior
+from ldm.modules.reader import PromptReader
+from ldm.modules.shapes import Shapes
 from ldm.tensor_files import read_tensors, write_safetensors
 from ldm.util import instantiate_from_config
 from painting.images import grid, save_png, to_uint8
@@ -490,10 +493,10 @@ def prior_of(layout: PromptPrior, values: Tensor, variants: Tensor) -> Tensor:
 
     In float32, as in sampling.
     """
-    shapes = values[:, None, : len(layout.shape_parts)]
-    colours = one_hot(values[:, len(layout.shape_parts) :], layout.colour_parts)[:, None]
+    shapes = values[:, None, : len(layout.shape_counts)]
+    colours = one_hot(values[:, len(layout.shape_counts) :], layout.colour_counts)[:, None]
     with torch.autocast(values.device.type, enabled=False):
-        return layout.guesses(shapes, colours, variants[:, None])[:, 0]
+        return layout.priors(shapes, colours, variants[:, None])[:, 0]
 
 
 def drawing_loss(layout: PromptPrior, thumbnails: Thumbnails, rows: Tensor) -> Tensor:
@@ -655,7 +658,7 @@ def true_prior(layout: PromptPrior, batch: Batch) -> Tensor:
     with torch.no_grad():
         drawn, other = (prior_of(layout, v, batch.variants) for v in (batch.values, batch.others))
         drift_part = F.interpolate(batch.drifts[:, None], drawn.shape[2:], mode="bilinear", align_corners=True)
-        guess = seen(torch.lerp(drawn, other, drift_part.to(drawn)), batch.views)
+        guess = warp(torch.lerp(drawn, other, drift_part.to(drawn)), batch.views)
     told = torch.tensor([float(prompt != "") for prompt in batch.prompts], device=guess.device)
     return guess * told[:, None, None, None]
 

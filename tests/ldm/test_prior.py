@@ -1,4 +1,4 @@
-"""The guess of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
+"""The predicted of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
 
 import math
 from dataclasses import replace
@@ -11,27 +11,23 @@ import config
 from audio.initial_noise import cosine_basis, imprint_shape
 from ldm.checkpoint import load_model
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
+from ldm.modules.grids import warp
+from ldm.modules.low_frequencies import DCT_ORDER, common_shape, dct_basis
 from ldm.modules.prior import (
-    DRAWS,
-    GAIN,
-    MARGIN,
-    REACH,
-    WAVES,
+    CANDIDATE_MARGIN,
+    CANDIDATES_PER_VARIANT,
     PromptPrior,
-    Shapes,
-    _cosines,
-    _leaning,
-    _nearness,
-    _shares,
-    common_shape,
-    seen,
+    _blend_weights,
+    _place_weights,
+    tint_by_shape,
 )
+from ldm.modules.shapes import FIELD_GAIN, PLANE_REACH, Shapes
 from training.scenes import augment, render
 from training.scenes.patterns import PATTERN_FAMILIES
 from training.scenes.scenes import COMPOSITIONS, Scene
 
 CONTEXT = 8
-TOLD = torch.tensor([True])
+HAS_PROMPT = torch.tensor([True])
 VIEW = {"nearest": augment.NEAREST, "bend": augment.BEND, "knots": augment.KNOTS}
 SHAPES = {"pattern": 3, "figure": 2, "composition": 2, "mood": 2, "second": 4, "blend": 2}
 WIDTHS = {"extent": 12, "fields": 2, "width": 16, "cell_width": 8, "maps": 3}
@@ -39,65 +35,65 @@ OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "var
 
 
 @pytest.fixture
-def layout() -> PromptPrior:
+def prior() -> PromptPrior:
     torch.manual_seed(0)
-    layout = PromptPrior(CONTEXT, 4, **OPTIONS).eval()
-    for kept in (layout.shapes.patterns, layout.shapes.figures, layout.shapes.borders):
+    prior = PromptPrior(CONTEXT, 4, **OPTIONS).eval()
+    for kept in (prior.shapes.patterns, prior.shapes.figures, prior.shapes.borders):
         torch.nn.init.normal_(kept, std=0.2)
-    layout.shapes.foldings.copy_(torch.rand_like(layout.shapes.foldings) * 4 - 2)
-    layout.shapes.repeats.copy_(torch.rand_like(layout.shapes.repeats) * 2 - 1)
-    layout.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=layout.draws.shape)))
-    return layout
+    prior.shapes.foldings.copy_(torch.rand_like(prior.shapes.foldings) * 4 - 2)
+    prior.shapes.repeats.copy_(torch.rand_like(prior.shapes.repeats) * 2 - 1)
+    prior.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=prior.draws.shape)))
+    return prior
 
 
-def test_each_attribute_has_probabilities(layout):
-    p = layout.reader(torch.randn(2, 6, CONTEXT))
+def test_each_attribute_has_probabilities(prior):
+    p = prior.reader(torch.randn(2, 6, CONTEXT))
     assert p.shape == (2, 19)
     for part in p.split([*SHAPES.values(), 4], dim=1):
         torch.testing.assert_close(part.sum(dim=1), torch.ones(2))
 
 
-def test_a_reader_finds_a_word_wherever_it_stands(layout):
+def test_a_reader_finds_a_word_wherever_it_stands(prior):
     context = torch.randn(1, 6, CONTEXT)
-    torch.testing.assert_close(layout.reader(context.flip(1)), layout.reader(context))
+    torch.testing.assert_close(prior.reader(context.flip(1)), prior.reader(context))
 
 
-def test_one_guess_is_the_same_alone_and_among_all(layout):
+def test_one_prior_is_the_same_alone_and_among_all(prior):
     shapes = torch.stack([torch.randint(count, (2, 5)) for count in SHAPES.values()], dim=2)
     colours, variants = torch.rand(2, 5, 4), torch.tensor([3, 0, 4, 1, 2])
-    every = layout.guesses(shapes, colours, variants)
+    every = prior.priors(shapes, colours, variants)
     assert every.shape == (2, 5, 4, 8, 8)
-    alone = layout.guesses(shapes[:, 1:2], colours[:, 1:2], variants[1:2].expand(2, 1))
+    alone = prior.priors(shapes[:, 1:2], colours[:, 1:2], variants[1:2].expand(2, 1))
     torch.testing.assert_close(alone, every[:, 1:2])
 
 
-def test_colours_do_not_move_shapes(layout):
+def test_colours_do_not_move_shapes(prior):
     """Cells that one palette makes equal are equal with every other."""
     shapes, palettes = torch.tensor([[[1, 1, 0, 1, 0, 0]]]), torch.eye(4)[:2, None, None]
-    one, two = (layout.guesses(shapes, colours, torch.tensor([2]))[0, 0].flatten(1) for colours in palettes)
+    one, two = (prior.priors(shapes, colours, torch.tensor([2]))[0, 0].flatten(1) for colours in palettes)
     assert not torch.allclose(one, two, atol=1e-3)
     # both are 3 maps times a palette, and the maps sum to 1: together they span no more than 3 dimensions
     values = torch.linalg.svdvals(torch.cat([one, two]))
     assert values[3] < 1e-4 * values[0]
 
 
-def decide(layout: PromptPrior, pattern: list[float], mood: list[float], colours: list[float]) -> torch.Tensor:
-    """Attributes [4000, 3 + 2 + 4] for probabilities of the reader: shapes decided by draws, colours by noise.
+def decide(prior: PromptPrior, pattern: list[float], mood: list[float], colours: list[float]) -> torch.Tensor:
+    """Attributes [4000, 3 + 2 + 4] for probabilities of the reader: by candidates for shapes, by noise for colours.
 
     A figure is only there where it is likelier than not; other shapes of which none is sure are left to chance.
     """
     generator = torch.Generator().manual_seed(1)
-    layout.draws = -(-torch.rand(4000, 19, generator=generator).log()).log()
+    prior.draws = -(-torch.rand(4000, 19, generator=generator).log()).log()
     p = torch.tensor([[*pattern, 0.6, 0.4, 0.9, 0.1, *mood, 0.85, 0.05, 0.05, 0.05, 0.9, 0.1, *colours]])
     with torch.inference_mode():
-        shapes = layout.decided(p)[0]
-        mixed = layout.coloured(torch.randn(4000, 16, generator=generator), p.expand(4000, -1))
+        shapes = prior.sample_attributes(p)[0]
+        mixed = prior.sample_colours(torch.randn(4000, 16, generator=generator), p.expand(4000, -1))
     assert shapes.shape == (4000, 6) and not shapes[:, [1, 2, 4, 5]].any()
     return torch.cat([*(torch.eye(n)[shapes[:, k]] for k, n in ((0, 3), (3, 2))), mixed], dim=1)
 
 
-def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layout):
-    attributes = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])
+def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(prior):
+    attributes = decide(prior, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])
     assert attributes[:, :5].unique().tolist() == [0, 1]
     torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.3, 0.36, 0.34]), atol=0.03, rtol=0)
     # one attribute tells nothing of another
@@ -106,26 +102,26 @@ def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(layou
     assert both == pytest.approx(0.3 * first[:, 0].float().mean().item(), abs=0.03)
 
 
-def test_colours_are_mixed_as_bright_as_they_are_alone(layout):
+def test_colours_are_mixed_as_bright_as_they_are_alone(prior):
     """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
-    mixed = decide(layout, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])[:, 5:]
+    mixed = decide(prior, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])[:, 5:]
     often = torch.bincount(mixed.argmax(dim=1), minlength=4)
     assert (often > 40).all() and often[0] > often[1]
     assert (mixed > 0).sum(dim=1).unique().tolist()[:2] == [1, 2]
-    lengths = layout.colours.norm(dim=1)
-    painted = (mixed @ layout.colours).norm(dim=1)
+    lengths = prior.colours.norm(dim=1)
+    painted = (mixed @ prior.colours).norm(dim=1)
     assert painted.min() > lengths.min() - 1e-3 and painted.max() < lengths.max() + 1e-3
 
 
-def test_colours_that_are_painted_alike_are_chosen_alike(layout):
-    layout.colours.data[1] = layout.colours.data[0] + 0.02 * torch.randn(256)
-    mixed = decide(layout, [0.25, 0.4, 0.35], [0.1, 0.9], [0.25] * 4)[:, 5:]
+def test_colours_that_are_painted_alike_are_chosen_alike(prior):
+    prior.colours.data[1] = prior.colours.data[0] + 0.02 * torch.randn(256)
+    mixed = decide(prior, [0.25, 0.4, 0.35], [0.1, 0.9], [0.25] * 4)[:, 5:]
     one, other = mixed[:, 0] > 0, mixed[:, 1] > 0
     assert (one & other).sum() > 0.9 * (one | other).sum()
 
 
-def test_what_a_prompt_says_is_not_left_to_chance(layout):
-    attributes = decide(layout, [0.15, 0.8, 0.05], [0.1, 0.9], [0.2, 0.1, 0.6, 0.1])
+def test_what_a_prompt_says_is_not_left_to_chance(prior):
+    attributes = decide(prior, [0.15, 0.8, 0.05], [0.1, 0.9], [0.2, 0.1, 0.6, 0.1])
     torch.testing.assert_close(attributes, torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(4000, 9))
 
 
@@ -137,33 +133,33 @@ def fields_of(shapes: Shapes, **values: int) -> torch.Tensor:
         return shapes.fields(torch.tensor([list({**plain, **values}.values())]), torch.tensor([1]))[0]
 
 
-def test_a_cell_shows_what_its_pattern_has_at_its_place(layout):
-    """The middle of a cell of the plane there: 12 cells from −REACH to REACH."""
-    shapes = layout.shapes
+def test_a_cell_shows_what_its_pattern_has_at_its_place(prior):
+    """The middle of a cell of the plane there: 12 cells from −PLANE_REACH to PLANE_REACH."""
+    shapes = prior.shapes
     row, column = torch.arange(8), torch.arange(8) + 4
-    shapes.foldings[1, 0] = ((torch.stack([column, row], dim=1) + 0.5) / 6 - 1) * REACH
+    shapes.foldings[1, 0] = ((torch.stack([column, row], dim=1) + 0.5) / 6 - 1) * PLANE_REACH
     shown = fields_of(shapes)
-    torch.testing.assert_close(shown[:2, 3], GAIN * shapes.patterns.data[1, 2, :, row, column])
+    torch.testing.assert_close(shown[:2, 3], FIELD_GAIN * shapes.patterns.data[1, 2, :, row, column])
     assert shown[2:7].abs().max() == 0  # neither a second pattern, nor a figure, nor a border
     torch.testing.assert_close(shown[7], shown[7].T)
     assert shown[7, 0, 0] == 2 * 0.875**2
 
 
-def test_a_second_pattern_and_its_border_and_a_figure_are_shown_beside_the_first(layout):
-    shapes = layout.shapes
+def test_a_second_pattern_and_its_border_and_a_figure_are_shown_beside_the_first(prior):
+    shapes = prior.shapes
     shown, second = fields_of(shapes, second=1, blend=1, figure=1), fields_of(shapes, pattern=0)
     torch.testing.assert_close(shown[:2], fields_of(shapes)[:2])
     torch.testing.assert_close(shown[2:4], second[:2])
-    torch.testing.assert_close(shown[6], GAIN * shapes.borders.data[1, 1, 0])
+    torch.testing.assert_close(shown[6], FIELD_GAIN * shapes.borders.data[1, 1, 0])
     shapes.repeats[0] = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], [1, 1, 8, 8], align_corners=False)[0]
     figure = fields_of(shapes, figure=1)[4:6]
-    torch.testing.assert_close(figure, GAIN * shapes.figures.data[1, 1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(figure, FIELD_GAIN * shapes.figures.data[1, 1], atol=1e-5, rtol=1e-4)
     shapes.places.data[1, 1, 0, 0, 2] = 0.25  # one of 8 cells
     torch.testing.assert_close(fields_of(shapes, figure=1)[4:6, :, :7], figure[:, :, 1:], atol=1e-5, rtol=1e-4)
 
 
-def test_a_mood_zooms_and_bends_what_it_shows(layout):
-    shapes = layout.shapes
+def test_a_mood_zooms_and_bends_the_pattern(prior):
+    shapes = prior.shapes
     shapes.bend.data[0] = 0.0
     plain, (middle, top) = fields_of(shapes)[:2], shapes.foldings[1, 0].clone().split(1, dim=2)
     shapes.zoom.data[1] = 0.5
@@ -193,7 +189,7 @@ def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
         where = render.foldings(5, 32)[number]
         zoom = np.linalg.norm(asked[-1]) / np.linalg.norm(where)
         np.testing.assert_allclose(asked[-1], zoom * where, atol=1e-5)
-        assert np.abs(where).max() < REACH + 0.2
+        assert np.abs(where).max() < PLANE_REACH + 0.2
     tiled = render.repeats(32)[1 + COMPOSITIONS.index("tiled")]
     np.testing.assert_allclose(tiled[:16, :16], tiled[16:, 16:])
     np.testing.assert_allclose(tiled[:16, :16].mean(axis=(0, 1)), 0, atol=1e-6)
@@ -217,16 +213,16 @@ class Numbers:
         return mean + deviation * self.knots
 
 
-def test_noise_sees_as_the_pictures_of_the_training_are_seen(layout, monkeypatch):
+def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
     """Its squares are the random numbers of `augment.view`."""
     x_T = torch.randn(2, 4, 16, 16)
     squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
-    seen_by_noise = layout.view(x_T)
+    grids = prior.viewing_grid(x_T)
     for row in range(2):
         knots = squares[row, :2].permute(1, 2, 0).numpy()
         uniform = torch.special.ndtr(squares[row, 2].flatten()[:3]).tolist()
         monkeypatch.setattr(augment.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
-        np.testing.assert_allclose(seen_by_noise[row], augment.view(0, 8), atol=1e-4)
+        np.testing.assert_allclose(grids[row], augment.view(0, 8), atol=1e-4)
 
 
 def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
@@ -238,95 +234,95 @@ def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("variant", [0, 3])
-def test_a_draw_that_the_noise_likes_best_by_far_is_the_guess(layout, monkeypatch, variant):
+def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, variant):
     """As the noise sees it, in the colours that it chooses; every other variant is mirrored."""
-    monkeypatch.setattr("ldm.modules.prior.DRIFT", 0.0)
-    layout.reader.told.weight.data *= 20
+    monkeypatch.setattr("ldm.modules.prior.COLOUR_DRIFT", 0.0)
+    prior.reader.told.weight.data *= 20
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     numbers[0, 3].flatten()[:5].fill_(0)
     numbers[0, 3].flatten()[[variant, (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
     x_T = noise_for(numbers)
     with torch.inference_mode():
-        probabilities = layout.reader(context)
-        colours = layout.coloured(numbers[:, 2:].flatten(1), probabilities)
-        shapes = layout.decided(probabilities)[:, [DRAWS * variant + 1]]
-        drawn = layout.guesses(shapes, colours[:, None], torch.tensor([variant]))[:, 0]
-        target = seen(drawn.flip(3) if variant % 2 else drawn, layout.view(x_T))
-        guess = layout(x_T, context, TOLD)
-    torch.testing.assert_close(guess, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
+        probabilities = prior.reader(context)
+        colours = prior.sample_colours(numbers[:, 2:].flatten(1), probabilities)
+        shapes = prior.sample_attributes(probabilities)[:, [CANDIDATES_PER_VARIANT * variant + 1]]
+        drawn = prior.priors(shapes, colours[:, None], torch.tensor([variant]))[:, 0]
+        target = warp(drawn.flip(3) if variant % 2 else drawn, prior.viewing_grid(x_T))
+        predicted = prior(x_T, context, HAS_PROMPT)
+    torch.testing.assert_close(predicted, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
 
 
-def place_colours(layout: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
-    """Attributes of colours [places, 4] that one guess is painted with."""
+def place_colours(prior: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
+    """Attributes of colours [places, 4] that one predicted is painted with."""
     painted = []
-    coloured_in = layout._coloured_in
-    monkeypatch.setattr(layout, "_coloured_in", lambda *parts: (painted.append(parts[-1]), coloured_in(*parts))[1])
+    colorize = prior._colorize
+    monkeypatch.setattr(prior, "_colorize", lambda *parts: (painted.append(parts[-1]), colorize(*parts))[1])
     with torch.inference_mode():
-        layout(torch.randn(1, 4, 8, 8), context, TOLD)
+        prior(torch.randn(1, 4, 8, 8), context, HAS_PROMPT)
     monkeypatch.undo()
     return painted[0][:, 0]
 
 
-def test_colours_that_are_not_named_drift_from_place_to_place(layout, monkeypatch):
-    likely = layout.reader.told.bias.data
+def test_colours_that_are_not_named_drift_from_place_to_place(prior, monkeypatch):
+    likely = prior.reader.told.bias.data
     likely[-4:] = 0.0  # all four alike
-    layout.reader.told.weight.data[-4:] = 0.0
-    left_open = [place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT)) for _ in range(15)]
+    prior.reader.told.weight.data[-4:] = 0.0
+    left_open = [place_colours(prior, monkeypatch, torch.randn(1, 6, CONTEXT)) for _ in range(15)]
     assert all(len(colours) == 16 for colours in left_open)
     assert np.median([len(colours.unique(dim=0)) for colours in left_open]) > 8
     likely[-3] = 9.0
-    named = place_colours(layout, monkeypatch, torch.randn(1, 6, CONTEXT))
+    named = place_colours(prior, monkeypatch, torch.randn(1, 6, CONTEXT))
     torch.testing.assert_close(named, torch.tensor([0.0, 1, 0, 0]).expand(16, 4))
 
 
 def test_a_place_has_the_colours_of_the_knots_around_it():
-    shares = _nearness(4, 32)
+    shares = _place_weights(4, 32)
     torch.testing.assert_close(shares.sum(dim=0), torch.ones(32, 32))
     assert shares[0, 0, 0] == shares[3, 0, 31] == shares[12, 31, 0] == shares[15, 31, 31] == 1
     assert ((shares > 0).sum(dim=0) <= 4).all()
 
 
-def test_nothing_but_the_lowest_frequencies_decides(layout):
+def test_nothing_but_the_lowest_frequencies_decides(prior):
     """What else a sampler starts from may change as it likes."""
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     with torch.inference_mode():
-        one, other = (layout(noise_for(numbers), context, TOLD) for _ in range(2))
+        one, other = (prior(noise_for(numbers), context, HAS_PROMPT) for _ in range(2))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_a_small_change_of_the_noise_is_a_small_change_of_the_guess(layout):
+def test_a_small_change_of_the_noise_is_a_small_change_of_the_prior(prior):
     """Where a hundredth of the noise's power is other noise; a choice among all draws is another in an eighth."""
-    layout.reader.told.weight.data *= 20
+    prior.reader.told.weight.data *= 20
     context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
     numbers, others = torch.randn(2, 500, 4, 4, 4)
     with torch.inference_mode():
         one, other = (
-            layout(noise_for(n), context, TOLD.expand(500)).flatten(1)
+            prior(noise_for(n), context, HAS_PROMPT.expand(500)).flatten(1)
             for n in (numbers, 0.995 * numbers + 0.1 * others)
         )
     mean = one.mean(dim=0)
     assert (torch.cosine_similarity(one - mean, other - mean) > 0.5).float().mean() > 0.9
 
 
-def test_pure_noise_prefers_no_draw(layout):
+def test_pure_noise_prefers_no_candidate(prior):
     """Of 20 draws, each is mostly chosen by about a twentieth of 20,000."""
-    shares = _shares(layout._likings(torch.randn(20_000, 16)), MARGIN)
+    shares = _blend_weights(prior._candidate_scores(torch.randn(20_000, 16)), CANDIDATE_MARGIN)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(20_000))
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
 
 
-def test_between_two_noises_there_is_no_jump(layout):
-    """However quickly the guess becomes another on a way along the sphere: looked at closely, it does so in steps."""
-    layout.reader.told.weight.data *= 20
+def test_between_two_noises_there_is_no_jump(prior):
+    """Where the prior changes fastest on an arc between them, smaller steps give smaller changes."""
+    prior.reader.told.weight.data *= 20
     context, (a, b) = torch.randn(1, 6, CONTEXT), torch.randn(2, 4, 8, 8)
 
     def changes(first: float, last: float) -> torch.Tensor:
         angle = torch.linspace(first, last, 201)[:, None, None, None]
         with torch.inference_mode():
-            guesses = layout(
-                angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT), TOLD.expand(201)
+            predicted = prior(
+                angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT), HAS_PROMPT.expand(201)
             ).flatten(1)
-        return (guesses[1:] - guesses[:-1]).norm(dim=1)
+        return (predicted[1:] - predicted[:-1]).norm(dim=1)
 
     step = np.pi / 2 / 200
     coarse = changes(0, np.pi / 2)
@@ -339,7 +335,7 @@ def test_between_two_noises_there_is_no_jump(layout):
 # --- shapes that all channels have -----------------------------------------------------------------------------------
 def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise [1, 4, *size] with a share of a shape in all channels, and that shape [8, 8] itself."""
-    shape = np.random.default_rng(0).normal(size=(WAVES, WAVES))
+    shape = np.random.default_rng(0).normal(size=(DCT_ORDER, DCT_ORDER))
     shape[0, 0] = 0
     shape *= np.sqrt((shape.size - 1) / np.square(shape).sum())
     shown = cosine_basis(8).T @ shape @ cosine_basis(8)
@@ -348,7 +344,7 @@ def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_shapes_are_looked_for_where_sounds_have_them():
-    np.testing.assert_allclose(_cosines(24, torch.device("cpu")), cosine_basis(24), atol=1e-6)
+    np.testing.assert_allclose(dct_basis(24, torch.device("cpu")), cosine_basis(24), atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 24)])
@@ -369,30 +365,30 @@ def test_noise_has_no_shape_but_by_chance():
     assert common_shape(torch.zeros(1, 4, 16, 16), 8, 8).abs().max() == 0
 
 
-def test_cells_lean_towards_one_of_two_colours_by_the_log_odds_of_their_shares():
+def test_cells_are_tinted_by_the_log_odds_of_their_shares():
     first, second = torch.tensor([[1.0, 2, 0], [0, -1, 0]])[..., None, None].split(1)
     share = torch.tensor([0.0, 0.2, 0.5, 0.8, 1.0])[None, None, None]
-    guess, odds = share * first + (1 - share) * second, torch.ones(1, 1, 1, 5)
-    assert torch.equal(_leaning(guess, first, second, 0 * odds), guess)
-    leant = _leaning(guess, first, second, math.log(4) * odds)[0, 0, 0]
-    torch.testing.assert_close(leant[1:4], torch.tensor([0.5, 0.8, 16 / 17]))
-    assert _leaning(guess, first, second, -9 * odds)[0, 0].max() < 0.04
-    assert torch.equal(_leaning(guess, first, first, odds), guess)  # there is but one colour
+    predicted, odds = share * first + (1 - share) * second, torch.ones(1, 1, 1, 5)
+    assert torch.equal(tint_by_shape(predicted, first, second, 0 * odds), predicted)
+    tinted = tint_by_shape(predicted, first, second, math.log(4) * odds)[0, 0, 0]
+    torch.testing.assert_close(tinted[1:4], torch.tensor([0.5, 0.8, 16 / 17]))
+    assert tint_by_shape(predicted, first, second, -9 * odds)[0, 0].max() < 0.04
+    assert torch.equal(tint_by_shape(predicted, first, first, odds), predicted)  # there is but one colour
 
 
 def test_cells_of_a_third_colour_stay_as_they_are():
     first, second, third = (8 * torch.eye(3)).reshape(3, 1, 3, 1, 1)
-    leant = _leaning(third, first, second, torch.full((1, 1, 1, 1), 9.0))
-    torch.testing.assert_close(leant, third, atol=0.05, rtol=0)
+    tinted = tint_by_shape(third, first, second, torch.full((1, 1, 1, 1), 9.0))
+    torch.testing.assert_close(tinted, third, atol=0.05, rtol=0)
 
 
 @pytest.fixture
 def two_colours() -> PromptPrior:
     torch.manual_seed(0)
-    layout = PromptPrior(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
-    for kept in (layout.shapes.patterns, layout.shapes.figures):
+    prior = PromptPrior(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
+    for kept in (prior.shapes.patterns, prior.shapes.figures):
         torch.nn.init.normal_(kept, std=0.2)
-    return layout
+    return prior
 
 
 def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colours):
@@ -400,20 +396,20 @@ def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colour
     for strength in (0.0, 0.5, 0.8):
         x_T, shape = laid_out(strength, 8, 8)
         with torch.inference_mode():
-            guess = two_colours(x_T, context, TOLD)
-            plain, first, second = seen(
-                two_colours._composed(x_T, context), two_colours.view(x_T).expand(3, -1, -1, -1)
+            predicted = two_colours(x_T, context, HAS_PROMPT)
+            plain, first, second = warp(
+                two_colours._compose(x_T, context), two_colours.viewing_grid(x_T).expand(3, -1, -1, -1)
             )
-        towards = ((guess[0] - plain) * (first - second)).sum(dim=0)
+        towards = ((predicted[0] - plain) * (first - second)).sum(dim=0)
         if strength:
             assert torch.equal(towards > 0, common_shape(x_T, 8, 8)[0, 0] > 0)
             assert torch.corrcoef(torch.stack([towards.flatten(), shape.flatten()]))[0, 1] > 0.5
         else:
-            assert torch.equal(guess[0], plain)
+            assert torch.equal(predicted[0], plain)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.5, 0.8, 1.0])
-def test_the_u_net_is_spared_the_shape_that_its_guess_shows(strength):
+def test_sampling_starts_without_the_shape_that_the_prior_shows(strength):
     """What it starts from has nothing of it that all channels have; noise without a shape stays as it is."""
     model = load_model(config.BUILTIN_MODEL_WEIGHTS)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -426,33 +422,33 @@ def test_the_u_net_is_spared_the_shape_that_its_guess_shows(strength):
     assert np.linalg.norm(after) < 0.2 * np.linalg.norm(before)
 
 
-def test_the_empty_prompt_has_no_guess(layout):
+def test_the_empty_prompt_has_no_prior(prior):
     with torch.inference_mode():
-        told, empty = layout(torch.randn(2, 4, 8, 8), torch.randn(2, 6, CONTEXT), torch.tensor([True, False]))
-    assert told.abs().max() > 0.01 and empty.abs().max() == 0
+        predicted, empty = prior(torch.randn(2, 4, 8, 8), torch.randn(2, 6, CONTEXT), torch.tensor([True, False]))
+    assert predicted.abs().max() > 0.01 and empty.abs().max() == 0
 
 
-def test_numbers_that_hardly_occur_give_a_guess_in_mixed_precision_too(layout):
+def test_extreme_numbers_give_a_prior_in_mixed_precision_too(prior):
     x_T = noise_for(3 * torch.randn(20, 4, 4, 4))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert layout(x_T, torch.randn(20, 6, CONTEXT), TOLD.expand(20)).isfinite().all()
+        assert prior(x_T, torch.randn(20, 6, CONTEXT), HAS_PROMPT.expand(20)).isfinite().all()
 
 
-def test_each_row_has_the_guess_for_its_own_prompt(layout):
+def test_each_row_has_the_prior_for_its_own_prompt(prior):
     a, b = torch.randn(2, 6, CONTEXT)
-    layout.reader.told.weight.data *= 20
+    prior.reader.told.weight.data *= 20
     x_T = torch.randn(4, 4, 8, 8)
     with torch.inference_mode():
-        together = layout(x_T, torch.stack([a, b, a, b]), TOLD.expand(4))
+        together = prior(x_T, torch.stack([a, b, a, b]), HAS_PROMPT.expand(4))
         for row, prompt in enumerate([a, b, a, b]):
-            assert torch.equal(together[[row]], layout(x_T[[row]], prompt[None], TOLD))
-        assert not torch.allclose(together, layout(x_T, torch.stack([b, a, b, a]), TOLD.expand(4)), atol=1e-3)
+            assert torch.equal(together[[row]], prior(x_T[[row]], prompt[None], HAS_PROMPT))
+        assert not torch.allclose(together, prior(x_T, torch.stack([b, a, b, a]), HAS_PROMPT.expand(4)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (4, 8)])
-def test_guesses_are_stretched_to_the_latents(layout, size):
+def test_priors_are_resized_to_the_latents(prior, size):
     with torch.inference_mode():
-        assert layout(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT), TOLD.expand(2)).shape == (2, 4, *size)
+        assert prior(torch.randn(2, 4, *size), torch.randn(2, 6, CONTEXT), HAS_PROMPT.expand(2)).shape == (2, 4, *size)
 
 
 @pytest.fixture
@@ -465,22 +461,22 @@ def unet() -> UNetModel:
     return model
 
 
-def test_the_u_net_sees_the_guess(unet):
+def test_the_u_net_uses_the_prior(unet):
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT)
     with torch.inference_mode():
-        one, other = (unet(x, t, context, guess) for guess in (torch.zeros_like(x), torch.ones_like(x)))
+        one, other = (unet(x, t, context, predicted) for predicted in (torch.zeros_like(x), torch.ones_like(x)))
     assert not torch.allclose(one, other, atol=1e-3)
 
 
-def test_shares_of_latents_and_guess_are_added_to_the_prediction(unet):
+def test_shares_of_latents_and_prior_are_added_to_the_prediction(unet):
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT)
-    guess = torch.randn(1, 4, 16, 16)
+    predicted = torch.randn(1, 4, 16, 16)
     with torch.inference_mode():
-        before = unet(x, t, context, guess)
+        before = unet(x, t, context, predicted)
         unet.bypass.bias.copy_(torch.tensor([0.25, -2.0]))
-        torch.testing.assert_close(unet(x, t, context, guess), before + 0.25 * x - 2 * guess)
+        torch.testing.assert_close(unet(x, t, context, predicted), before + 0.25 * x - 2 * predicted)
 
 
-def test_a_layout_needs_a_guess(unet):
-    with pytest.raises(ValueError, match="needs a guess"):
+def test_a_u_net_with_a_prior_needs_one(unet):
+    with pytest.raises(ValueError, match="needs a prior"):
         unet(torch.randn(1, 4, 16, 16), torch.tensor([500]), torch.randn(1, 6, CONTEXT))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm.modules import prior
+from ldm.modules import grids
 from training.scenes.augment import drift, seen, view
 from training.scenes.captions import COLOUR_WORDS, HELD_OUT_SYNONYMS, MOOD_WORDS, caption, vocabulary
 from training.scenes.palette import COLOURS as COLOUR_VALUES
@@ -172,7 +172,7 @@ def test_what_is_seen_lies_where_the_view_says() -> None:
     inside = np.abs(coordinates).max(axis=2) < 0.95
     here = seen(picture, coordinates)
     assert np.abs(here - coordinates)[inside].max() < 3e-3
-    sampled = prior.seen(torch.from_numpy(picture.transpose(2, 0, 1)[None]), torch.from_numpy(coordinates[None]))
+    sampled = grids.warp(torch.from_numpy(picture.transpose(2, 0, 1)[None]), torch.from_numpy(coordinates[None]))
     assert np.abs(sampled[0].numpy().transpose(1, 2, 0) - here)[inside].max() < 3e-3
 
 

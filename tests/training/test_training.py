@@ -13,7 +13,7 @@ import config
 from training import train
 from ldm.checkpoint import load_model
 from ldm.models.autoencoder import ShuffleAutoencoder
-from ldm.modules.prior import seen
+from ldm.modules.grids import warp
 from ldm.tensor_files import read_tensors
 from training.scenes.augment import drift, view
 from training.scenes.captions import COLOUR_WORDS, vocabulary
@@ -277,7 +277,7 @@ def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
 def test_loss_of_a_perfect_prediction_is_zero(folder):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
     batch = batch_of(torch.randn(3, 4, 8, 8), ["a", "", "red"])
-    model.model.diffusion_model.forward = lambda x, t, c, guess: model.target(batch.x_0, t, batch.noise)
+    model.model.diffusion_model.forward = lambda x, t, c, prior: model.target(batch.x_0, t, batch.noise)
     assert train.diffusion_loss(model, batch, 5.0).item() == 0.0
 
 
@@ -286,7 +286,7 @@ def test_the_loss_weighs_the_error_of_v_by_noise_cut_at_little(folder, t, cut):
     model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
     batch = batch_of(torch.randn(1, 4, 8, 8), ["red"])._replace(t=torch.tensor([t]))
     off_by_one = model.target(batch.x_0, batch.t, batch.noise) + 1
-    model.model.diffusion_model.forward = lambda x, t, c, guess: off_by_one
+    model.model.diffusion_model.forward = lambda x, t, c, prior: off_by_one
     snr_plus_1 = 1 / (1 - model.alphas_cumprod[t].item())
     assert (snr_plus_1 > 5) == cut
     expected = min(snr_plus_1, 5.0) / snr_plus_1
@@ -312,7 +312,7 @@ def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
     assert guess[1].abs().max() == 0
     for row in (0, 2):
         whole = train.prior_of(layout, batch.values[[row]], batch.variants[[row]]).detach()
-        torch.testing.assert_close(guess[[row]], seen(whole, torch.from_numpy(view(row, 32)[None])))
+        torch.testing.assert_close(guess[[row]], warp(whole, torch.from_numpy(view(row, 32)[None])))
     assert not torch.allclose(guess[0], guess[2], atol=1e-2)
     half = batch_of(torch.zeros(3, 4, 16, 16), ["a", "", "red"])
     assert train.true_prior(layout, half).shape == (3, 4, 16, 16)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ldm.models.diffusion.sampling import PARAMETERIZATIONS
 from ldm.modules.diffusionmodules.schedule import make_betas
-from ldm.modules.prior import common_shape
+from ldm.modules.low_frequencies import common_shape
 from ldm.util import instantiate_from_config
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ldm.modules.encoders.modules import TextEncoder
 
 
-EMPTY = 0.03  # nearer to that of the empty prompt is no other's embedding; rounding may not be the same in all batches
+# A prompt whose embedding is this close to that of the empty prompt counts as empty. It is not 0, because rounding depends
+# on the batch.
+EMPTY_DISTANCE = 0.03
 
 
 class DiffusionWrapper(nn.Module):
@@ -32,8 +34,8 @@ class DiffusionWrapper(nn.Module):
         super().__init__()
         self.diffusion_model: UNetModel = instantiate_from_config(unet_config)
 
-    def forward(self, x: Tensor, t: Tensor, c: Tensor | None, guess: Tensor | None = None) -> Tensor:
-        return self.diffusion_model(x, t, c, guess)
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None, prior: Tensor | None = None) -> Tensor:
+        return self.diffusion_model(x, t, c, prior)
 
 
 class LatentDiffusion(nn.Module):
@@ -118,29 +120,29 @@ class LatentDiffusion(nn.Module):
         alpha, sigma = self._alpha_sigma(t)
         return alpha * noise - sigma * x_0
 
-    def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None, guess: Tensor | None = None) -> Tensor:
+    def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None, prior: Tensor | None = None) -> Tensor:
         """The U-Net's prediction [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c`."""
-        return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype), guess).float()
+        return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype), prior).float()
 
     def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """`apply_model` as a function of `x` and `t` alone, for one sampling that starts from noise `x_T` [B, C, h, w].
 
         Raises:
-            ValueError: no conditioning for a U-Net with a layout.
+            ValueError: no conditioning for a U-Net with a prior.
         """
-        layout = self.model.diffusion_model.layout
-        if layout is None:
+        prompt_prior = self.model.diffusion_model.layout
+        if prompt_prior is None:
             return partial(self.apply_model, c=c)
         if c is None:
-            raise ValueError("a U-Net with a layout needs a prompt: there is no conditioning")
-        told = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY
-        return partial(self.apply_model, c=c, guess=layout(x_T, c.to(self.dtype), told))
+            raise ValueError("this model predicts a prior from the prompt: conditioning is needed")
+        has_prompt = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY_DISTANCE
+        return partial(self.apply_model, c=c, prior=prompt_prior(x_T, c.to(self.dtype), has_prompt))
 
     def start(self, x_T: Tensor) -> Tensor:
-        """Where sampling from noise `x_T` [B, C, h, w] begins: without the shape that a layout's guess shows of it.
+        """Return the x [B, C, h, w] that sampling from noise `x_T` begins with: without the shape that the prior shows.
 
-        The U-Net has learned from noise that is independent of its guess; where both had the same shape it painted
-        colours that nobody named.
+        The U-Net has learned from noise that is independent of its prior. Where both have the same shape it paints
+        colours that the prompt does not name.
         """
         return x_T if self.model.diffusion_model.layout is None else x_T - common_shape(x_T, *x_T.shape[2:])
 

@@ -126,9 +126,9 @@ class UNetModel(nn.Module):
             & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
         positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
             Published LDMs are without.
-        layout: options of a `PromptPrior`, whose guess of the picture is a second input beside the latents; a share
-            of both, by the time, is added to the output, so that the rest is left for the network. Published LDMs are
-            without.
+        layout: options of a `PromptPrior`, whose estimate of the clean latents is a second input beside the latents. A
+            time-dependent share of both is added to the output, so that the network learns only the rest. Published
+            LDMs have none. (The name is a key of published yamls and state dicts.)
 
     Raises:
         ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
@@ -191,16 +191,16 @@ class UNetModel(nn.Module):
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zero_module(last))
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, guess: Tensor | None = None
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, prior: Tensor | None = None
     ) -> Tensor:
         """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
 
         Args:
-            guess: of the clean latents, the shape of `x`, if the U-Net has a layout: what that makes of the prompt and
-                the start noise, or in training what is known.
+            prior: estimate of the clean latents, of the shape of `x`, if the U-Net has a `layout`: what that predicts
+                from the prompt and the start noise, or in training the true one.
 
         Raises:
-            ValueError: H or W that cannot be halved as often as the U-Net has levels; a layout and no guess.
+            ValueError: H or W that cannot be halved as often as the U-Net has levels; a missing prior.
         """
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple:
@@ -213,9 +213,9 @@ class UNetModel(nn.Module):
             emb = emb + self.context_embed(context.mean(dim=1))
         known = x
         if self.layout is not None:
-            if guess is None:
-                raise ValueError("a U-Net with a layout needs a guess: guess is None")
-            known = torch.cat([x, guess.to(x.dtype)], dim=1)
+            if prior is None:
+                raise ValueError("this U-Net needs a prior beside the latents: prior is None")
+            known = torch.cat([x, prior.to(x.dtype)], dim=1)
         skips, h = [], known
         if self.positions:
             where = position_features(h.shape[2], h.shape[3], h.device).to(h.dtype)

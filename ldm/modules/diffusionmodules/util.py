@@ -44,8 +44,14 @@ def position_features(height: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([torch.stack([x, y, radius]), phases.sin(), phases.cos()])
 
 
+def normal_parameter(*shape: int, std: float) -> nn.Parameter:
+    """Make a parameter from N(0, std²); on the meta device without numbers, see `random_embedding`."""
+    weight = torch.empty(*shape)
+    return nn.Parameter(weight if weight.is_meta else nn.init.normal_(weight, std=std))
+
+
 def zero_module(module: nn.Module) -> nn.Module:
-    """`module` with all its parameters at zero, so that a residual branch starts as nothing."""
+    """Set all parameters of `module` to zero, so that a residual branch starts as nothing; return it."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
