@@ -1,7 +1,7 @@
-"""Constants and paths that the scripts share. Importing this module creates nothing.
+"""Constants and paths that the scripts share. Importing this module creates no files.
 
-Everything that is written lies under one root: the environment variable VOICETOIMG_DATA_DIR if it is set, else the
-folder that the program is started in. What is shipped (`models/`, `configs/`) lies beside this file.
+All output goes under one root: the folder that the environment variable VOICETOIMG_DATA_DIR names, else the current
+folder. Files that come with the program (`models/`, `configs/`) lie beside this file.
 """
 
 import os
@@ -15,23 +15,23 @@ RECIPE: dict[str, Any] = {
     "n_fft": 2048,  # samples per window
     "hop_length": 512,  # samples between windows
     "top_db": 80.0,  # dB, depth of the spectrogram below its loudest cell
-    "picture_size": 64,  # pixels; rows are mel bands, columns are time
+    "picture_size": 64,  # side of the spectrogram; rows are mel bands, columns are time
 }
 VECTOR_SIZE: int = RECIPE["picture_size"] ** 2  # 4096 elements
 LATENT_CHANNELS = 4
 LATENT_SIZE = int((VECTOR_SIZE / LATENT_CHANNELS) ** 0.5)  # 32 latent pixels
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]
 
-# --- what makes a recording a poor start for a picture ---------------------------------------------------------------
+# --- limits of a good recording --------------------------------------------------------------------------------------
 SHORT_SECONDS = 0.3  # about one syllable
-QUIET_PEAK = 0.003  # -50 dB of full scale: hardly more than the noise of a sound card
-CLIPPED_SHARE = 0.001  # of the samples at full scale: from here on it can be heard as distortion
+QUIET_PEAK = 0.003  # -50 dB of full scale, hardly more than the noise of a sound card
+CLIPPED_SHARE = 0.001  # share of samples at full scale from which distortion can be heard
 
-# --- classifier-free guidance ----------------------------------------------------------------------------------------
-GUIDANCE_SCALE = 2.5
-BUILTIN_RESCALE = 1.0  # of what guidance makes louder, so much is taken back: models/chladni/README.md
+# --- the built-in model ----------------------------------------------------------------------------------------------
+BUILTIN_MULTIPLE = 64  # pixels: the sides of its images are multiples of this
+BUILTIN_RESCALE = 1.0  # guidance rescale φ (Lin et al. 2024), 1 = full; measured in models/chladni/README.md
 
-# --- what is shipped -------------------------------------------------------------------------------------------------
+# --- files that come with the program --------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent
 MODELS_DIR = REPO_DIR / "models"
 CONFIGS_DIR = REPO_DIR / "configs"
@@ -39,9 +39,7 @@ EXAMPLES_DIR = REPO_DIR / "examples"
 BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml lies beside it
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
-BUILTIN_MULTIPLE = 64  # pixels: sides of the built-in model's pictures are multiples of it
-
-# --- what is written -------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------
 ROOT_DIR = Path(os.environ.get("VOICETOIMG_DATA_DIR") or ".")
 DATA_DIR = ROOT_DIR / "data"
 AUDIO_INPUT_DIR = DATA_DIR / "audio_input_batch"
@@ -58,10 +56,10 @@ SESSIONS_DIR = ROOT_DIR / "outputs" / "sessions"
 
 
 def calibration_dirs() -> list[Path]:
-    """Folders of statistics in the order of preference: the user's own, once made, then the built-in ones.
+    """Return the folders of statistics, the user's own first (if phase 1 was run), then the built-in ones.
 
     Raises:
-        OSError: there are none.
+        OSError: there are no statistics.
     """
     found = [folder for folder in (STATS_DIR, BUILTIN_CALIBRATION_DIR) if (folder / MEAN_NPY.name).is_file()]
     if not found:

@@ -21,6 +21,7 @@ import config
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.encoders.modules import WordEmbedder
+from painting.image_spec import ImageSpec
 from painting.options import guidance_rescale_of, parse_options
 from painting.plan import plan
 
@@ -256,7 +257,7 @@ def test_a_picture_says_how_it_was_made_and_is_made_again(voices, tmp_path, caps
     original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
     path = tmp_path / "samples" / "subject_001_sample_0000.png"
     line = Image.open(path).info["parameters"]
-    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {config.GUIDANCE_SCALE:g}, "
+    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {ImageSpec.scale:g}, "
     assert line.startswith("a golden spiral on purple\n" + told)
     assert "Seed: 7, Size: 256x256, Model hash: " in line and line.endswith("Model: chladni")
     again = ["--replay", str(path), "--outdir", str(tmp_path / "again")]
