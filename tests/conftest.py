@@ -1,19 +1,105 @@
-"""Fixtures that several rooms use."""
+"""Fixtures that several rooms use, the order of the files, and how a run of many files shows its progress."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 import pytest
-import sound
 
-# before any test imports config: what the person at this machine has made of phase 1 is not the tests' concern
+from tests import sound
+
+# Before torch and NumPy are imported, here and in the scripts that tests start: processes that share the cores are
+# slower with several threads each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before any test imports config: each worker of pytest-xdist gets a folder of its own, without a calibration.
 os.environ["VOICETOIMG_DATA_DIR"] = tempfile.mkdtemp(prefix="voicetoimg-tests-")
+
+# The files that take longest go first, so that no worker is left alone with one of them at the end.
+LONGEST_FIRST = ("test_live_workflow.py", "test_txt2img.py", "test_readme.py", "test_batch.py", "test_phase1.py")
+SILENCE = 10.0  # seconds after which a line says which files are at work
+
+
+@pytest.hookimpl(trylast=True)  # after the terminal reporter is there
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    is_worker = hasattr(config, "workerinput")
+    if terminal and not is_worker and config.get_verbosity() <= 0:
+        config.pluginmanager.register(FileProgress(terminal))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["VOICETOIMG_DATA_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+class FileProgress:
+    """Print a line for each file whose tests are done, in place of a dot for each test."""
+
+    def __init__(self, terminal: Any) -> None:
+        self._terminal = terminal
+        self._left: Counter[str] = Counter()  # tests still to come, by file
+        self._outcomes: dict[str, Counter[str]] = {}
+        self._seconds: Counter[str] = Counter()
+        self._total = self._done = 0
+        self._last_line = time.monotonic()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._expect(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        if not self._total:  # all workers collect the same tests
+            self._expect(ids)
+
+    def _expect(self, ids: Iterable[str]) -> None:
+        self._left = Counter(_file_of(one) for one in ids)
+        self._total = sum(self._left.values())
+        self._last_line = time.monotonic()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Generator[None, Any, Any]:
+        category, *_ = yield
+        if category:
+            self._outcomes.setdefault(_file_of(report.nodeid), Counter())[category] += 1
+        if category in ("failed", "error"):
+            self._line(f"{category.upper()} {report.nodeid}")
+        return category, "", ""  # no letter and no word
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        file = _file_of(report.nodeid)
+        self._seconds[file] += report.duration  # type: ignore[assignment]  # a Counter may hold any numbers
+        if report.when != "teardown":
+            return
+        self._left[file] -= 1
+        self._done += 1
+        if not self._left[file]:
+            outcomes = ", ".join(f"{count} {name}" for name, count in sorted(self._outcomes[file].items()))
+            self._line(f"{file}: {outcomes} in {self._seconds[file]:.0f} s")
+        elif time.monotonic() - self._last_line > SILENCE:
+            at_work = (name for name, outcomes in self._outcomes.items() if outcomes and self._left[name])
+            self._line(f"... at work: {', '.join(at_work)}")
+
+    def _line(self, text: str) -> None:
+        percent = 100 * self._done // self._total if self._total else 0
+        self._terminal.write_line(f"[{percent:3} %] {text}")
+        self._last_line = time.monotonic()
+
+
+def _file_of(nodeid: object) -> str:
+    return str(nodeid).partition("::")[0]
 
 
 @pytest.fixture(scope="session")
 def sound_system() -> None:
-    """PulseAudio and PortAudio are installed; where they are not, the test is skipped, and in CI it fails."""
+    """PulseAudio and PortAudio, without which the test is skipped, or fails in CI."""
     lacking = sound.missing()
     if lacking and sound.must_be_there():
         pytest.fail(f"{lacking}; install it, so that the recorder is tested")
@@ -23,6 +109,6 @@ def sound_system() -> None:
 
 @pytest.fixture(scope="session")
 def microphone(sound_system: None) -> Iterator[sound.SoundServer]:
-    """A microphone that the tests can speak into."""
+    """A microphone that the tests can speak into; each worker of pytest-xdist has its own."""
     with sound.sound_server() as server:
         yield server

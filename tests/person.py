@@ -1,4 +1,4 @@
-"""Somebody at a terminal of their own."""
+"""A person at a terminal: a program in a pty, with what it prints and the keys that are pressed."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ PATIENCE = 120.0  # seconds, for a busy machine
 
 
 class Person:
-    """Somebody at a terminal of their own, in which a program runs."""
+    """A person at a terminal of their own, in which a program runs."""
 
     def __init__(self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80) -> None:
         self._terminal, program_side = pty.openpty()

@@ -1,4 +1,4 @@
-"""A sound system of the tests' own: PulseAudio with a null sink that is spoken to and recorded as a microphone."""
+"""A sound system for tests: PulseAudio with a null sink, which is played to and recorded from like a microphone."""
 
 import ctypes.util
 import os
@@ -12,11 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import soundfile
-import soxr
-from scipy import signal as scipy_signal
-
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("pulseaudio", "pactl", "paplay")
 PULSE_IS_DEFAULT = "pcm.!default pulse\nctl.!default pulse\n"  # of ALSA, through which PortAudio records
@@ -24,7 +19,7 @@ READY = 30.0  # seconds that a busy machine may take to start the server
 
 
 def missing() -> str:
-    """What the sound system lacks on this machine, or ""."""
+    """Name what the sound system lacks on this machine; "" if nothing."""
     lacking = [name for name in PROGRAMS if not shutil.which(name)]
     if not ctypes.util.find_library("portaudio"):
         lacking.append("libportaudio2")
@@ -32,7 +27,7 @@ def missing() -> str:
 
 
 def must_be_there() -> bool:
-    """Whether a missing sound system is a failure: where .ci/run says so, and in any CI that could install it."""
+    """Tell whether a missing sound system is a failure: in a CI that can install it, and where .ci/run says so."""
     if sys.platform != "linux":
         return False
     required = bool(os.environ.get("VOICETOIMG_REQUIRE_SOUND"))
@@ -40,7 +35,7 @@ def must_be_there() -> bool:
 
 
 class SoundServer:
-    """A running PulseAudio that nobody else sees, and the environment in which programs use it."""
+    """A running PulseAudio of its own, and the environment in which programs use it."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = silent_environment(folder)
@@ -63,11 +58,11 @@ class SoundServer:
         return subprocess.run(command, env=self.environment, capture_output=True, timeout=READY).returncode
 
     def speak(self, wav: Path) -> None:
-        """Play a file to the microphone; return when it has been played."""
+        """Play a file to the microphone, and wait for its end."""
         subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=60)
 
     def suspend(self) -> None:
-        """No more sound comes from the microphone, not even silence."""
+        """Let no more sound come from the microphone, not even silence."""
         assert not self._pactl("suspend-sink", "mic", "1")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -81,7 +76,7 @@ class SoundServer:
 
 
 def silent_environment(folder: Path) -> dict[str, str]:
-    """An environment whose home is `folder`: no sound server, and none that would be started by itself."""
+    """Return an environment with the home `folder`, without a sound server, where none is started on demand."""
     folder.chmod(0o700)
     (folder / "client.conf").write_text("autospawn = no\n")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PULSE_")}
@@ -97,7 +92,7 @@ def silent_environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def sound_server() -> Iterator[SoundServer]:
-    """A running server; it ends with the block, whatever happens in it."""
+    """Run a server for the length of a block."""
     with tempfile.TemporaryDirectory(prefix="mic-") as folder:  # short, as a socket's path must be
         server = SoundServer(Path(folder))
         try:
@@ -108,7 +103,12 @@ def sound_server() -> Iterator[SoundServer]:
 
 
 def likeness(recorded: Path, played: Path) -> float:
-    """Normalised cross-correlation of what was played with the best matching stretch of a recording, -1..1."""
+    """Return the normalised cross-correlation of `played` with the best matching stretch of a recording, -1..1."""
+    import numpy as np  # here, because every worker of pytest imports this module
+    import soundfile
+    import soxr
+    from scipy import signal as scipy_signal
+
     recording, rate = soundfile.read(recorded, dtype="float64")
     voice, voice_rate = soundfile.read(played, dtype="float64")
     voice = soxr.resample(voice, voice_rate, rate)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import sound
 import soundfile
 
 import config
 from audio import recorder
+from tests import sound
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 RECORD = """

@@ -1,0 +1,154 @@
+"""The rules that CONTRIBUTING.md gives for the tree: docstrings, imports between rooms, sizes."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from config import REPO_DIR
+
+ROOMS = ("audio", "ldm", "painting", "live", "training")
+# The local modules that each room may import, besides itself. audio imports itself relatively, so that another program
+# can load it under another name.
+MAY_IMPORT = {
+    "audio": set(),
+    "ldm": {"files"},
+    "training": {"files", "cli", "ldm", "painting"},
+    "live": {"config", "cli", "standby", "files", "audio"},
+    "painting": {"config", "cli", "standby", "files", "audio", "ldm"},
+}
+RELATIVE_CLAUSE = re.compile(r"(what|whatever|whoever|of|as|that|where|which|whose)\b", re.IGNORECASE)
+LONGEST_FUNCTION = 60  # lines
+LDM_FILE, LDM_ROOM = 430, 3500  # lines
+not_yet = pytest.mark.xfail(reason="the tree is on its way there")
+
+
+def is_ours(path: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(REPO_DIR).parts)
+
+
+FILES = sorted(path for path in REPO_DIR.rglob("*.py") if is_ours(path))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def name_of(path: Path) -> str:
+    """The path within the tree, as messages give it."""
+    return path.relative_to(REPO_DIR).as_posix()
+
+
+def module_of(path: Path) -> str:
+    """The dotted name under which a file is imported."""
+    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The local modules that a file imports anywhere but for type checking, and whether by a relative import."""
+    package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
+    skipped: set[ast.AST] = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            skipped.update(inner for statement in node.body for inner in ast.walk(statement))
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, False) for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                found = next((name for name in (f"{base}.{alias.name}", base) if name in MODULES), None)
+                if found:
+                    yield found, node.level > 0
+
+
+@not_yet
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    wrong = [
+        f"{name_of(path)}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node)) and RELATIVE_CLAUSE.match(text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@not_yet
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_what_they_may(room):
+    wrong = []
+    for path in sorted((REPO_DIR / room).rglob("*.py")):
+        for module, relative in imports(path):
+            top = module.split(".")[0]
+            if top not in {room, *MAY_IMPORT[room]} or (room == "audio" and not relative):
+                wrong.append(f"{name_of(path)} imports {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_but_tests_and_benchmarks_imports_training():
+    wrong = [
+        f"{name_of(path)} imports {module}"
+        for path in FILES
+        if name_of(path).split("/")[0] not in ("training", "benchmarks", "tests")
+        for module, _ in imports(path)
+        if module.split(".")[0] == "training"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@not_yet
+def test_no_modules_import_each_other_in_a_circle():
+    """Also not by imports within functions."""
+    edges = {name: {module for module, _ in imports(path)} - {name} for name, path in MODULES.items()}
+    while ends := edges.keys() - {name for imported in edges.values() for name in imported} | {
+        name for name, imported in edges.items() if not imported
+    }:  # modules that nothing imports, and modules that import nothing, are in no circle
+        edges = {name: imported - ends for name, imported in edges.items() if name not in ends}
+    assert not edges, sorted((name, *imported) for name, imported in edges.items())
+
+
+@not_yet
+def test_imports_are_where_they_belong():
+    """No import after code, and no edit of the path that modules are found by."""
+    forbidden = re.compile(r"noqa: ?E402|\bsys\.path\b")
+    wrong = [
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in FILES
+        if path != Path(__file__)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if forbidden.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@not_yet
+def test_functions_fit_on_a_screen():
+    wrong = [
+        f"{name_of(path)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+        for path in FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno
+        and node.end_lineno - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@not_yet
+def test_the_model_is_small():
+    """ldm is the model, its samplers and its checkpoints, and nothing else."""
+    lengths = {
+        name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (REPO_DIR / "ldm").rglob("*.py")
+    }
+    too_long = {name: lines for name, lines in lengths.items() if lines > LDM_FILE}
+    assert not too_long and sum(lengths.values()) < LDM_ROOM, (too_long, sum(lengths.values()))
