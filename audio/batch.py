@@ -1,7 +1,7 @@
 """From a folder of recordings to one matrix of vectors: in parallel, incremental, and hard to break.
 
-Each file is a job of its own, whose result is committed to a ledger (`audio/batch_state.py`) as it comes; at the end the
-matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of workers, on
+Each file is a job of its own, whose result is committed to a ledger (`audio/batch_state.py`) as it comes; at the end
+the matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of workers, on
 the machines, or on how often the run was interrupted: they are those of one uninterrupted run.
 """
 

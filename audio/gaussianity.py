@@ -44,21 +44,28 @@ class Findings:
 def examine(latent: np.ndarray) -> Findings:
     """Measure one latent [C, H, W], finite."""
     x = np.asarray(latent, np.float64)
-    batch, channels = x[None], x.reshape(len(x), -1)
-    pairs = np.triu_indices(len(channels), 1)
-    related = [correlation(channels[i : i + 1], channels[j : j + 1])[0] for i, j in zip(*pairs, strict=True)]
+    batch = x[None]
     skewness, kurtosis = _skewness_and_kurtosis(x)
     return Findings(
         power=spatial_power(batch),
         right=float(correlation(batch[..., :-1], batch[..., 1:])[0]),
         lower=float(correlation(batch[..., :-1, :], batch[..., 1:, :])[0]),
-        channels=float(np.abs(related).max(initial=0)),
+        channels=_largest_channel_correlation(x),
         mean=float(x.mean()),
         radius=float(np.sqrt((x**2).mean())),
         kurtosis=kurtosis,
         p_normal=jarque_bera(x.size, skewness, kurtosis),
         gaussian=bool(is_gaussian(batch)[0]),
     )
+
+
+def _largest_channel_correlation(x: np.ndarray) -> float:
+    """Return the largest absolute correlation of any two channels of [C, H, W]; 0 if one is constant, or alone."""
+    centred = x.reshape(len(x), -1)
+    centred = centred - centred.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    unit = centred / np.where(norms > 0, norms, 1.0)
+    return float(np.abs((unit @ unit.T)[np.triu_indices(len(unit), 1)]).max(initial=0))
 
 
 def spatial_power(latents: np.ndarray) -> np.ndarray:

@@ -39,10 +39,23 @@ class Voices:
             return False
         return not (self.keep_noise and is_gaussian(self.latents[row : row + 1])[0])
 
-    def noise(self, row: int) -> np.ndarray:
-        """What a row decides of x_T, [C, H, W] float32."""
+    def noise(self, row: int, shape: Sequence[int]) -> np.ndarray:
+        """Return what a row contributes to x_T, float32 [c, h, w] of the given `shape`.
+
+        A row that is made into noise takes any shape; one that is used as it is has the shape of its latents.
+
+        Raises:
+            ValueError: the row is used as it is, and of another shape; or the shape is too small for a voice.
+        """
         rows = self.latents[row : row + 1]
-        return self.whitening.whiten(rows)[0] if self.whitening and self.whitened(row) else rows[0]
+        if self.whitening and self.whitened(row):
+            return self.whitening.whiten(rows, shape)[0]
+        if rows.shape[1:] != tuple(shape):
+            raise ValueError(
+                f"latents of {list(rows.shape[1:])} that are used as they are, for an image that needs {list(shape)}; "
+                "only whitened voices fit every shape"
+            )
+        return rows[0]
 
     def layout(self, row: int) -> np.ndarray:
         """The shape of a row's sound, [LAYOUT_ORDER, LAYOUT_ORDER]; zeros where the row is left as it is."""
@@ -53,18 +66,20 @@ class Voices:
 
 def initial_noise(
     parts: Sequence[tuple[Voices, int, float]],  # voices, row of them, weight
-    noise: np.ndarray,  # [C, H, W] float32: the seed's
+    noise: np.ndarray,  # [C, H, W] float32: the seed's; x_T has its shape
     voice_strength: float,
     layout_strength: float = 0.0,
 ) -> np.ndarray:
-    """The x_T of one picture, [C, H, W] float32. Latents that are left as they are get neither noise nor layout.
+    """Make the x_T of one image, float32 [C, H, W], from voices and the seed's noise, whose shape it gets.
+
+    Latents that are used as they are get neither noise nor the shape of a sound.
 
     Raises:
-        ValueError: a strength outside 0..1, or shapes that differ.
+        ValueError: a strength outside 0..1, or latents that are used as they are and have another shape than the noise.
     """
     parts = [part for part in parts if part[2] > 0]
     weights = [weight for *_, weight in parts]
-    voice = blend(np.stack([voices.noise(row) for voices, row, _ in parts]), weights)
+    voice = blend(np.stack([voices.noise(row, noise.shape) for voices, row, _ in parts]), weights)
     if not any(voices.whitened(row) for voices, row, _ in parts):
         return voice
     x_T = mix(voice[None], noise[None], voice_strength)[0]
@@ -186,6 +201,7 @@ def imprint_shape(x_T: np.ndarray, layout: np.ndarray, strength: float) -> np.nd
     """Give `strength` of the variance of the lowest frequencies of x_T [C, H, W] to a layout; every channel the same.
 
     The rest of x_T, its constant and its norm stay as they are, so that it is still of the power of N(0, I) throughout.
+    A side of fewer elements than the layout takes as many of its frequencies as it has elements.
 
     Raises:
         ValueError: strength outside 0..1.
@@ -193,7 +209,8 @@ def imprint_shape(x_T: np.ndarray, layout: np.ndarray, strength: float) -> np.nd
     _check_strength(strength, "no layout", "layout")
     if not layout.any():
         return x_T
-    across, down = cosine_basis(x_T.shape[2]), cosine_basis(x_T.shape[1])
+    down, across = cosine_basis(x_T.shape[1]), cosine_basis(x_T.shape[2])
+    layout = layout[: len(down), : len(across)]
     low = np.einsum("ih,chw,jw->cij", down, x_T.astype(np.float64), across)
     shaped = math.sqrt(1 - strength) * low + math.sqrt(strength) * layout
     shaped[:, 0, 0] = low[:, 0, 0]
@@ -203,8 +220,8 @@ def imprint_shape(x_T: np.ndarray, layout: np.ndarray, strength: float) -> np.nd
 
 @functools.cache
 def cosine_basis(size: int) -> np.ndarray:
-    """The first LAYOUT_ORDER rows of the orthonormal DCT-II of `size` points: [LAYOUT_ORDER, size]."""
-    order, point = np.arange(LAYOUT_ORDER)[:, None], np.arange(size)
+    """Compute the first rows of the orthonormal DCT-II of `size` points: [min(LAYOUT_ORDER, size), size]."""
+    order, point = np.arange(min(LAYOUT_ORDER, size))[:, None], np.arange(size)
     basis = np.cos(np.pi * order * (point + 0.5) / size) * math.sqrt(2 / size)
     basis[0] /= math.sqrt(2)
     return basis

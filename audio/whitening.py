@@ -20,13 +20,12 @@ latents are (audio/gaussianity.py).
 
 How floor, edges and axes were chosen, and what else was tried: models/calibration/README.md.
 
-Sources: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (PCA whitening); Ailon, Chazelle, "The fast
-Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast random rotation); Everaert et al.,
-"Exploiting the signal-leak bias in diffusion models", WACV 2024 (low frequencies of x_T decide the layout).
+Sources: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (PCA whitening); Everaert et al.,
+"Exploiting the signal-leak bias in diffusion models", WACV 2024 (low frequencies of x_T decide the composition).
 """
 
-import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from audio.npy import NpyReader
+from audio.orthogonal_map import pairwise_sum, spread
 from files import atomic_path
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
@@ -43,8 +43,6 @@ PRIOR_RECORDINGS = 50  # as many as the prior counts for where it is mixed with 
 BLOCK = 512  # pictures held at a time while fitting
 LONG_FIT = 20 * BLOCK  # recordings; from here on a progress bar is worth its line
 RANGE_TOLERANCE_DB = 0.1  # float32 z-scores times std lose less than 0.001
-SPREAD_SEED = 4096  # never change: the same voice would give another picture
-SQUARES = 4  # a side of each channel: the means over them, the lowest frequencies of x_T, are the first axes' alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,17 +180,26 @@ class Whitening:
             raise ValueError(f"{path} is no whitening ({reason}); run z_transformation_with_stats.py again") from error
 
     # --- using -------------------------------------------------------------------------------------------------------
-    def whiten(self, latents: np.ndarray) -> np.ndarray:
-        """Plain z-scores [B, C, H, W] -> what the voices decide of x_T, float32 [B, C, H, W], norm sqrt(C*H*W) each.
+    def whiten(self, latents: np.ndarray, shape: Sequence[int] | None = None) -> np.ndarray:
+        """Turn plain z-scores into noise that the voice decides: what it contributes to x_T.
 
         The same voice gives the same bits alone and in a batch.
 
+        Args:
+            latents: z-scores [B, C, H, W] as they were made, C * H * W = P.
+            shape: (c, h, w) of the noise, any; None: as the latents.
+
+        Returns:
+            float32 [B, c, h, w] with the properties of N(0, I), each of norm sqrt(c * h * w).
+
         Raises:
-            ValueError: another number of elements than this whitening was made for, or not finite.
+            ValueError: the latents have another number of elements than this whitening was made for, or elements that
+                are not finite; or `shape` is too small for a voice.
         """
         codes = self.codes(self.align(self.decibels(latents)))
         scales = self.scales.astype(np.float64)
-        noise = _spread(codes, scales / tree_sum(scales), latents.shape[1:]) * math.sqrt(self.mean_db.size)
+        shape = tuple(latents.shape[1:] if shape is None else shape)
+        noise = spread(codes, scales / pairwise_sum(scales), shape) * math.sqrt(math.prod(shape))
         return noise.astype(np.float32)
 
     def fits(self, latents: np.ndarray) -> np.ndarray:
@@ -231,7 +238,7 @@ class Whitening:
         would, so it gets equal parts of all axes."""
         components = self.components.astype(np.float64)
         # not a product of matrices, which rounds differently on another machine, and with the number of rows
-        coefficients = np.stack([tree_sum(components * (picture - self.centre_db)) for picture in aligned])
+        coefficients = np.stack([pairwise_sum(components * (picture - self.centre_db)) for picture in aligned])
         codes = coefficients / np.sqrt(self.scales.astype(np.float64))
         codes = np.where(np.abs(codes).max(axis=1, keepdims=True) > 0, codes, 1.0)
         return codes / lengths(codes)
@@ -250,18 +257,9 @@ def flatten(latents: np.ndarray) -> np.ndarray:
     return flat
 
 
-def tree_sum(x: np.ndarray) -> np.ndarray:
-    """Sum over the last axis by halves: additions alone, in one order, so the same bits on every machine."""
-    while (size := x.shape[-1]) > 1:
-        half = size // 2
-        folded = x[..., :half] + x[..., half : 2 * half]
-        x = np.concatenate((folded, x[..., 2 * half :]), axis=-1) if size % 2 else folded
-    return x[..., 0]
-
-
 def lengths(rows: np.ndarray) -> np.ndarray:
     """Euclidean norm of each of [B, elements]: [B, 1]."""
-    return np.sqrt(tree_sum(rows**2))[:, None]
+    return np.sqrt(pairwise_sum(rows**2))[:, None]
 
 
 def _edges(loudness: np.ndarray, share: float) -> tuple[float, float]:
@@ -282,69 +280,6 @@ def _stretch(picture: np.ndarray, first: float, last: float) -> np.ndarray:
     left = np.minimum(position.astype(int), n - 2)
     weight = position - left
     return picture[:, left] * (1 - weight) + picture[:, left + 1] * weight
-
-
-# --- step 4: one orthogonal map, without storing 4096 x 4096 numbers -------------------------------------------------
-def _spread(codes: np.ndarray, variances: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Codes [B, K], each axis of its part [K] of the variance -> float64 [B, C, H, W], lengths and angles kept.
-
-    Each axis from the first on gives one square's mean the variance that it has in noise, the rest is for all that the
-    means leave open. The last channel gets the first axes, and within a channel each square hangs on all of its axes.
-    With fewer axes than squares they take turns.
-    """
-    channels, height, width = shape
-    squares, cells = channels * SQUARES**2, (height // SQUARES) * (width // SQUARES)
-    turns = np.arange(squares) % codes.shape[1]
-    count = np.bincount(turns, minlength=codes.shape[1])
-    share = np.minimum(1.0, count / (squares * cells * variances))
-    means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, SQUARES**2)
-    means = hadamard((means[:, ::-1] * _signs(squares).reshape(channels, -1)).reshape(-1, SQUARES**2))
-    rest = _scatter(codes * np.sqrt(1 - share), squares * (cells - 1))
-    # of Hadamard's basis of each square the first is constant
-    spread = hadamard(np.hstack((means.reshape(-1, 1), rest.reshape(-1, cells - 1))))
-    spread = spread.reshape(len(codes), channels, SQUARES, SQUARES, height // SQUARES, width // SQUARES)
-    return spread.swapaxes(3, 4).reshape(len(codes), *shape)
-
-
-def _scatter(codes: np.ndarray, size: int) -> np.ndarray:
-    """[B, K] -> float64 [B, size], lengths and angles kept. The codes are padded with zeros, then twice: random signs,
-    Hadamard transforms, permutation. Once is not enough: with few axes it repeats itself all over the picture."""
-    scattered = np.zeros((len(codes), size))
-    scattered[:, : codes.shape[1]] = codes
-    window = 1 << (size.bit_length() - 1)  # the largest power of 2: one at either end covers all
-    for signs, order in _scattering(size):
-        scattered *= signs
-        for start in sorted({0, size - window}):
-            scattered[:, start : start + window] = hadamard(scattered[:, start : start + window])
-        scattered = scattered[:, order]
-    return scattered
-
-
-# RandomState's stream is frozen: no version of NumPy will change it
-@functools.cache
-def _scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Signs and permutations of `_scatter`."""
-    draw = np.random.RandomState(SPREAD_SEED).random_sample
-    return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(2)]
-
-
-@functools.cache
-def _signs(count: int) -> np.ndarray:
-    return np.where(np.random.RandomState(SPREAD_SEED).random_sample(count) < 0.5, -1.0, 1.0)
-
-
-def hadamard(rows: np.ndarray) -> np.ndarray:
-    """Orthonormal fast Walsh-Hadamard transform of each row, [B, size] with size a power of 2. It is its own inverse.
-
-    Only additions and one division, in one order: the same bits on every machine.
-    """
-    size = rows.shape[1]
-    half = 1
-    while half < size:
-        pairs = rows.reshape(len(rows), -1, 2, half)
-        rows = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
-        half *= 2
-    return rows.reshape(-1, size) / math.sqrt(size)
 
 
 if __name__ == "__main__":

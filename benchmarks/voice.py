@@ -25,7 +25,8 @@ from audio.calibration import Calibration
 from audio.features import log_mel_vector
 from audio.gaussianity import spatial_power
 from audio.initial_noise import correlation, mix
-from audio.whitening import SQUARES, WHITENING_NAME, Whitening
+from audio.orthogonal_map import SQUARES
+from audio.whitening import WHITENING_NAME, Whitening
 from painting.options import parse_options
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def spec_of(prompt: str, precision: str, **changes: object) -> "ImageSpec":
 
     usual: dict[str, Any] = {
         "negative_prompt": "", "seed": 0, "subject": None, "sampler": "dpmpp", "steps": 20,
-        "scale": config.GUIDANCE_SCALE, "eta": 0.0, "guidance_interval": (0.0, 1.0),
+        "scale": ImageSpec.scale, "eta": 0.0, "guidance_interval": (0.0, 1.0),
         "guidance_rescale": config.BUILTIN_RESCALE, "height": 256, "width": 256, "x_T": "raw", "voice_strength": 1.0,
     }  # fmt: skip
     return ImageSpec(prompt=prompt, precision=precision, **{**usual, **changes})
@@ -197,11 +198,11 @@ class Artist:
     def __init__(self, prompt: str, steps: int) -> None:
         from ldm.devices import choose_device, choose_precision
         from ldm.models.diffusion.sampling import seeded_noise
-        from painting.painter import Painter
+        from painting.ldm_painter import LatentDiffusionPainter
 
         device = choose_device("auto")
         precision = choose_precision("auto", device)
-        self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, precision, device)
+        self.painter = LatentDiffusionPainter(config.BUILTIN_MODEL_WEIGHTS, None, precision, device)
         self.spec = spec_of(prompt, precision, steps=steps, seed=SEED, x_T="auto", voice_strength=STRENGTH)
         self.noise = seeded_noise([SEED], config.LATENT_SHAPE).numpy()
 

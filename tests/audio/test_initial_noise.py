@@ -135,6 +135,25 @@ def test_noise_and_raw_latents_are_left_as_they_are(whitening, voices, noise):
         np.testing.assert_array_equal(x_T, latents[1])
 
 
+@pytest.mark.parametrize("shape", [(4, 64, 64), (4, 40, 24), (16, 32, 32), (128, 8, 8)], ids=str)
+def test_voices_take_the_shape_of_the_noise(whitening, voices, shape):
+    noise = np.random.default_rng(8).standard_normal(shape, dtype=np.float32)
+    both = [(Voices(voices, whitening), row, weight) for row, weight in ((0, 0.3), (1, 0.7))]
+    x_T = initial_noise(both, noise, 0.9, layout_strength=0.3)
+    assert x_T.shape == shape and x_T.dtype == np.float32
+    assert np.linalg.norm(x_T) == pytest.approx(np.linalg.norm(noise), rel=1e-5)
+    assert is_gaussian(initial_noise(both, noise, 0.9)[None])[0]
+    alone = [whitening.whiten(voices[row : row + 1], shape)[0] for row in (0, 1)]
+    assert cosine(x_T, alone[0]) > 0.3 and cosine(x_T, alone[1]) > 0.55
+
+
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "noise"])
+def test_latents_that_are_used_as_they_are_have_one_shape(whitening, voices, noise, raw):
+    known = Voices(voices, None) if raw else Voices(noise[:2], whitening)
+    with pytest.raises(ValueError, match=r"\[4, 32, 32\] that are used as they are.*needs \[4, 64, 64\]"):
+        initial_noise([(known, 1, 1.0)], np.zeros((4, 64, 64), np.float32), 0.9)
+
+
 # --- layout ----------------------------------------------------------------------------------------------------------
 def test_cosine_basis_is_scipys():
     dct = pytest.importorskip("scipy.fft").dct
@@ -165,6 +184,19 @@ def test_layout_leaves_the_rest_of_the_frequencies(whitening, voices, noise):
     assert 0.9 < scale < 1.1
     spectrum, before = (np.fft.fft2(x)[..., 12:16, 12:16] for x in (changed, noise[0]))
     np.testing.assert_allclose(np.abs(spectrum), np.abs(before), rtol=0.2)
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 64), (4, 40, 24), (16, 8, 8), (4, 4, 100)], ids=str)
+def test_layout_of_other_shapes(whitening, voices, shape):
+    noise = np.random.default_rng(9).standard_normal(shape, dtype=np.float32)
+    layout = layout_of(whitening, voices[:1])
+    x_T = imprint_shape(noise, layout, 1.0)
+    down, across = cosine_basis(shape[1]), cosine_basis(shape[2])
+    np.testing.assert_allclose(down @ down.T, np.eye(len(down)), atol=1e-12)
+    for channel in x_T:
+        low = (down @ channel @ across.T).ravel()[1:]
+        assert np.corrcoef(low, layout[: len(down), : len(across)].ravel()[1:])[0, 1] > 0.999
+    assert np.linalg.norm(x_T) == pytest.approx(np.linalg.norm(noise), rel=1e-5)
 
 
 def test_a_voice_and_noise_of_two_shapes_are_refused():

@@ -1,0 +1,154 @@
+"""Spread a short code over a latent of any shape by one fixed orthogonal map, so that the result looks like noise.
+
+An orthogonal map keeps lengths and angles: two codes are as far apart after it as before. The map is never stored as a
+matrix. It consists of sign flips, permutations, Walsh-Hadamard transforms and reflections, which use additions and
+multiplications in one fixed order, so that the same code gives the same bits on every machine.
+
+A latent of N elements takes N log N operations: 16 x 128 x 128 elements take 0.1 s and a few megabytes.
+
+Sources: Ailon, Chazelle, "The fast Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast
+random rotation); Householder, "Unitary triangularization of a nonsymmetric matrix", 1958 (reflections).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+SPREAD_SEED = 4096  # never change: the same voice would give another image
+SQUARES = 4  # squares along each side of a channel; their means are the lowest frequencies of x_T
+LEAST_ROWS = 4  # of a square; the means of smaller ones would hold more of the variance than the low frequencies do
+OVERLAP = 16  # two windows may share this part of their length: 1/16
+LEADING = 64  # axes that set those means, one for each square of four channels
+
+
+def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Map codes [B, K] to float64 [B, C, H, W] of any `shape` (C, H, W); lengths and angles are kept.
+
+    Each channel is cut into 4 x 4 squares (fewer where it is small). Each of the LEADING axes sets the mean of one
+    square, with the variance that this mean has in Gaussian noise; what is left of the axis is spread over the rest of
+    the latent. The last channel gets the first axes. Within a channel, every square depends on all of the channel's
+    axes. If there are more squares than such axes, the axes take turns.
+
+    Args:
+        codes: [B, K], K axes.
+        variances: [K], the part of the codes' variance that each axis has; they sum to 1.
+        shape: channels, rows and columns, 1 or more each.
+
+    Raises:
+        ValueError: the shape has too few elements for K axes.
+    """
+    channels, height, width = shape
+    rows, columns = _bands(height), _bands(width)
+    per_channel = len(rows) * len(columns)
+    squares, elements = channels * per_channel, channels * height * width
+    axes = codes.shape[1]
+    if elements - squares < axes:
+        raise ValueError(f"latents of {list(shape)} are too small for a voice of {axes} numbers; use larger ones")
+
+    turns = np.arange(squares) % min(axes, LEADING)
+    count = np.bincount(turns, minlength=axes)  # squares whose mean an axis sets
+    share = np.minimum(1.0, count / (elements * variances))  # of the axis' variance, for those means
+    means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, per_channel)
+    means = hadamard((means[:, ::-1] * _signs(squares).reshape(channels, -1)).reshape(-1, per_channel))
+    means = means.reshape(len(codes) * channels, len(rows), len(columns))
+    rest = scatter(codes * np.sqrt(1 - share), elements - squares).reshape(len(codes) * channels, -1)
+
+    noise = np.empty((len(codes) * channels, height, width))
+    used = 0
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            cells = (bottom - top) * (right - left)
+            square = _fill(means[:, i, j], rest[:, used : used + cells - 1])
+            noise[:, top:bottom, left:right] = square.reshape(-1, bottom - top, right - left)
+            used += cells - 1
+    return noise.reshape(len(codes), *shape)
+
+
+def _bands(size: int) -> list[tuple[int, int]]:
+    """Return begin and end of nearly equal parts of `size` rows: SQUARES, or fewer of at least LEAST_ROWS each."""
+    most = max(1, min(SQUARES, size // LEAST_ROWS))
+    parts = 1 << (most.bit_length() - 1)  # a power of 2, so that a Hadamard transform can mix the squares
+    return [(size * part // parts, size * (part + 1) // parts) for part in range(parts)]
+
+
+def _fill(means: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Make squares of n cells, float64 [B, n], from their means times sqrt(n), [B], and from n - 1 numbers [B, n - 1].
+
+    The map is orthogonal: the first of its n basis vectors is constant. If n is a power of 2, they are Hadamard's.
+    """
+    x = np.concatenate((means[:, None], rest), axis=1)
+    cells = x.shape[1]
+    if cells & (cells - 1) == 0:
+        return hadamard(x)
+    # the reflection that swaps the first unit vector and the constant one, whose elements are `level`
+    level = 1 / math.sqrt(cells)
+    total = pairwise_sum(x)[:, None]
+    filled = x + level * (x[:, :1] - level * total) / (1 - level)
+    filled[:, :1] = level * total
+    return filled
+
+
+def scatter(codes: np.ndarray, size: int) -> np.ndarray:
+    """Map [B, K] to float64 [B, size]; lengths and angles are kept.
+
+    The codes are padded with zeros. Then random signs, Hadamard transforms and a permutation are applied in two or
+    three rounds: after one round, a code with few axes still repeats itself all over the latent.
+    """
+    scattered = np.zeros((len(codes), size))
+    scattered[:, : codes.shape[1]] = codes
+    parts = _parts(size)
+    for signs, order in _scattering(size):
+        scattered *= signs
+        for part in parts:
+            scattered[:, part] = hadamard(scattered[:, part])
+        scattered = scattered[:, order]
+    return scattered
+
+
+def _parts(size: int) -> list[slice]:
+    """Choose the parts of `size` elements that are transformed one after the other; their lengths are powers of 2."""
+    window = 1 << (size.bit_length() - 1)
+    if 2 * window - size <= window // OVERLAP:
+        return [slice(0, window), slice(size - window, size)]
+    # where two windows overlap more, the second transform would undo the first: the binary digits of `size` instead
+    lengths = [1 << digit for digit in reversed(range(size.bit_length())) if size >> digit & 1]
+    return [slice(end - length, end) for length, end in zip(lengths, np.cumsum(lengths).tolist(), strict=True)]
+
+
+# RandomState's stream is frozen: no version of NumPy will change it
+@functools.lru_cache(maxsize=4)  # 24 MB for the largest shapes in use
+def _scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw signs and permutations for each round of `scatter`; small parts pass on what is in them: a round more."""
+    rounds = 2 if len(_parts(size)) == 2 and _parts(size)[1].start < _parts(size)[0].stop else 3
+    draw = np.random.RandomState(SPREAD_SEED).random_sample
+    return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(rounds)]
+
+
+@functools.lru_cache(maxsize=4)
+def _signs(count: int) -> np.ndarray:
+    return np.where(np.random.RandomState(SPREAD_SEED).random_sample(count) < 0.5, -1.0, 1.0)
+
+
+def hadamard(rows: np.ndarray) -> np.ndarray:
+    """Compute the orthonormal fast Walsh-Hadamard transform of each row, [B, size] with size a power of 2.
+
+    It is its own inverse. It uses only additions and one division, in one order: the same bits on every machine.
+    """
+    size = rows.shape[1]
+    half = 1
+    while half < size:
+        pairs = rows.reshape(len(rows), -1, 2, half)
+        rows = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
+        half *= 2
+    return rows.reshape(-1, size) / math.sqrt(size)
+
+
+def pairwise_sum(x: np.ndarray) -> np.ndarray:
+    """Sum over the last axis by halves: additions alone, in one order, so the same bits on every machine."""
+    while (size := x.shape[-1]) > 1:
+        half = size // 2
+        folded = x[..., :half] + x[..., half : 2 * half]
+        x = np.concatenate((folded, x[..., 2 * half :]), axis=-1) if size % 2 else folded
+    return x[..., 0]
