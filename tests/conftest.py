@@ -50,6 +50,10 @@ class FileProgress:
         self._seconds: Counter[str] = Counter()
         self._total = self._done = 0
         self._last_line = time.monotonic()
+        self._finished = False
+
+    def pytest_sessionfinish(self) -> None:
+        self._finished = True  # the summary needs the words of outcomes
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._expect(item.nodeid for item in session.items)
@@ -66,7 +70,9 @@ class FileProgress:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Generator[None, Any, Any]:
-        category, *_ = yield
+        category, letter, word = yield
+        if self._finished:
+            return category, letter, word
         if category:
             self._outcomes.setdefault(_file_of(report.nodeid), Counter())[category] += 1
         if category in ("failed", "error"):

@@ -83,8 +83,9 @@ def test_docstrings_begin_with_a_verb_or_a_noun():
     assert not wrong, "\n".join(wrong)
 
 
-@not_yet
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "room", [pytest.param(room, marks=not_yet if room in ("audio", "ldm") else ()) for room in ROOMS]
+)
 def test_rooms_import_what_they_may(room):
     wrong = []
     for path in sorted((REPO_DIR / room).rglob("*.py")):
@@ -131,7 +132,6 @@ def test_imports_are_where_they_belong():
     assert not wrong, "\n".join(wrong)
 
 
-@not_yet
 def test_functions_fit_on_a_screen():
     wrong = [
         f"{name_of(path)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
@@ -144,7 +144,6 @@ def test_functions_fit_on_a_screen():
     assert not wrong, "\n".join(wrong)
 
 
-@not_yet
 def test_the_model_is_small():
     """ldm is the model, its samplers and its checkpoints, and nothing else."""
     lengths = {
