@@ -12,6 +12,7 @@ from torch import Tensor
 import config
 from ldm.checkpoint import DTYPES, load_model
 from ldm.devices import UnavailableError, choose_device, choose_precision
+from ldm.models.diffusion.sampling import SamplingSettings
 from painting.image_spec import SAMPLERS, ImageSpec
 from painting.images import to_uint8
 from painting.painter import OnStep, PaintingNote, Step
@@ -45,6 +46,7 @@ class LatentDiffusionPainter:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.weights, self.yaml = weights, yaml
         self.precision = choose_precision(precision, self.device)
+        self.defaults = {"guidance_rescale": config.BUILTIN_RESCALE} if weights == config.BUILTIN_MODEL_WEIGHTS else {}
         self._warned: set[str] = set()  # unknown words, and prompts without any known word
         self._load()
 
@@ -126,20 +128,14 @@ class LatentDiffusionPainter:
                 on_step(Step(i + 1, spec.steps, lambda: self._preview(pred_x0)))
 
         sampler = pkgutil.resolve_name(SAMPLERS[spec.sampler].target)
-        samples, _ = sampler(self.model).sample(
-            S=spec.steps,
-            batch_size=len(x_T),
-            shape=tuple(x_T.shape[1:]),
+        settings = SamplingSettings(spec.steps, spec.scale, spec.eta, spec.guidance_interval, spec.guidance_rescale)
+        samples = sampler(self.model).run(
+            x_T,
+            settings,
             conditioning=self._embed(prompts),
-            unconditional_conditioning=self._embed(negative_prompts) if spec.scale != 1 else None,
-            unconditional_guidance_scale=spec.scale,
-            guidance_interval=spec.guidance_interval,
-            guidance_rescale=spec.guidance_rescale,
-            eta=spec.eta,
-            x_T=x_T,
+            unconditional=self._embed(negative_prompts) if spec.scale != 1 else None,
             seeds=[s.seed for s in specs],
-            callback=after_step,
-            verbose=False,
+            on_step=after_step,
         )
         # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])

@@ -43,6 +43,7 @@ from ldm.devices import choose_precision
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.modules.encoders.modules import WordEmbedder
 from ldm.modules.grids import warp
 from ldm.modules.prior import PromptPrior
@@ -771,15 +772,11 @@ def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:
     x_T = torch.randn(len(prompts), 4, size, size, generator=torch.Generator().manual_seed(0))
     model.eval()
     with torch.inference_mode(), mixed_precision(model.device):
-        samples, _ = DPMSolverSampler(model).sample(
-            S=20,
-            batch_size=len(prompts),
-            shape=tuple(x_T.shape[1:]),
+        samples = DPMSolverSampler(model).run(
+            x_T,
+            SamplingSettings(steps=20, scale=SHEET_SCALE),
             conditioning=model.get_learned_conditioning(prompts),
-            unconditional_conditioning=model.get_learned_conditioning([""] * len(prompts)),
-            unconditional_guidance_scale=SHEET_SCALE,
-            x_T=x_T,
-            verbose=False,
+            unconditional=model.get_learned_conditioning([""]),
         )
         pictures = to_uint8(model.decode_first_stage(samples))
     save_png(grid(pictures, columns=len(SHEET_PROMPTS)), path)

@@ -14,7 +14,7 @@ from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampling import (
-    SamplerOptions,
+    SamplingSettings,
     guided_denoiser,
     leading_timesteps,
     linspace_timesteps,
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 SAMPLERS = [DDIMSampler, PLMSSampler, DPMSolverSampler]
 SCALED_LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-# Among them all ranges in which CompVis's DDIM stops with an IndexError. All of them take a quarter of an hour:
+# Among them some with which CompVis's DDIM stops with an IndexError. All of them take a quarter of an hour:
 # VOICETOIMG_EVERY_STEP_COUNT=1 python -m pytest tests/ldm/test_samplers.py -k "one_evaluation or every_step_count"
-FEW_STEP_COUNTS = [1, 2, 3, 4, 9, 15, 20, 27, 36, 37, 60, 75, 101, 111, 251, 333, 501, 999, 1000]
+FEW_STEP_COUNTS = [1, 2, 3, 4, 9, 36, 75, 101, 333]
 STEP_COUNTS = range(1, 1001) if os.environ.get("VOICETOIMG_EVERY_STEP_COUNT") else FEW_STEP_COUNTS
 
 
 class StartlessModel:
-    """Has `apply_model`; where sampling starts is nothing to it."""
+    """A model without a prior: sampling starts from x_T itself."""
 
     def conditioned(self, c, x_T):
         return partial(self.apply_model, c=c)
@@ -69,9 +69,10 @@ class ToyModel(StartlessModel):
 class KnowsX0(StartlessModel):
     """The exact model of a data set of one element: its eps (or v) leads from any x to x0."""
 
+    alphas_cumprod = torch.cumprod(1 - make_betas("linear"), 0)
+
     def __init__(self, x0, parameterization):
         self.x0, self.parameterization = x0.double(), parameterization
-        self.alphas_cumprod = torch.cumprod(1 - make_betas("linear"), 0)
 
     def apply_model(self, x, t, c):
         a = self.alphas_cumprod[t].view(-1, 1, 1, 1)
@@ -93,8 +94,8 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def sample(sampler, S, x_T, **kwargs):
-    return sampler.sample(S, len(x_T), x_T.shape[1:], x_T=x_T, verbose=False, **kwargs)[0]
+def run(sampler, steps, x_T, conditioning=None, unconditional=None, seeds=None, on_step=None, **settings):
+    return sampler.run(x_T, SamplingSettings(steps, **settings), conditioning, unconditional, seeds, on_step)
 
 
 def relative_difference(x, reference):
@@ -120,7 +121,7 @@ def prediction_type(parameterization):
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
-@pytest.mark.parametrize("steps", [10, 20, 50])
+@pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_agrees_with_diffusers(steps, eta, parameterization):
     diffusers = pytest.importorskip("diffusers")
@@ -137,7 +138,7 @@ def test_ddim_agrees_with_diffusers(steps, eta, parameterization):
     reference = run_diffusers(
         scheduler, model, x_T, steps, eta=lambda i: eta, variance_noise=lambda i: next(stream) if eta else None
     )
-    result = sample(DDIMSampler(model), steps, x_T, eta=eta, seeds=seeds)
+    result = run(DDIMSampler(model), steps, x_T, eta=eta, seeds=seeds)
     assert relative_difference(result, reference) < 1e-4
 
 
@@ -149,11 +150,11 @@ def test_plms_agrees_with_diffusers(steps, parameterization):
     scheduler = diffusers.PNDMScheduler(**SCALED_LINEAR, steps_offset=1, skip_prk_steps=True)
     model, x_T = ToyModel(parameterization), noise(2, 4, 8, 8)
     reference = run_diffusers(scheduler, model, x_T, steps, as_eps=True)
-    assert relative_difference(sample(PLMSSampler(model), steps, x_T), reference) < 1e-4
+    assert relative_difference(run(PLMSSampler(model), steps, x_T), reference) < 1e-4
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
-@pytest.mark.parametrize("steps", [1, 2, 6, 10, 14, 15, 20, 50])
+@pytest.mark.parametrize("steps", [1, 2, 14, 15, 50])
 def test_dpm_solver_agrees_with_diffusers(steps, parameterization):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler(
@@ -161,7 +162,7 @@ def test_dpm_solver_agrees_with_diffusers(steps, parameterization):
     )
     model, x_T = ToyModel(parameterization), noise(2, 4, 8, 8)
     reference = run_diffusers(scheduler, model, x_T, steps)
-    assert relative_difference(sample(DPMSolverSampler(model), steps, x_T), reference) < 1e-4
+    assert relative_difference(run(DPMSolverSampler(model), steps, x_T), reference) < 1e-4
 
 
 def test_timesteps_agree_with_diffusers():
@@ -194,7 +195,7 @@ def test_exact_model_leads_to_x0(sampler, steps, parameterization):
     x0, x_T = noise(2, 4, 4, 4, seed=1), noise(2, 4, 4, 4)
     model = KnowsX0(x0, parameterization)
     seen = []
-    x = sample(sampler(model), steps, x_T, callback=lambda i, x, pred_x0: seen.append(pred_x0))
+    x = run(sampler(model), steps, x_T, on_step=lambda i, x, pred_x0: seen.append(pred_x0))
     assert len(seen) == steps
     assert all(torch.allclose(pred_x0, x0, atol=2e-4) for pred_x0 in seen)
     if sampler is DPMSolverSampler:  # ends at sigma = 0
@@ -207,16 +208,15 @@ def test_exact_model_leads_to_x0(sampler, steps, parameterization):
 
 def test_exact_model_leads_to_x0_with_noise():
     x0 = noise(1, 4, 32, 32, seed=1)
-    x, intermediates = DDIMSampler(KnowsX0(x0, "eps")).sample(20, eta=1.0, seeds=[5], verbose=False, log_every_t=1)
+    x, intermediates = DDIMSampler(KnowsX0(x0, "eps")).sample(20, eta=1.0)
     assert all(torch.allclose(pred_x0, x0, atol=2e-4) for pred_x0 in intermediates["pred_x0"][1:])
-    assert len(intermediates["x_inter"]) == 21
     assert (x - x0).std() < 0.04  # sqrt(1 - alphas_cumprod[0]) = 0.029
 
 
 def error_midway(sampler, steps):
     """How far x is from the ODE's exact solution halfway, where the last step, of order 1, does not count yet."""
     x_T, seen = noise(1, 4, 4, 4), []
-    sample(sampler(UnitGaussianData()), steps, x_T, callback=lambda i, x, pred_x0: seen.append(x))
+    run(sampler(UnitGaussianData()), steps, x_T, on_step=lambda i, x, pred_x0: seen.append(x))
     return relative_difference(seen[steps // 2], x_T)
 
 
@@ -242,9 +242,9 @@ def test_every_number_of_timesteps_is_exact(timesteps, n):
     assert ts == list(range(n - 1, -1, -1))
 
 
-@pytest.mark.parametrize("steps", [s for s in range(1, 1000) if 1000 % s == 0])
-def test_leading_timesteps_are_those_of_compvis(steps):
-    assert leading_timesteps(steps) == [t + 1 for t in range(0, 1000, 1000 // steps)][::-1]
+def test_leading_timesteps_are_those_of_compvis():
+    for steps in [s for s in range(1, 1000) if 1000 % s == 0]:
+        assert leading_timesteps(steps) == [t + 1 for t in range(0, 1000, 1000 // steps)][::-1]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -261,7 +261,7 @@ def test_every_step_is_one_evaluation(sampler, schedule):
         model, seen = ToyModel(betas=make_betas(schedule)), []
         if schedule == "cosine":
             model.parameterization = "v"
-        x = sample(sampler(model), steps, noise(1, 1, 2, 2), callback=lambda i, x, pred_x0, seen=seen: seen.append(i))
+        x = run(sampler(model), steps, noise(1, 1, 2, 2), on_step=lambda i, x, pred_x0, seen=seen: seen.append(i))
         assert len(model.calls) == steps + (sampler is PLMSSampler)
         assert seen == list(range(steps))
         assert torch.isfinite(x).all()
@@ -270,7 +270,7 @@ def test_every_step_is_one_evaluation(sampler, schedule):
 def test_ddim_with_noise_runs_at_every_step_count():
     for steps in STEP_COUNTS:
         model = ToyModel()
-        x = sample(DDIMSampler(model), steps, noise(1, 1, 2, 2), eta=1.0, seeds=[0])
+        x = run(DDIMSampler(model), steps, noise(1, 1, 2, 2), eta=1.0, seeds=[0])
         assert len(model.calls) == steps and torch.isfinite(x).all()
 
 
@@ -290,26 +290,32 @@ def test_start_noise_of_a_seed_is_the_same_in_every_batch():
 
 @pytest.mark.parametrize("sampler, eta", [*((sampler, 0.0) for sampler in SAMPLERS), (DDIMSampler, 1.0)])
 def test_a_seed_gives_the_same_latents_alone_and_in_a_batch(sampler, eta):
-    options = {"eta": eta, "shape": (4, 8, 8), "verbose": False}
-    batch, _ = sampler(ToyModel()).sample(10, 4, seeds=[1, 2, 3, 4], **options)
-    alone, _ = sampler(ToyModel()).sample(10, 1, seeds=[3], **options)
+    batch, alone = (
+        run(sampler(ToyModel()), 10, seeded_noise(seeds, (4, 8, 8)), seeds=seeds, eta=eta)
+        for seeds in ([1, 2, 3, 4], [3])
+    )
     assert torch.allclose(batch[2:3], alone, atol=1e-5)
     assert not torch.allclose(batch[1:2], alone, atol=0.1)
 
 
 def test_the_noise_of_steps_is_not_the_start_noise_again():
-    options = {"eta": 1.0, "shape": (4, 8, 8), "seeds": [9], "verbose": False}
-    drawn, _ = DDIMSampler(ToyModel()).sample(10, **options)
-    given, _ = DDIMSampler(ToyModel()).sample(10, x_T=seeded_noise([9], (4, 8, 8)), **options)
-    assert torch.equal(drawn, given)
+    x_T = seeded_noise([9], (4, 8, 8))
+    (x, pred_x0), *_ = DDIMSampler(KnowsX0(torch.zeros(1, 4, 8, 8), "eps")).trajectory(
+        x_T, SamplingSettings(10, eta=1.0), seeds=[9]
+    )
     stream = noise_stream([9], (4, 8, 8))
-    assert abs(F.cosine_similarity(next(stream).flatten(), next(stream).flatten(), dim=0)) < 0.2
+    start, added = (next(stream).flatten() for _ in range(2))
+    assert torch.equal(start, x_T.flatten()) and abs(F.cosine_similarity(start, added, dim=0)) < 0.2
+    a, a_prev = (float(KnowsX0.alphas_cumprod[t]) for t in (901, 801))
+    eps, variance = start / math.sqrt(1 - a), (1 - a_prev) / (1 - a) * (1 - a / a_prev)
+    expected = math.sqrt(1 - a_prev - variance) * eps + math.sqrt(variance) * added
+    torch.testing.assert_close(x.flatten(), expected)
 
 
 def test_without_seeds_the_global_generator_decides():
     def draw(seed):
         torch.manual_seed(seed)
-        return DDIMSampler(ToyModel()).sample(2, 2, (4, 4, 4), eta=1.0, verbose=False)[0]
+        return DDIMSampler(ToyModel()).sample(2, 2, (4, 4, 4), eta=1.0)[0]
 
     with torch.random.fork_rng(devices=[]):
         assert torch.equal(draw(0), draw(0))
@@ -321,7 +327,7 @@ def test_without_seeds_the_global_generator_decides():
 
 @pytest.fixture
 def conditioned():
-    return {"conditioning": noise(2, 3, 5, seed=1), "unconditional_conditioning": noise(2, 3, 5, seed=2)}
+    return {"conditioning": noise(2, 3, 5, seed=1), "unconditional": noise(2, 3, 5, seed=2)}
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
@@ -332,9 +338,9 @@ def test_guidance_extrapolates_from_uncond_to_cond(conditioned, parameterization
             return 3 * cond - 2 * uncond
 
     x_T = noise(2, 4, 8, 8)
-    expected = sample(DDIMSampler(Guided(parameterization)), 10, x_T)
+    expected = run(DDIMSampler(Guided(parameterization)), 10, x_T)
     model = ToyModel(parameterization)
-    guided = sample(DDIMSampler(model), 10, x_T, unconditional_guidance_scale=3.0, **conditioned)
+    guided = run(DDIMSampler(model), 10, x_T, scale=3.0, **conditioned)
     assert torch.allclose(guided, expected, atol=1e-5)
     assert [size for size, _ in model.calls] == [4] * 10
 
@@ -342,9 +348,9 @@ def test_guidance_extrapolates_from_uncond_to_cond(conditioned, parameterization
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_second_evaluation_without_need(conditioned, sampler):
     x_T, model = noise(2, 4, 8, 8), ToyModel()
-    at_scale_1 = sample(sampler(model), 5, x_T, unconditional_guidance_scale=1.0, **conditioned)
-    del conditioned["unconditional_conditioning"]
-    without_uc = sample(sampler(model), 5, x_T, unconditional_guidance_scale=3.0, **conditioned)
+    at_scale_1 = run(sampler(model), 5, x_T, scale=1.0, **conditioned)
+    del conditioned["unconditional"]
+    without_uc = run(sampler(model), 5, x_T, scale=3.0, **conditioned)
     assert {size for size, _ in model.calls} == {2}
     assert torch.equal(at_scale_1, without_uc)
 
@@ -352,42 +358,42 @@ def test_no_second_evaluation_without_need(conditioned, sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_guidance_interval_saves_evaluations(conditioned, sampler):
     model, x_T = ToyModel(), noise(2, 4, 8, 8)
-    options = {"unconditional_guidance_scale": 3.0, **conditioned}
-    sample(sampler(model), 20, x_T, guidance_interval=(0.2, 0.6), **options)
+    options = {"scale": 3.0, **conditioned}
+    run(sampler(model), 20, x_T, guidance_interval=(0.2, 0.6), **options)
     assert {size for size, _ in model.calls} == {2, 4}
     assert all((size == 4) == (0.2 <= t / 999 <= 0.6) for size, t in model.calls)
-    nowhere = sample(sampler(ToyModel()), 20, x_T, guidance_interval=(0.0, 0.0), **options)
-    unguided = sample(sampler(ToyModel()), 20, x_T, conditioning=conditioned["conditioning"])
+    nowhere = run(sampler(ToyModel()), 20, x_T, guidance_interval=(0.0, 0.0), **options)
+    unguided = run(sampler(ToyModel()), 20, x_T, conditioning=conditioned["conditioning"])
     assert torch.equal(nowhere, unguided)
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
-def test_rescaled_guidance_is_as_loud_as_what_is_not_guided(conditioned, parameterization):
+def test_rescaled_guidance_has_the_contrast_of_unguided_latents(conditioned, parameterization):
     """In each image, whatever the model predicts; and x_t is still made of pred_x0 and eps."""
     model, x_T = ToyModel(parameterization), noise(3, 4, 8, 8)
     alphas = model.alphas_cumprod.tolist()
-    c, uc = (conditioned[name][:1].expand(3, -1, -1) for name in ("conditioning", "unconditional_conditioning"))
+    c, uc = (conditioned[name][:1].expand(3, -1, -1) for name in ("conditioning", "unconditional"))
 
     def pred_x0(scale: float, phi: float) -> torch.Tensor:
-        options = SamplerOptions(scale=scale, guidance_rescale=phi)
-        eps, clean = guided_denoiser(model, alphas, x_T, c, uc, options)(x_T, 700)
+        settings = SamplingSettings(scale=scale, guidance_rescale=phi)
+        eps, clean = guided_denoiser(model, alphas, x_T, c, uc, settings)(x_T, 700)
         torch.testing.assert_close(math.sqrt(alphas[700]) * clean + math.sqrt(1 - alphas[700]) * eps, x_T)
         return clean
 
     unguided, guided, half, whole = pred_x0(1, 0), pred_x0(4, 0), pred_x0(4, 0.5), pred_x0(4, 1)
-    loudness = unguided.std(dim=(1, 2, 3))
-    assert ((guided.std(dim=(1, 2, 3)) / loudness).log().abs() > 0.01).all()
-    torch.testing.assert_close(whole.std(dim=(1, 2, 3)), loudness)
+    contrast = unguided.std(dim=(1, 2, 3))
+    assert ((guided.std(dim=(1, 2, 3)) / contrast).log().abs() > 0.01).all()
+    torch.testing.assert_close(whole.std(dim=(1, 2, 3)), contrast)
     torch.testing.assert_close(half, (guided + whole) / 2)
     assert not torch.allclose(whole, unguided, atol=1e-2)
 
 
 def test_one_conditioning_counts_for_all_images():
     c, x_T = noise(1, 3, 5), noise(3, 4, 8, 8)
-    one = sample(DDIMSampler(ToyModel()), 5, x_T, conditioning=c)
-    assert torch.equal(one, sample(DDIMSampler(ToyModel()), 5, x_T, conditioning=c.repeat(3, 1, 1)))
+    one = run(DDIMSampler(ToyModel()), 5, x_T, conditioning=c)
+    assert torch.equal(one, run(DDIMSampler(ToyModel()), 5, x_T, conditioning=c.repeat(3, 1, 1)))
     with pytest.raises(ValueError, match="1 image or for all 3"):
-        sample(DDIMSampler(ToyModel()), 5, x_T, conditioning=noise(2, 3, 5))
+        run(DDIMSampler(ToyModel()), 5, x_T, conditioning=noise(2, 3, 5))
 
 
 # --- precision, options, refusals ------------------------------------------------------------------------------------
@@ -401,34 +407,44 @@ def test_states_are_float32_whatever_the_model_computes_in():
 
     x_T = noise(2, 4, 8, 8)
     for sampler in SAMPLERS:
-        half = sample(sampler(HalfModel("v")), 20, x_T.half())
+        half = run(sampler(HalfModel("v")), 20, x_T.half())
         assert half.dtype == torch.float32
-        assert relative_difference(half, sample(sampler(ToyModel("v")), 20, x_T)) < 0.02
+        assert relative_difference(half, run(sampler(ToyModel("v")), 20, x_T)) < 0.02
 
 
-def test_intermediates_and_progress(capsys):
-    x_T = noise(1, 4, 4, 4)
-    x, kept = DDIMSampler(ToyModel()).sample(10, 1, (4, 4, 4), x_T=x_T, log_every_t=5, desc="my picture")
-    assert [len(kept[name]) for name in ("x_inter", "pred_x0")] == [4, 4]  # x_T, steps 0, 4 and 9
-    assert torch.equal(kept["x_inter"][0], x_T) and torch.equal(kept["x_inter"][-1], x)
-    assert "my picture" in capsys.readouterr().err
-    DDIMSampler(ToyModel()).sample(10, 1, (4, 4, 4), verbose=False)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_front_of_compvis_gives_what_run_gives(sampler, conditioned, capsys):
+    x_T, c, uc = noise(2, 4, 4, 4), *conditioned.values()
+    samples, kept = sampler(ToyModel()).sample(
+        S=10,
+        conditioning=c,
+        batch_size=2,
+        shape=(4, 4, 4),
+        verbose=True,
+        x_T=x_T,
+        eta=0.0,
+        unconditional_guidance_scale=3.0,
+        unconditional_conditioning=uc,
+    )
+    assert torch.equal(samples, run(sampler(ToyModel()), 10, x_T, scale=3.0, **conditioned))
+    assert [len(kept[name]) for name in ("x_inter", "pred_x0")] == [11, 11]  # x_T and ten steps
+    assert torch.equal(kept["x_inter"][0], x_T) and torch.equal(kept["x_inter"][-1], samples)
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_unsupported_arguments_are_refused_by_name(sampler):
-    with pytest.raises(TypeError, match=r"mask, temperature; allowed: S, batch_size, shape, .*desc$"):
+    with pytest.raises(TypeError, match=r"mask, temperature; allowed: S, batch_size, shape, .*verbose$"):
         sampler(ToyModel()).sample(5, mask=None, temperature=1.0)
 
 
 @pytest.mark.parametrize("sampler", [PLMSSampler, DPMSolverSampler])
 def test_noise_is_refused_where_there_is_none(sampler):
     with pytest.raises(ValueError, match=f"eta must be 0 for {sampler.__name__}.* 0.5"):
-        sampler(ToyModel()).sample(5, eta=0.5, verbose=False)
+        sampler(ToyModel()).sample(5, eta=0.5)
     with pytest.raises(ValueError, match="eta"):
-        sampler.verify(SamplerOptions(eta=0.5))
-    DDIMSampler.verify(SamplerOptions(eta=0.5))
+        sampler.verify(SamplingSettings(eta=0.5))
+    DDIMSampler.verify(SamplingSettings(eta=0.5))
 
 
 @pytest.mark.parametrize(
@@ -443,7 +459,7 @@ def test_noise_is_refused_where_there_is_none(sampler):
 )
 def test_wrong_options_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        replace(SamplerOptions(), **{name: value})
+        replace(SamplingSettings(), **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -453,22 +469,20 @@ def test_wrong_options_are_refused(name, value):
         ({"batch_size": 0}, "batch_size"),
         ({"shape": (32, 32)}, "shape"),
         ({"x_T": torch.zeros(2, 4, 32, 32)}, r"x_T .*\[1, 4, 32, 32\], got \[2, 4, 32, 32\]"),
-        ({"seeds": [1, 2]}, "one seed for each of the 1"),
-        ({"log_every_t": 0}, "log_every_t"),
         ({"unconditional_conditioning": torch.zeros(1, 3, 5)}, "without conditioning"),
     ],
 )
 def test_wrong_values_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        DDIMSampler(ToyModel()).sample(**{"S": 5, "verbose": False, **kwargs})
+        DDIMSampler(ToyModel()).sample(**{"S": 5, **kwargs})
 
 
 def test_trajectory_refuses_before_its_first_step():
     sampler = DDIMSampler(ToyModel())
     with pytest.raises(ValueError, match="one seed for each of the 1"):
-        sampler.trajectory(noise(1, 4, 4, 4), None, None, SamplerOptions(eta=1.0))
+        sampler.trajectory(noise(1, 4, 4, 4), SamplingSettings(eta=1.0), seeds=[1, 2])
     with pytest.raises(ValueError, match="x_T"):
-        sampler.trajectory(noise(4, 4, 4), None, None, SamplerOptions())
+        sampler.trajectory(noise(4, 4, 4), SamplingSettings())
 
 
 def test_strange_models_and_schedules_are_refused():

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Iterator
 
-import torch
+from torch import Tensor
 
-from ldm.models.diffusion.sampling import Denoise, Sampler, leading_timesteps
+from ldm.models.diffusion.sampling import Denoise, Sampler, States, leading_timesteps
 
 
 def ddim_step(
-    pred_x0: torch.Tensor, eps: torch.Tensor, a_prev: float, variance: float = 0.0, noise: torch.Tensor | float = 0.0
-) -> torch.Tensor:
-    """Equation 12 of the paper, x_{t-1} [B, C, H, W]; sigma^2 = `variance`:
+    pred_x0: Tensor, eps: Tensor, a_prev: float, variance: float = 0.0, noise: Tensor | float = 0.0
+) -> Tensor:
+    """Compute x_{t−1} [B, C, H, W] by equation 12 of the paper, with σ² = `variance`.
 
-    x_{t-1} = sqrt(a_prev) x0 + sqrt(1 - a_prev - sigma^2) eps + sigma noise
+    x_{t−1} = √a_prev x0 + √(1 − a_prev − σ²) eps + σ noise
     """
     return math.sqrt(a_prev) * pred_x0 + math.sqrt(1 - a_prev - variance) * eps + math.sqrt(variance) * noise
 
@@ -21,16 +21,14 @@ def ddim_step(
 class DDIMSampler(Sampler):
     """One model evaluation a step. eta = 0: Euler's method for the probability-flow ODE; eta = 1: DDPM's noise.
 
-    sigma^2 = eta^2 (1 - a_prev) / (1 - a) (1 - a / a_prev), equation 16. As with CompVis, timesteps are the leading
-    ones and the last step ends at alphas_cumprod[0], so that x_0 keeps 0.0009 of noise's variance.
+    σ² = eta² (1 − a_prev) / (1 − a) (1 − a / a_prev), equation 16. As with CompVis, timesteps are the leading ones and
+    the last step ends at alphas_cumprod[0], so that x_0 keeps 0.0009 of the noise's variance.
     """
 
     stochastic = True
     timesteps = staticmethod(leading_timesteps)
 
-    def _loop(
-        self, x: torch.Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _loop(self, x: Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[Tensor]) -> States:
         for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):
             a, a_prev = self.alphas[t], self.alphas[t_prev]
             eps, pred_x0 = denoise(x, t)

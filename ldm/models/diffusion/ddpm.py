@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ldm.modules.encoders.modules import TextEncoder
 
 
-# A prompt whose embedding is this close to that of the empty prompt counts as empty. It is not 0, because rounding depends
-# on the batch.
+# A prompt counts as empty if its embedding is this close to that of the empty prompt. The limit is not 0, because
+# rounding depends on the batch.
 EMPTY_DISTANCE = 0.03
 
 

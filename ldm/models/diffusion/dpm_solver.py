@@ -3,31 +3,29 @@
 import math
 from collections.abc import Iterator
 
-import torch
+from torch import Tensor
 
-from ldm.models.diffusion.sampling import Denoise, Sampler, linspace_timesteps
+from ldm.models.diffusion.sampling import Denoise, Sampler, States, linspace_timesteps
 
 
 class DPMSolverSampler(Sampler):
     """Algorithm 2 of the paper: a second-order multistep method in x0, one model evaluation a step.
 
-    With lambda = log(alpha / sigma), alpha = sqrt(a), sigma = sqrt(1 - a), and going from s to t:
+    With λ = log(α / σ), α = √a, σ = √(1 − a), and going from s to t:
 
-    h = lambda_t - lambda_s,  r = h_before / h
-    D = x0_s + (x0_s - x0_before) / (2 r)
-    x_t = (sigma_t / sigma_s) x_s - alpha_t (exp(-h) - 1) D
+    h = λ_t − λ_s,  r = h_before / h
+    D = x0_s + (x0_s − x0_before) / (2 r)
+    x_t = (σ_t / σ_s) x_s − α_t (exp(−h) − 1) D
 
-    The first step knows no x0 before it, and the last one, from the lowest timestep to sigma = 0, has an infinite h:
-    both take D = x0_s (order 1; the last x is therefore the last pred_x0). Timesteps are evenly spaced and begin at
-    n - 1, where x_T is pure noise. Both are the defaults of diffusers' DPMSolverMultistepScheduler; its
-    lower_order_final for few steps changes nothing more, since the last step is of order 1 at every number of steps.
+    The first step has no x0 before it, and the last one, from the lowest timestep to σ = 0, has an infinite h: both
+    take D = x0_s (order 1; the last x is therefore the last pred_x0). Timesteps are evenly spaced and begin at n − 1,
+    where x_T is pure noise. Both are the defaults of diffusers' DPMSolverMultistepScheduler. Its lower_order_final for
+    few steps changes nothing more, since the last step is of order 1 at every number of steps.
     """
 
     timesteps = staticmethod(linspace_timesteps)
 
-    def _loop(
-        self, x: torch.Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _loop(self, x: Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[Tensor]) -> States:
         before, h_before = None, math.nan
         levels = [*(self.alphas[t] for t in timesteps), 1.0]
         for t, a_s, a_t in zip(timesteps, levels[:-1], levels[1:], strict=True):
@@ -42,5 +40,5 @@ class DPMSolverSampler(Sampler):
 
 
 def _half_log_snr(a: float) -> float:
-    """lambda = log(sqrt(a) / sqrt(1 - a)); infinite for clean data (a = 1)."""
+    """Compute λ = log(√a / √(1 − a)); infinite for clean data (a = 1)."""
     return math.inf if a == 1 else 0.5 * (math.log(a) - math.log1p(-a))

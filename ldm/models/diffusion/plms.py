@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from ldm.models.diffusion.ddim import ddim_step
-from ldm.models.diffusion.sampling import Denoise, Sampler, leading_timesteps, pred_x0_from_eps
+from ldm.models.diffusion.sampling import Denoise, Sampler, States, leading_timesteps, pred_x0_from_eps
 
 # Weights of the newest eps and those before it: Adams-Bashforth of order 1 to 4 (equation 9 is the last).
 ADAMS_BASHFORTH = {
@@ -17,21 +18,19 @@ ADAMS_BASHFORTH = {
 
 
 class PLMSSampler(Sampler):
-    """A linear multistep method in eps, put into DDIM's step (the paper's "transfer part", equation 11):
+    """A linear multistep method in eps, put into DDIM's step (the paper's "transfer part", equation 11).
 
-    eps' = (55 eps_t - 59 eps_{t+1} + 37 eps_{t+2} - 9 eps_{t+3}) / 24
+    eps' = (55 eps_t − 59 eps_{t+1} + 37 eps_{t+2} − 9 eps_{t+3}) / 24
 
-    The first three steps know fewer eps. As with CompVis (diffusers: skip_prk_steps), the very first is an improved
-    Euler step, eps' = (eps_t + eps_{t-1}) / 2, so there are steps + 1 model evaluations in all; the next two are of
-    order 2 and 3. eps is what is combined, also for a v-model: diffusers combines the v of different timesteps.
+    The first three steps have fewer eps. As with CompVis (diffusers: skip_prk_steps), the very first is an improved
+    Euler step, eps' = (eps_t + eps_{t−1}) / 2, so there are steps + 1 model evaluations in all; the next two are of
+    order 2 and 3. eps is combined for a v-model too, where diffusers combines the v of different timesteps.
     """
 
     timesteps = staticmethod(leading_timesteps)
 
-    def _loop(
-        self, x: torch.Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[torch.Tensor]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        history: list[torch.Tensor] = []  # eps of this step and up to three before it, the newest first
+    def _loop(self, x: Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[Tensor]) -> States:
+        history: list[Tensor] = []  # eps of this step and up to three before it, the newest first
         for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):
             a, a_prev = self.alphas[t], self.alphas[t_prev]
             eps, pred_x0 = denoise(x, t)
