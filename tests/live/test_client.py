@@ -1,18 +1,20 @@
-"""A script that stands by and the program that asks it: two real processes."""
+"""The client of a script in standby, and `standby.serve`: two real processes."""
 
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import config
 from live.client import ClientDied, ClientError, ScriptClient, end
+from tests.display import RecordingDisplay
 
-PATIENCE = 15.0  # seconds, in which the busiest machine starts a small script
+HANG_TIMEOUT = 15.0  # seconds, in which the busiest machine starts a small script
 SCRIPT = """
 import os, sys, time
 import cli
@@ -20,19 +22,15 @@ import standby
 
 def parse(argv, held=None):
     parser = cli.CommandParser("a script")
-    parser.add_argument("--do", choices=["add", "raise", "die", "break", "sleep", "wait", "litter"], default="add")
+    parser.add_argument("--do", choices=["add", "raise", "die", "break", "sleep", "paint", "litter"], default="add")
     parser.add_argument("--numbers", type=float, nargs="+", default=[])
     parser.add_argument("--flag", action="store_true")
     parser.add_argument("--standby", action="store_true")
     return parser.parse_args(argv, held)
 
-def answer(options):
+def answer(options, emit):
     print("said")
-    print("warned", file=sys.stderr)
-    print("\\rsampling: 50%|##  |", end="", file=sys.stderr, flush=True)
-    while options.do == "wait" and not os.path.exists("seen"):
-        time.sleep(0.05)
-        print("\\rsampling: 50%|##  |", end="", file=sys.stderr, flush=True)
+    print("warned at 50%|##", file=sys.stderr)
     if options.do == "raise":
         raise ValueError("of\\n no use")
     if options.do == "die":
@@ -42,86 +40,85 @@ def answer(options):
         raise KeyError("unexpected")
     if options.do == "sleep":
         time.sleep(60)
+    if options.do == "paint":
+        for step in range(1, 4):
+            emit({"progress": [step, 3]})
+            emit({"preview": "preview.png"})
+        emit({"progress": "nonsense"})
     if options.do == "litter":
         os.write(1, b"this is no JSON\\n")
     return {"sum": sum(options.numbers), "flag": options.flag, "process": os.getpid()}
 
-def warm_up():
+def warm_up(emit):
+    emit({"progress": [1, 1]})
     print("loading")
-    print("rehearsed", file=sys.stderr)
+    print("warmed up", file=sys.stderr)
 
 cli.run(lambda: standby.serve(parse, parse(None), answer, warm_up))
 """
 
 
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path: Path) -> Path:
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
     return path
 
 
 @pytest.fixture
-def worker(script, monkeypatch):
+def client(script: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptClient]:
     monkeypatch.setenv("PYTHONPATH", str(config.REPO_DIR))
-    monkeypatch.chdir(script.parent)
-    bars.clear()
-    worker = ScriptClient(script, ["--numbers", "1", "2"], show, PATIENCE)
-    yield worker
-    end([worker])
+    client = ScriptClient(script, ["--numbers", "1", "2"], HANG_TIMEOUT)
+    yield client
+    end([client])
 
 
-bars: list[str] = []
-
-
-def show(bar: str) -> None:
-    bars.append(bar)
-    if bar:
-        Path("seen").touch()
-
-
-def test_requests_are_options(worker):
-    worker.await_ready()
-    answer = worker.ask(numbers=[3, 4.5], flag=True)
+def test_requests_are_options(client):
+    client.await_ready()
+    answer = client.ask({"numbers": [3, 4.5], "flag": True})
     assert (answer.content["sum"], answer.content["flag"]) == (7.5, True)
-    assert (answer.said, answer.warned) == (["said"], ["rehearsed", "warned"])
-    again = worker.ask(flag=False)
+    assert answer.output == ["said"] and answer.warnings == ["warmed up", "warned at 50%|##"]
+    again = client.ask({"flag": False})
     assert (again.content["sum"], again.content["flag"]) == (3, False)
     assert again.content["process"] == answer.content["process"]
-    assert again.warned == ["warned"]
+    assert again.warnings == ["warned at 50%|##"]
 
 
-def test_progress_is_shown_as_it_comes_and_taken_away(worker):
-    worker.ask(do="wait")
-    *shown, last = bars
-    assert {*shown} == {"sampling: 50%|##  |"} and last == ""
+def test_events_between_request_and_answer_reach_the_display(client):
+    display = RecordingDisplay()
+    client.await_ready(display)
+    assert display.events == [("status", "loading script.py..."), ("status", "")]
+    display.events.clear()
+    assert client.ask({"do": "paint"}, display).content["sum"] == 3
+    assert display.of("progress") == [("progress", step, 3) for step in (1, 2, 3)]
+    assert display.of("preview") == [("preview", Path("preview.png"))] * 3
+    assert client.ask({"do": "paint"}).content["sum"] == 3  # also where nobody looks
 
 
-def test_what_is_wrong_with_a_request_is_said_and_the_script_goes_on(worker):
+def test_what_is_wrong_with_a_request_is_said_and_the_script_goes_on(client):
     with pytest.raises(ClientError, match=r"^script.py: of no use$"):
-        worker.ask(do="raise")
+        client.ask({"do": "raise"})
     with pytest.raises(ClientError, match=r"^script.py: argument --do: invalid choice: 'x'.*--help\)$"):
-        worker.ask(do="x")
+        client.ask({"do": "x"})
     with pytest.raises(ClientError, match="unrecognized arguments: --new=1"):
-        worker.ask(new=1)
-    assert worker.ask(do="litter").content["sum"] == 3
+        client.ask({"new": 1})
+    assert client.ask({"do": "litter"}).content["sum"] == 3
 
 
-def test_a_script_that_died_says_its_last_words_and_can_be_started_again(worker):
+def test_a_script_that_died_says_its_last_words_and_can_be_started_again(client):
     with pytest.raises(ClientDied, match=r"^script.py failed with status 3: last words$") as death:
-        worker.ask(do="die")
-    assert death.value.had_worked
-    assert worker.ask().content["sum"] == 3
+        client.ask({"do": "die"})
+    assert death.value.was_ready
+    assert client.ask({}).content["sum"] == 3
     with pytest.raises(ClientDied, match=r"^script.py failed with status 1: KeyError: 'unexpected'$"):
-        worker.ask(do="break")
+        client.ask({"do": "break"})
 
 
-def test_a_script_that_hangs_is_ended(worker):
-    process = worker.ask().content["process"]
-    started = time.monotonic()
-    with pytest.raises(ClientDied, match=f"no sign of life for {PATIENCE:g} s"):
-        worker.ask(do="sleep")
-    assert PATIENCE < time.monotonic() - started < 3 * PATIENCE
+def test_a_script_that_hangs_is_ended(client):
+    process = client.ask({}).content["process"]
+    client._hang_timeout = 1.0  # the script has started, so nothing takes long any more
+    with pytest.raises(ClientDied, match="no sign of life for 1 s"):
+        client.ask({"do": "sleep"})
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
@@ -129,11 +126,11 @@ def test_a_script_that_hangs_is_ended(worker):
 def test_a_script_that_cannot_load_is_noticed_before_it_is_asked(tmp_path):
     path = tmp_path / "script.py"
     path.write_text("import sys; sys.exit('no colours')")
-    worker = ScriptClient(path, [], bars.append, PATIENCE)
-    worker.start()
+    client = ScriptClient(path, [], HANG_TIMEOUT)
+    client.start()
     with pytest.raises(ClientDied, match=r"^script.py failed with status 1: no colours$"):
         for _ in range(1000):
-            worker.check()
+            client.check()
             time.sleep(0.01)
 
 
@@ -148,19 +145,20 @@ def test_requests_in_a_pipe_are_all_answered(script):
         text=True,
         timeout=60,
     )
-    ready, good, *bad = finished.stdout.splitlines()
-    assert finished.returncode == 0 and ready == '{"ready": true}'
-    answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["rehearsed", "warned"]}
+    warm_up, ready, good, *bad = finished.stdout.splitlines()
+    assert finished.returncode == 0 and finished.stderr == ""
+    assert (warm_up, ready) == ('{"progress": [1, 1]}', '{"ready": true}')
+    answer = {"sum": 5.0, "flag": False, "said": ["said"], "warned": ["warmed up", "warned at 50%|##"]}
     assert json.loads(good).items() >= answer.items()
     assert all('"error": ' in line for line in bad) and len(bad) == 3
-    assert json.loads(bad[1])["error"] == "a request is one line of JSON, and this is none"
+    assert json.loads(bad[1])["error"] == "not JSON: send one JSON object per line"
 
 
 def test_a_script_at_work_ends_with_the_program_that_asked(script, tmp_path):
     asker = (
-        "import sys, pathlib; from live.client import ScriptClient\n"
-        f"worker = ScriptClient(pathlib.Path({str(script)!r}), [], print, 60)\n"
-        "print(worker.ask().content['process'], flush=True); worker.ask(do='sleep')"
+        "import pathlib; from live.client import ScriptClient\n"
+        f"client = ScriptClient(pathlib.Path({str(script)!r}), [], 60)\n"
+        "print(client.ask({}).content['process'], flush=True); client.ask({'do': 'sleep'})"
     )
     environment = os.environ | {"PYTHONPATH": str(config.REPO_DIR)}
     with subprocess.Popen([sys.executable, "-c", asker], env=environment, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""The files of a show: nobody else's, and none lost."""
+"""The files of a run: used by no other run, and never lost."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from live.run_files import RunFiles, claim_run_files, seconds_of
 TAKE = """
 import time
 from live.run_files import claim_run_files
-with claim_run_files() as folder:
-    print(folder.wav, flush=True)
+with claim_run_files() as files:
+    print(files.wav, flush=True)
     time.sleep(60)
 """
 
@@ -34,7 +34,7 @@ def write_wav(path: Path, seconds: float) -> None:
         file.writeframes(bytes(2 * round(8000 * seconds)))
 
 
-def test_each_show_has_its_own_names_and_gives_them_back(tmp_path):
+def test_each_run_has_its_own_names_and_gives_them_back(tmp_path):
     with claim_run_files() as first, claim_run_files() as second:
         assert (first.wav.name, first.latent.name) == ("temp_live_audio.wav", "live_latent.pt")
         assert (second.wav.name, second.latent.name) == ("temp_live_audio_2.wav", "live_latent_2.pt")
@@ -43,7 +43,7 @@ def test_each_show_has_its_own_names_and_gives_them_back(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_show_that_was_killed_holds_no_names(tmp_path):
+def test_a_run_that_was_killed_holds_no_names(tmp_path):
     environment = {"VOICETOIMG_DATA_DIR": str(tmp_path), "PYTHONPATH": str(config.REPO_DIR)}
     with subprocess.Popen([sys.executable, "-c", TAKE], env=environment, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline().strip() == str(tmp_path / "temp_live_audio.wav")
@@ -55,50 +55,50 @@ def test_a_show_that_was_killed_holds_no_names(tmp_path):
 
 
 def test_what_was_left_behind_is_rescued(tmp_path):
-    with claim_run_files() as folder, claim_run_files() as second:
-        write_wav(folder.new_recording(), 2.0)
-        write_wav(folder.new_recording(), 0.1)
-        folder.new_recording().write_text("no recording")
+    with claim_run_files() as files, claim_run_files() as second:
+        write_wav(files.new_recording(), 2.0)
+        write_wav(files.new_recording(), 0.1)
+        files.new_recording().write_text("no recording")
         at_work = second.new_recording()
         write_wav(at_work, 1.0)
-        (kept,) = folder.rescue()
+        (kept,) = files.rescue()
         assert seconds_of(kept) == 2.0 and kept.name.startswith("temp_live_audio_20")
         assert set(tmp_path.glob("*.wav")) == {kept, at_work}
-    with claim_run_files() as folder:
-        (kept,) = folder.rescue()  # of the second show, which has ended
+    with claim_run_files() as files:
+        (kept,) = files.rescue()  # of the second run, which has ended
     assert seconds_of(kept) == 1.0 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_only_a_recording_with_a_picture_is_replaced(tmp_path):
-    def record(folder: RunFiles, seconds: float) -> Path | None:
-        write_wav(recording := folder.new_recording(), seconds)
-        return folder.publish(recording)
+def test_only_a_recording_with_an_image_is_replaced(tmp_path):
+    def record(files: RunFiles, seconds: float) -> Path | None:
+        write_wav(recording := files.new_recording(), seconds)
+        return files.publish(recording)
 
-    with claim_run_files() as folder:
-        write_wav(folder.wav, 1.0)  # of nobody knows whom
-        assert record(folder, 2.0) is None
-        folder.painted()
-        assert record(folder, 3.0) is None
-    with claim_run_files() as folder:  # the first show was killed before it had a picture
-        earlier = record(folder, 4.0)
+    with claim_run_files() as files:
+        write_wav(files.wav, 1.0)  # from an unknown source
+        assert record(files, 2.0) is None
+        files.mark_done()
+        assert record(files, 3.0) is None
+    with claim_run_files() as files:  # the first run was killed before it had an image
+        earlier = record(files, 4.0)
         assert seconds_of(earlier) == 3.0
-        folder.set_aside(folder.wav)
-        assert record(folder, 5.0) is None
-        folder.painted()
+        files.set_aside(files.wav)
+        assert record(files, 5.0) is None
+        files.mark_done()
     lengths = sorted(seconds_of(path) for path in tmp_path.iterdir())
     assert lengths == [3.0, 4.0, 5.0]
 
 
 def test_what_is_set_aside_replaces_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("time.strftime", lambda _: "now")
-    with claim_run_files() as folder:
+    with claim_run_files() as files:
         for content in "abc":
-            folder.wav.write_text(content)
-            folder.set_aside(folder.wav)
-        folder.latent.write_text("d")
-        folder.set_aside(folder.latent)
+            files.wav.write_text(content)
+            files.set_aside(files.wav)
+        files.latent.write_text("d")
+        files.set_aside(files.latent)
         with pytest.raises(FileNotFoundError):
-            folder.set_aside(folder.wav)
+            files.set_aside(files.wav)
     kept = [*(f"temp_live_audio_now{end}.wav" for end in ("", "_2", "_3")), "live_latent_now.pt"]
     assert [(tmp_path / name).read_text() for name in kept] == list("abcd")
     assert len(list(tmp_path.iterdir())) == 4
@@ -106,7 +106,7 @@ def test_what_is_set_aside_replaces_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("size", "kept"), [(44, 0), (2000, 0), (500_000, 1)])
 def test_a_recording_whose_header_is_spoiled_is_kept_if_there_may_be_a_voice_in_it(size, kept):
-    with claim_run_files() as folder:
-        folder.new_recording().write_bytes(bytes(size))
-        rescued = folder.rescue()
+    with claim_run_files() as files:
+        files.new_recording().write_bytes(bytes(size))
+        rescued = files.rescue()
     assert len(rescued) == kept and [path.stat().st_size for path in rescued] == [size] * kept

@@ -1,4 +1,4 @@
-"""What is kept of a show, and the card."""
+"""The session folder of a run, and the card."""
 
 import re
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 import config
 from audio.features import Recipe
-from live.card import LEFT, PICTURE, save_card
+from live.card import IMAGE, LEFT, save_card
 from live.session import Session
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
@@ -16,18 +16,18 @@ PROMPTS = ("a <b>red</b> & \"blue\" 'flower'", "x" * 500, "calm waves " * 80, ""
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "picture.png"
+def image(tmp_path):
+    path = tmp_path / "image.png"
     Image.fromarray(np.full((256, 256, 3), (200, 30, 90), np.uint8)).save(path)
     return path
 
 
-def test_the_page_shows_what_was_added_and_nothing_else(tmp_path, picture):
+def test_the_page_shows_the_added_files_and_nothing_else(tmp_path, image):
     session = Session(tmp_path / "sessions")
     latent = tmp_path / "latent.pt"
     for number, prompt in enumerate(PROMPTS):
         latent.write_text(str(number))
-        session.add(prompt, picture, latent, VOICE if number % 2 else None, picture if number == 0 else None)
+        session.add(prompt, image, latent, VOICE if number % 2 else None, image if number == 0 else None)
     page = session.page.read_text(encoding="utf-8")
     assert page.count("<img") == len(PROMPTS) and page.count("<audio") == 2 and page.count("<a ") == 1
     assert "&lt;b&gt;red&lt;/b&gt; &amp; &quot;blue&quot; &#x27;flower&#x27;" in page and "<b>" not in page
@@ -37,36 +37,36 @@ def test_the_page_shows_what_was_added_and_nothing_else(tmp_path, picture):
     assert [(session.page.parent / f"{n:04d}.pt").read_text() for n in range(1, 6)] == list("01234")
 
 
-def test_a_recording_may_have_any_suffix(tmp_path, picture):
+def test_a_recording_may_have_any_suffix(tmp_path, image):
     voice = tmp_path / "voice.png"
     voice.write_bytes(VOICE.read_bytes())
     session = Session(tmp_path / "sessions")
-    session.add("-", picture, picture, voice, None)
-    assert (session.page.parent / "0001.png").read_bytes() == picture.read_bytes()
+    session.add("-", image, image, voice, None)
+    assert (session.page.parent / "0001.png").read_bytes() == image.read_bytes()
     assert (session.page.parent / "0001_voice.png").read_bytes() == voice.read_bytes()
 
 
-def test_two_sessions_of_one_second_have_two_folders(tmp_path, picture):
+def test_two_sessions_of_one_second_have_two_folders(tmp_path, image):
     sessions = [Session(tmp_path / "sessions") for _ in range(2)]
     for session in sessions:
-        session.add("-", picture, picture, None, None)
+        session.add("-", image, image, None, None)
     assert sessions[0].page != sessions[1].page
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_card_shows_voice_picture_and_prompt_side_by_side(tmp_path, picture, prompt):
+def test_a_card_shows_voice_image_and_prompt_side_by_side(tmp_path, image, prompt):
     path = tmp_path / "cards" / "card.png"
-    save_card(VOICE, picture, prompt, path, Recipe(**config.RECIPE))
+    save_card(VOICE, image, prompt, path, Recipe(**config.RECIPE))
     with Image.open(path) as card:
         pixels = np.asarray(card)
         assert card.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     assert pixels.shape == (1080, 1920, 3)
-    shown = pixels[80 : 80 + PICTURE, 1920 - 80 - PICTURE : 1920 - 80]
+    shown = pixels[80 : 80 + IMAGE, 1920 - 80 - IMAGE : 1920 - 80]
     assert (shown == (200, 30, 90)).all()
     left = pixels[:, : 80 + LEFT]
     background = pixels[0, 0]
     for row in (slice(80, 280), slice(320, 620)):  # waveform, spectrogram
         assert (left[row, 80:] != background).any(axis=2).any(axis=0).mean() > 0.9
     assert (left[660:960] != background).any() == bool(prompt)
-    gap = pixels[:, 80 + LEFT : 1920 - 80 - PICTURE]
+    gap = pixels[:, 80 + LEFT : 1920 - 80 - IMAGE]
     assert (gap == background).all() and (pixels[:, -80:] == background).all()  # nothing runs over
