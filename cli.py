@@ -1,4 +1,4 @@
-"""What the command lines share: types of arguments, and how an error reaches the person who typed the command."""
+"""Shared parts of the command lines: argument types, exit statuses, and errors as one line for the user."""
 
 import argparse
 import codecs
@@ -17,36 +17,37 @@ from typing import Any, NoReturn
 
 VERSION = "0.1.0"
 REMEDIES = {
-    errno.EACCES: "choose another one, or change its permissions",
+    errno.EACCES: "choose another place, or change its permissions",
     errno.EROFS: "choose a place that can be written to",
     errno.ENOSPC: "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EEXIST: "a file stands where a folder is needed",
-    errno.EPIPE: "whoever read what this prints has gone; files that are written stay",
+    errno.ENOTDIR: "there is a file where a folder is needed",
+    errno.EEXIST: "there is a file where a folder is needed",
+    errno.EPIPE: "the reader of this output closed the pipe; files already written are kept",
 }
 
 
 class WrongOption(ValueError):
-    """What an option asks for cannot be had from this model, this machine or these files: another value is needed."""
+    """An option's value is well-formed but not available with this model, machine or input (exit status 2)."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser whose description is the script's docstring, and that knows `--version`."""
+    """An argument parser that shows the script's docstring, has `--version`, and reports errors as one line."""
 
     def __init__(self, description: str | None) -> None:
+        """Set the text above the options; its line breaks are kept."""
         how: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
         super().__init__(program(), description=description, **how)
         self.add_argument("--version", action="version", version=f"voicetoimg {VERSION}")
 
     def error(self, message: str) -> NoReturn:
-        """One line in place of the whole usage: what came, what is allowed, and where to read more."""
+        """Leave with status 2 and one line, in place of the whole usage: the problem, and where to read more."""
         if re.match("unrecognized arguments: [^-]", message):
             message += "; put a text of several words in quotes"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def bounded(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], int | float]:
-    """An argparse type: a finite number of `kind` from `low` to `high`, both allowed."""
+    """Return an argparse type for finite numbers of `kind` from `low` to `high`, both included."""
 
     def parse(text: str) -> int | float:
         what, digits = ("a whole number", "") if kind is int else ("a number", "g")
@@ -63,7 +64,7 @@ def bounded(kind: type[int] | type[float], low: float, high: float = float("inf"
 
 
 def text(words: str) -> str:
-    """An argparse type: text that can be written to a file as UTF-8."""
+    """Check, as an argparse type, that text can be written to a file as UTF-8."""
     try:
         words.encode()
     except UnicodeEncodeError:
@@ -72,7 +73,7 @@ def text(words: str) -> str:
 
 
 def new_file(suffix: str) -> Callable[[str], Path]:
-    """An argparse type: the path of a file to write, whose name ends in `suffix`."""
+    """Return an argparse type for the path of a file to write, whose name must end in `suffix`."""
 
     def parse(text: str) -> Path:
         path = Path(text)
@@ -86,7 +87,7 @@ def new_file(suffix: str) -> Callable[[str], Path]:
 
 
 def existing_file(text: str) -> Path:
-    """An argparse type: the path of a file that is there."""
+    """Return, as an argparse type, the path of an existing file."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder, a file is needed")
@@ -98,7 +99,7 @@ def existing_file(text: str) -> Path:
 
 
 def existing_folder(text: str) -> Path:
-    """An argparse type: the path of a folder that is there."""
+    """Return, as an argparse type, the path of an existing folder."""
     path = new_folder(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
@@ -106,9 +107,9 @@ def existing_folder(text: str) -> Path:
 
 
 def new_folder(text: str) -> Path:
-    """An argparse type: the path of a folder that will be made if it is not there."""
+    """Return, as an argparse type, the path of a folder, which is made later if it does not exist."""
     if not text:
-        raise argparse.ArgumentTypeError("the name of a folder is empty; . is this one")
+        raise argparse.ArgumentTypeError("the name of the folder is empty; write . for the current folder")
     path = Path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")
@@ -116,7 +117,7 @@ def new_folder(text: str) -> Path:
 
 
 def existing_path(text: str) -> Path:
-    """An argparse type: the path of a file or a folder that is there."""
+    """Return, as an argparse type, the path of an existing file or folder."""
     path = Path(text)
     if not path.exists():
         raise argparse.ArgumentTypeError(f"there is no file or folder {text}")
@@ -125,7 +126,7 @@ def existing_path(text: str) -> Path:
 
 @contextlib.contextmanager
 def keeping(what: str) -> Iterator[None]:
-    """Let `run` say what is kept if Ctrl-C ends the block."""
+    """Let `run` print `what` is kept if Ctrl-C ends the block."""
     try:
         yield
     except KeyboardInterrupt:
@@ -133,17 +134,18 @@ def keeping(what: str) -> Iterator[None]:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's `main` and leave with the agreed exit status.
+    """Run a script's `main` and exit with its status.
 
-    0 done; 1 failed at run time, with one line on stderr; 2 wrong command line (argparse, WrongOption); 130 Ctrl-C.
-    The rooms raise ValueError, OSError and RuntimeError with messages meant for the user; VOICETOIMG_TRACEBACK=1 shows
-    where from.
+    The status is 0 if all is done, 1 after a failure with one line on stderr, 2 for a wrong command line (argparse,
+    WrongOption), and 130 after Ctrl-C. ValueError, OSError, RuntimeError and MemoryError become the line on stderr,
+    because the rooms raise them with messages for the user. VOICETOIMG_TRACEBACK=1 adds the traceback.
     """
-    # so that `finally` blocks run, and temporary files go, also when a terminal is closed
+    # As an exception, these signals run `finally` blocks, which remove temporary files; SIGHUP comes when a terminal is
+    # closed, and nohup ignores it on purpose.
     for name in ("SIGTERM", "SIGHUP"):
-        if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit it ignored
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_any_name.__name__)
@@ -159,8 +161,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except ModuleNotFoundError as error:
         _trace()
         fail(
-            f"the package {error.name} is not installed for {sys.executable}: run make demo once, which installs all, "
-            "then start scripts with .venv/bin/python in place of python"
+            f"the package {error.name} is not installed for {sys.executable}: run make demo once, which installs all "
+            "packages, then start scripts with .venv/bin/python instead of python"
         )
     except ImportError as error:
         _trace()
@@ -168,7 +170,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What to write in place of what a stream's encoding does not have: a file may have any name."""
+    """Replace a character that the stream's encoding lacks, because the name of a file may hold any character."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -213,7 +215,7 @@ def _print_warning(message: Warning | str, category: type[Warning], *_: object) 
 
 
 def describe(error: BaseException) -> str:
-    """One line on what happened; where the system refused something, also what, and what to do."""
+    """Return one line about an error; of an error of the system also the file, and what to do."""
     if isinstance(error, OSError) and error.errno and error.filename:
         remedy = f": {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
         return f"{error.filename}: {(error.strerror or '').lower()}{remedy}"
@@ -223,19 +225,19 @@ def describe(error: BaseException) -> str:
 
 
 def duration(seconds: float) -> str:
-    """8.3 s, 12.5 minutes, 1.06 hours."""
+    """Format a duration, such as 8.3 s, 12.5 minutes or 1.06 hours."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.2f} hours"
 
 
 def program() -> str:
-    """What was started, as it was typed: txt2img.py, python -m audio.whitening."""
+    """Return the name of the running program as it was typed: txt2img.py, python -m audio."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """Say why in one line on stderr, and leave."""
+    """Print one line on stderr, and exit with `status`."""
     print(f"{program()}: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,1 +1,1 @@
-"""The live workflow's own room: the terminal, the meter, the scripts that stand by, and what is kept of a show."""
+"""The live workflow: display and terminal, recording, the clients of the two scripts, and session folders."""

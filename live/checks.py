@@ -1,4 +1,4 @@
-"""What can be known before anyone is asked to speak."""
+"""Checks before a live run: nobody should speak first and read then that nothing can be made of it."""
 
 import errno
 import os
@@ -8,16 +8,17 @@ from pathlib import Path
 
 import config
 
-ROOM = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred pictures
+MIN_FREE = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred images
 
 
 def check_all(another_model: bool) -> None:
-    """Find out whether calibration and model are there, and files can be written.
+    """Check that there is a calibration and a model, and that files can be written.
 
-    Whether they also work is told by the scripts, which load them; `another_model` than the built-in one only there.
+    The scripts check the contents when they load them. With `another_model` than the built-in one, the model is left
+    to them altogether.
 
     Raises:
-        OSError, ValueError: not so.
+        OSError: something is missing, or a folder cannot be written to.
     """
     config.calibration_dirs()
     if not another_model:
@@ -27,22 +28,22 @@ def check_all(another_model: bool) -> None:
 
 
 def check_files(*paths: Path) -> None:
-    """Whether a show can write its recording and its latent: nothing but an older file may have their names.
+    """Check that a run can replace these files.
 
     Raises:
-        OSError: not so.
+        OSError: a folder or a device has one of the names.
     """
     for path in paths:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a device"
-            raise OSError(f"{path} is {kind}, and the show needs a file of that name: move it away")
+            raise OSError(f"{path} is {kind}; a file of that name is to be written, so move it away")
 
 
 def check_weights(path: Path) -> None:
-    """Whether a safetensors file is there as long as its header says; nothing is loaded.
+    """Check that a safetensors file exists and is as long as its header says; nothing is loaded.
 
     Raises:
-        OSError: it is not there, or not whole.
+        OSError: it is missing, or incomplete.
     """
     if not path.is_file():
         raise OSError(f"there is no model {path}; clone the repository again")
@@ -52,14 +53,14 @@ def check_weights(path: Path) -> None:
         with safe_open(path, "numpy"):
             pass
     except SafetensorError as error:
-        raise OSError(f"the model {path} is not whole ({error}); clone the repository again") from error
+        raise OSError(f"the model {path} is incomplete ({error}); clone the repository again") from error
 
 
 def check_writable(folder: Path) -> None:
-    """Whether files can be made in a folder, or in the nearest one above it that there is, and there is room for them.
+    """Check that a folder, or the nearest one above it that exists, can be written to and has room.
 
     Raises:
-        OSError: not so.
+        OSError: it cannot, or has not.
     """
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
@@ -67,12 +68,10 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         reason = os.strerror(error.errno or errno.EACCES).lower()
-        raise OSError(
-            f"{folder} cannot be written to ({reason}); set VOICETOIMG_DATA_DIR to a folder that can"
-        ) from error
+        raise OSError(f"{folder} cannot be written to ({reason}); set VOICETOIMG_DATA_DIR to another folder") from error
     free = shutil.disk_usage(nearest).free
-    if free < ROOM:
+    if free < MIN_FREE:
         raise OSError(
-            f"{folder}: {free / 1e6:.0f} MB are free on its disk, {ROOM / 1e6:.0f} MB at least are needed; "
+            f"{folder}: its disk has {free / 1e6:.0f} MB free, at least {MIN_FREE / 1e6:.0f} MB are needed; "
             "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk"
         )

@@ -1,4 +1,4 @@
-"""How loud it is: the level meter, the end of speech, and what is wrong with a recording."""
+"""The level meter of a recording, the detection of the end of speech, and advice on the level."""
 
 from collections import deque
 
@@ -7,38 +7,39 @@ import numpy as np
 import config
 from audio.recorder import decibels
 
-REFRESH = 1 / 15  # seconds between two pictures of the meter
+REFRESH = 1 / 15  # seconds between two updates of the display
 BOTTOM_DBFS = -60.0  # the left end of the bar
-LOWEST_DBFS = -99.0  # that is shown
-HOLD = 1.5  # seconds that the peak mark stays where it is
-FALL = 20.0  # dB a second that it falls after that
-CLIP_SHOWN = 2.0  # seconds
+LOWEST_DBFS = -99.0  # lowest number that is shown
+HOLD = 1.5  # seconds before the peak mark begins to fall
+FALL = 20.0  # dB a second
+CLIP_SHOWN = 2.0  # seconds that the clipping warning stays
 NARROWEST_BAR, WIDEST_BAR = 10, 40  # characters
-LOW_PEAK = 10 ** (-24 / 20)  # below it speech is used, but room noise is near
+LOW_PEAK = 10 ** (-24 / 20)  # amplitude; quieter speech is usable, but close to the noise of the room
 
-WINDOW = 0.05  # seconds of sound that are judged speech or silence
-REMEMBERED = 10.0  # seconds of sound that the quietest of which is taken for the room
-SPEECH_DBFS = -50.0  # nothing below it is speech
-ABOVE_ROOM = 9.0  # dB that speech is louder than the room, unless ...
-BELOW_LOUDEST = 12.0  # ... that is nearer to the loudest speech: a steady tone is no room
-SPOKEN = 0.2  # seconds above the threshold that are speech, and not a key pressed
+WINDOW = 0.05  # seconds; each window is classified as speech or silence
+REMEMBERED = 10.0  # seconds; the quietest window within them is taken for the noise of the room
+SPEECH_DBFS = -50.0  # quieter windows are never speech
+ABOVE_ROOM = 9.0  # dB by which speech is louder than the room
+BELOW_LOUDEST = 12.0  # dB; windows this close to the loudest are speech, or a held tone would count as the room
+SPOKEN = 0.2  # seconds of speech needed before silence counts; a pressed key is shorter
 
 
 class Meter:
-    """Level and peak of what is heard, as text, and what is known of the whole. All times are of the sound."""
+    """Level and peak of a recording while it is made. All times are positions in the sound, not clock times."""
 
     def __init__(self, sample_rate: int) -> None:
+        """Start with no sound; `sample_rate` in Hz."""
         self._rate = sample_rate
         self.frames = 0
         self.peak = 0.0  # loudest sample, 1.0 is full scale
         self._clipped = 0  # frames
         self._energy = 0.0  # sum of squares
-        self._window = (0.0, 0)  # sum of squares and frames since the last text
-        self._held, self._held_since = 0.0, 0.0  # amplitude, seconds
+        self._window = (0.0, 0)  # sum of squares and frames since the level was last shown
+        self._held, self._held_since = 0.0, 0.0  # peak mark: amplitude, seconds
         self._clipped_at = -CLIP_SHOWN
 
     def add(self, block: np.ndarray, clipped: int) -> None:
-        """A block [T] float32, mono, `clipped` of whose frames are at full scale."""
+        """Add a mono block [T], float32, of which `clipped` samples are at full scale."""
         self.frames += block.size
         peak = float(np.abs(block).max(initial=0.0))
         energy = float(np.square(block, dtype=np.float64).sum())
@@ -53,23 +54,25 @@ class Meter:
 
     @property
     def seconds(self) -> float:
+        """Length of the sound so far."""
         return self.frames / self._rate
 
     @property
     def clipped(self) -> float:
-        """Share of the frames that are at full scale."""
+        """Share of the samples that are at full scale."""
         return self._clipped / max(self.frames, 1)
 
     @property
     def rms_dbfs(self) -> float:
+        """Root-mean-square level of the whole sound."""
         return decibels((self._energy / max(self.frames, 1)) ** 0.5)
 
     def _falling(self) -> float:
-        """Amplitude of the peak mark now."""
+        """Return the amplitude of the peak mark: held for HOLD seconds, then falling."""
         return self._held * 10 ** (-FALL * max(0.0, self.seconds - self._held_since - HOLD) / 20)
 
     def line(self, width: int) -> str:
-        """The meter in at most `width` characters: a bar, and as many numbers as there is room for."""
+        """Return the meter in at most `width` characters: a bar, and as many numbers as fit."""
         level, peak = self._levels()
         clip = "  CLIP" if self.seconds - self._clipped_at < CLIP_SHOWN else ""
         numbers = f"{level:6.1f} dBFS"
@@ -82,43 +85,44 @@ class Meter:
         return (text + clip)[:width]
 
     def plain(self) -> str:
-        """The meter where lines stay."""
+        """Return the meter as a line of a log."""
         level, peak = self._levels()
         clip = ", clipping" if self.seconds - self._clipped_at < CLIP_SHOWN else ""
         return f"{int(self.seconds)} s: level {level:.0f} dBFS, peak {peak:.0f} dBFS{clip}"
 
     def _levels(self) -> tuple[float, float]:
-        """Level since the last call and held peak, dBFS."""
+        """Return the level since the last call, and the peak mark, in dBFS."""
         energy, frames = self._window
         self._window = (0.0, 0)
         level, peak = decibels((energy / max(frames, 1)) ** 0.5), decibels(self._falling())
         return max(level, LOWEST_DBFS), max(peak, LOWEST_DBFS)
 
-    # --- judging -----------------------------------------------------------------------------------------------------
+    # --- advice -------------------------------------------------------------------------------------------------------
     @property
     def silent(self) -> bool:
+        """Whether nothing was louder than the noise of a sound card."""
         return self.peak < config.QUIET_PEAK
 
     @property
     def fault(self) -> str:
-        """Why no picture can be made of what was heard, or ""."""
+        """The reason why no image can be made, as a sentence, or ""."""
         if self.seconds < config.SHORT_SECONDS:
-            return f"That was {self.seconds:.2f} s, at least {config.SHORT_SECONDS} s are needed"
+            return f"Only {self.seconds:.2f} s recorded; at least {config.SHORT_SECONDS} s are needed."
         if self.silent:
-            return "Nothing was to be heard, is the microphone on"
+            return "No sound recorded. Is the microphone on?"
         return ""
 
     @property
     def warning(self) -> str:
-        """What makes it a poor start for a picture, or ""."""
+        """Advice on a recording that is usable but could be better, or ""."""
         if self.clipped > config.CLIPPED_SHARE:
             return f"{self.clipped:.1%} of the samples are clipped; speak softer, or turn the microphone down"
         return ""
 
     def verdict(self) -> str:
-        """Silent, low, good or clipping, and what to do."""
+        """Return whether the level is silent, low, good or clipping, and what to do."""
         if self.silent:
-            return "silent: is the microphone on, and is it the right one (--list_mics)?"
+            return "silent: check that the microphone is on, and that it is the right one (--list_mics)"
         if self.warning:
             return f"clipping: {self.warning}"
         if self.peak < LOW_PEAK:
@@ -127,7 +131,7 @@ class Meter:
 
 
 def bar(level: float, peak: float, width: int) -> str:
-    """Levels in dBFS as `width` characters from BOTTOM_DBFS to 0: '#' up to the level, '|' at the peak."""
+    """Draw levels in dBFS as `width` characters from BOTTOM_DBFS to 0: '#' up to the level, '|' at the peak."""
 
     def column(dbfs: float) -> int:
         return round(max(0.0, 1 - dbfs / BOTTOM_DBFS) * width)
@@ -140,24 +144,24 @@ def bar(level: float, peak: float, width: int) -> str:
 
 
 class SpeechEnd:
-    """Notices silence after speech.
+    """Detector of silence after speech.
 
-    A window of 50 ms is speech if it is ABOVE_ROOM dB louder than the quietest window of late, and in any case if it
-    comes within BELOW_LOUDEST dB of the loudest.
+    A window of 50 ms is speech if it is ABOVE_ROOM dB louder than the quietest recent window, or within BELOW_LOUDEST
+    dB of the loudest one.
     """
 
     def __init__(self, sample_rate: int, silence: float) -> None:
-        """`silence`: seconds of it that end a recording."""
+        """Set how many seconds of `silence` end a recording."""
         self._size = round(WINDOW * sample_rate)
         self._after = silence
         self._rest = np.empty(0, np.float32)
         self._levels: deque[float] = deque(maxlen=round(REMEMBERED / WINDOW))  # dBFS
         self._loudest = -np.inf
-        self._spoken = 0.0  # seconds
+        self._spoken = 0.0  # seconds of speech in all
         self._quiet = 0.0  # seconds since the last speech
 
     def add(self, block: np.ndarray) -> None:
-        """A block [T] float32, mono."""
+        """Add a mono block [T], float32."""
         samples = np.concatenate([self._rest, block])
         whole = len(samples) // self._size * self._size
         for window in samples[:whole].reshape(-1, self._size):
@@ -176,4 +180,5 @@ class SpeechEnd:
 
     @property
     def reached(self) -> bool:
+        """Whether there was speech, and then enough silence."""
         return self._spoken >= SPOKEN and self._quiet >= self._after

@@ -195,7 +195,7 @@ class Pipeline:
         self._print(encoded.output, encoded.warnings if not take.own else [])
         steps = self._steps(take)
         started = time.monotonic()
-        generated = self._ask(self.generator, init_latents=latent, ddim_steps=steps)
+        generated = self._ask(self.generator, init_latents=latent, steps=steps)
         if self._speed:
             self._speed.update(steps, time.monotonic() - started)
         images = generated.content.get("pictures") or []
@@ -262,7 +262,7 @@ class Pipeline:
             self.generator.await_ready(self.display)
             for steps in MEASURED_STEPS:
                 started = time.monotonic()
-                answer = self.generator.ask({"ddim_steps": steps, "outdir": folder})
+                answer = self.generator.ask({"steps": steps, "outdir": folder})
                 self._print([], answer.warnings)
                 seconds.append(time.monotonic() - started)
         return seconds

@@ -1,6 +1,7 @@
-"""What is kept of a show: recordings, latents and pictures in one folder, and a page that plays each beside the other.
+"""The session folder of a live run: recordings, latents and images, and a web page that shows them.
 
-The page is a plain file: no server, no scripts, no address outside of its folder; it works from a USB stick.
+The page plays each voice beside its image. It is a plain file without scripts or outside addresses, so it needs no
+server and works from a USB stick.
 """
 
 import html
@@ -37,9 +38,10 @@ a {{ color: inherit; }}
 
 
 class Session:
-    """A folder for one show, made with the first picture."""
+    """The folder of one run, made with the first image."""
 
     def __init__(self, parent: Path) -> None:
+        """Note the time of the start, which names the folder within `parent`."""
         self._parent = parent
         self._started = time.strftime("%Y-%m-%d_%H-%M-%S")
         self._folder: Path | None = None
@@ -47,21 +49,23 @@ class Session:
 
     @property
     def page(self) -> Path:
+        """Path of the web page; there is one after the first `add`."""
         assert self._folder
         return self._folder / "index.html"
 
-    def add(self, prompt: str, picture: Path, latent: Path, recording: Path | None, card: Path | None) -> None:
-        """Copy what belongs to one picture, and show it on the page.
+    def add(self, prompt: str, image: Path, latent: Path, recording: Path | None, card: Path | None) -> None:
+        """Copy the files of one image into the folder, and show them on the page.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file cannot be written.
         """
         folder = self._folder = self._folder or self._make_folder()
         stem = f"{len(self._figures) + 1:04d}"
         shutil.copyfile(latent, folder / f"{stem}.pt")
-        image = _copy(picture, folder, stem)
-        sound = _copy(recording, folder, f"{stem}_voice") if recording else ""  # whose suffix may be any
-        self._figures.append(_figure(prompt, image, sound, _copy(card, folder, f"{stem}_card") if card else ""))
+        image_name = _copy(image, folder, stem)
+        # a name of its own, because a recording may have any suffix, also that of the image
+        sound = _copy(recording, folder, f"{stem}_voice") if recording else ""
+        self._figures.append(_figure(prompt, image_name, sound, _copy(card, folder, f"{stem}_card") if card else ""))
         title = f"Voices and pictures, {self._started.replace('_', ' ')}"
         with atomic_path(self.page) as temporary:
             temporary.write_text(PAGE.format(title=title, figures="\n".join(self._figures)), encoding="utf-8")
@@ -72,21 +76,21 @@ class Session:
             folder = self._parent / (self._started + (f"_{number}" if number > 1 else ""))
             try:
                 folder.mkdir()
-            except FileExistsError:  # another show began in the same second
+            except FileExistsError:  # another run began in the same second
                 continue
             return folder
         raise AssertionError
 
 
 def _copy(path: Path, folder: Path, stem: str) -> str:
-    """Copy a file to `folder` under a number; return its name there."""
+    """Copy a file into `folder` under another stem; return its name there."""
     name = stem + path.suffix.lower()
     shutil.copyfile(path, folder / name)
     return name
 
 
 def _figure(prompt: str, image: str, sound: str, card: str) -> str:
-    """HTML of one picture. The names are numbers with a suffix, which may still be anything."""
+    """Return the HTML of one image. Names are escaped, too: a suffix may hold any character."""
     text, image, sound, card = (html.escape(value) for value in (prompt, image, sound, card))
     player = f'\n<audio controls preload="none" src="{sound}"></audio>' if sound else ""
     more = f' <a href="{card}">card</a>' if card else ""

@@ -1,4 +1,4 @@
-"""The system's viewer of pictures."""
+"""The image viewer of the system."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def find_viewer() -> str:
-    """The program that opens a file with what the person has chosen for its kind; "" on Windows, which needs none.
+    """Return the program that opens files with the user's preferred application; "" on Windows, which needs none.
 
     Raises:
-        OSError: there is none.
+        OSError: it is not installed.
     """
     if sys.platform == "win32":
         return ""
@@ -21,14 +21,14 @@ def find_viewer() -> str:
     return program
 
 
-def open_in_viewer(picture: Path) -> None:
-    """Show a picture; return at once.
+def open_in_viewer(image: Path) -> None:
+    """Open an image; return at once.
 
     Raises:
         OSError: there is no viewer.
     """
     if program := find_viewer():
         quiet = subprocess.DEVNULL
-        subprocess.Popen([program, picture], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+        subprocess.Popen([program, image], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     elif sys.platform == "win32":
-        os.startfile(picture)
+        os.startfile(image)
