@@ -689,7 +689,7 @@ def test_a_file_in_place_of_a_folder_gets_one_line(tmp_path):
     result = run("--outdir", tmp_path / "file", "--ddim_steps", 1, data=tmp_path)
     assert result.returncode == 2 and "is a file, a folder is needed" in result.stderr
     result = run("--outdir", tmp_path / "file" / "below", "--ddim_steps", 1, data=tmp_path)
-    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "a file stands where" in result.stderr
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "there is a file where" in result.stderr
 
 
 def test_words_without_effect_are_named(tmp_path, capsys):
