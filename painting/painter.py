@@ -1,8 +1,8 @@
 """The protocol that every model family follows, so that the rest of the program need not know which one paints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -32,6 +32,11 @@ class Painter(Protocol):
     @property
     def precision(self) -> str:
         """Name the number format of the weights, one of `PRECISIONS`."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Give the fields of `ImageSpec` for which this model has defaults of its own."""
         ...
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
