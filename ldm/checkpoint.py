@@ -1,58 +1,28 @@
-"""Find, read, verify and convert the weights of latent diffusion models.
+"""Find, read and verify the weights of a latent diffusion model, and build the model with them.
 
-    python -m ldm.checkpoint FILE                             says what a file or a diffusers folder is
-    python -m ldm.checkpoint FILE --to OUT.safetensors        converts it, so that later starts are fast
-
-A model is a .safetensors or .ckpt file with a yaml beside it, or a folder as diffusers saves it.
+A model is a .safetensors or .ckpt file with a yaml beside it, or a folder as diffusers saves it. Loading accounts for
+every tensor: a name or shape that does not fit is an error, and names that may be left over are listed here.
 """
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cli
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
 from ldm.devices import PRECISIONS
-
-
-def build_parser() -> cli.CommandParser:
-    parser = cli.CommandParser(__doc__)
-    add = parser.add_argument
-    add("weights", metavar="FILE", type=cli.existing_path, help="a .safetensors or .ckpt file, or a model's folder")
-    add("--config", type=cli.existing_file, metavar="F", help="its yaml (default: the one beside it)")
-    add(
-        "--to", metavar="OUT.safetensors", type=cli.new_file(".safetensors"), help="convert it; never overwrites a file"
-    )
-    add("--dtype", choices=PRECISIONS, help="element type in OUT (default: as it is in FILE)")
-    return parser
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line, with what one option forbids another."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.dtype and not args.to:
-        parser.error("--dtype says what --to OUT.safetensors is written in, which is missing")
-    return args
-
-
-if __name__ == "__main__":
-    parse()  # so that --help and a wrong flag answer before torch is imported
-
-import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder  # noqa: E402
-from ldm.tensor_files import read_tensors, some  # noqa: E402
-from ldm.util import instantiate_from_config  # noqa: E402
+from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
+from ldm.tensor_files import read_tensors, some
+from ldm.util import instantiate_from_config
 
 if TYPE_CHECKING:
     from ldm.models.diffusion.ddpm import LatentDiffusion
 
-# What published checkpoints hold beside the weights: the noise schedule (it follows from the yaml), running averages,
-# training losses, and the BERT's head for the words that it was not trained on.
+# Tensors that published checkpoints hold beside the weights: the noise schedule (it follows from the yaml), running
+# averages, training losses, and a head of the BERT that sampling does not use.
 LEFTOVERS = re.compile(
     r"(log_one_minus_|sqrt_|sqrt_one_minus_|sqrt_recip_|sqrt_recipm1_)?alphas_cumprod(_prev)?|betas|lvlb_weights"
     r"|posterior_(variance|log_variance_clipped|mean_coef1|mean_coef2)|logvar|scale_factor|cond_ids"
@@ -66,21 +36,21 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt")
 def load_model(
     weights: Path, config: Path | None = None, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> "LatentDiffusion":
-    """The model with its weights and vocabulary, ready to sample from.
+    """Load a model with its weights and vocabulary, ready to sample from.
 
-    Running averages (`model_ema.*`), where a file has them, are taken in place of the last training step's weights:
-    the pictures that the papers show were made with them.
+    If the file has running averages (`model_ema.*`), they replace the weights of the last training step: the images in
+    the papers were made with them.
 
     Args:
         weights: a .safetensors or .ckpt file, or a diffusers folder.
-        config: the model's yaml; a file's own one, `NAME.yaml` beside `NAME.safetensors`, by default.
-        dtype: of all floating-point weights. Those that have it already, but for the kernels of convolutions, stay on
-            disk, mapped into memory.
-        device: where the weights go.
+        config: yaml of the model; by default `NAME.yaml` beside `NAME.safetensors`.
+        dtype: element type of all floating-point weights. Weights that have it already stay on disk, mapped into
+            memory, except the kernels of convolutions.
+        device: device of the weights.
 
     Raises:
-        ValueError: a yaml or weights that cannot be read, or that do not fit each other.
-        OSError: a missing file, the vocabulary's included.
+        ValueError: the yaml or the weights cannot be read, or do not fit each other.
+        OSError: a file is missing, the vocabulary included.
     """
     tensors, node, origin = read_model(weights, config)
     model = build_model(node, origin)
@@ -91,18 +61,18 @@ def load_model(
 
 
 def find_model(folder: Path) -> tuple[Path, Path | None]:
-    """Weights and yaml in the folder of one model: what `load_model` takes.
+    """Find weights and yaml in the folder of one model: the arguments of `load_model`.
 
-    Either a diffusers folder, which needs no yaml, or `NAME.safetensors` or `NAME.ckpt` with `NAME.yaml` or the only
-    yaml there is. Of a .ckpt and the .safetensors that was made of it, the latter. Without a yaml the second is None,
-    and whoever knows what the weights are passes one.
+    The folder is a diffusers folder, which needs no yaml, or holds `NAME.safetensors` or `NAME.ckpt` with `NAME.yaml`
+    or with the only yaml there is. A .safetensors is preferred to the .ckpt that it was converted from. The second
+    result is None if there is no yaml; the caller must then supply one.
 
     Raises:
-        ValueError: no such folder, no weights in it, or several that cannot be told apart.
+        ValueError: the folder does not exist, or holds no weights, or several different ones.
     """
     if not folder.is_dir():
         others = sorted(path.name for path in folder.parent.glob("*/") if _is_model(path))
-        raise ValueError(f"there is no model folder {folder}; in {folder.parent} there are: {some(others)}")
+        raise ValueError(f"there is no model folder {folder}; models in {folder.parent}: {some(others)}")
     if is_diffusers_folder(folder):
         return folder, None
     by_stem = {path.stem: path for suffix in ("ckpt", "safetensors") for path in sorted(folder.glob(f"[!.]*.{suffix}"))}
@@ -112,7 +82,7 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
         names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
         raise ValueError(
             f"{folder} holds {'more than one set of' if weights else 'no'} weights ({some(names, 8)}); a model folder "
-            "holds one .safetensors or .ckpt with a yaml of the same name, or unet/, vqvae/, bert/, tokenizer/ and "
+            "needs one .safetensors or .ckpt with a yaml of the same name, or unet/, vqvae/, bert/, tokenizer/ and "
             "scheduler/ as diffusers saves them"
         )
     if with_yaml:
@@ -126,50 +96,51 @@ def _is_model(folder: Path) -> bool:
 
 
 def read_model(weights: Path, config: Path | None = None) -> tuple[dict[str, Tensor], Mapping[str, Any], str]:
-    """Tensors by their CompVis names, the `model` node of the config, and where that node comes from.
+    """Read tensors by their CompVis names, the `model` node of the config, and the name of that node's source.
 
     Raises:
-        ValueError, OSError: as `load_model`.
+        ValueError: the yaml or the weights cannot be read.
+        OSError: a file is missing.
     """
     if weights.is_dir():
         if not is_diffusers_folder(weights):
-            raise ValueError(f"{weights} is a folder, but has no unet/ and no model_index.json as diffusers makes them")
+            raise ValueError(f"{weights} is a folder without the unet/ or model_index.json of a diffusers model")
         if config is not None:
-            raise ValueError(f"{weights} is a diffusers folder, its json files say what it is; leave {config} out")
+            raise ValueError(f"{weights} is a diffusers folder, whose json files describe it; leave {config} out")
         tensors, node = read_diffusers_folder(weights)
         return tensors, node, str(weights)
     if config is None:
         config = weights.with_suffix(".yaml")
         if not config.is_file():
-            raise ValueError(f"{weights} needs a yaml that says what model it is: there is no {config.name} beside it")
+            raise ValueError(f"{weights} needs a yaml that describes its model: there is no {config.name} beside it")
     return read_tensors(weights).tensors, read_config(config), str(config)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The `model` node of a yaml.
+    """Read the `model` node of a yaml.
 
     Raises:
-        ValueError: no yaml, or one without that node.
+        ValueError: the file is not a yaml, or has no such node.
         OSError: the file cannot be read.
     """
-    OmegaConf.clear_resolver("oc.env")  # what a yaml from outside says is no reason to look into the environment
+    OmegaConf.clear_resolver("oc.env")  # a yaml from outside must not read environment variables
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except OSError:
         raise
-    except Exception as error:  # of the yaml parser, of decoding, of OmegaConf's references
+    except Exception as error:  # the yaml parser, the decoder and OmegaConf each raise their own
         raise ValueError(f"{path} cannot be read as a yaml: {' '.join(str(error).split())[:200]}") from error
     node = content.get("model") if isinstance(content, dict) else None
     if not isinstance(node, dict):
-        raise ValueError(f"{path} describes no model: a yaml with a model: node of target: and params: is needed")
+        raise ValueError(f"{path} describes no model: it needs a model: node with target: and params:")
     return node
 
 
 def build_model(node: Mapping[str, Any], origin: str) -> "LatentDiffusion":
-    """The modules that the config `node` describes, on the meta device: shapes without memory.
+    """Build the modules that the config `node` describes on the meta device: shapes without memory.
 
     Raises:
-        ValueError: the node does not describe a latent diffusion model.
+        ValueError: the node does not describe a latent diffusion model. The message begins with `origin`.
     """
     from ldm.models.diffusion.ddpm import LatentDiffusion
 
@@ -180,22 +151,22 @@ def build_model(node: Mapping[str, Any], origin: str) -> "LatentDiffusion":
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{origin}: {reason}") from error
     if not isinstance(model, LatentDiffusion):
-        raise ValueError(f"{origin} describes a {type(model).__name__}, a LatentDiffusion is needed")
+        raise ValueError(f"{origin} describes a {type(model).__name__}; a LatentDiffusion is needed")
     return model
 
 
 def vocabulary_folder(weights: Path) -> Path:
-    """Where the text encoder's vocabulary lies: `tokenizer/` in or beside `weights`, else right there."""
+    """Find the folder of the text encoder's vocabulary: `tokenizer/` in or beside `weights`, else the folder itself."""
     folder = weights if weights.is_dir() else weights.parent
     inner = folder / "tokenizer"
     return inner if any((inner / name).is_file() for name in VOCABULARIES) else folder
 
 
 def _check_schedule(model: "LatentDiffusion", tensors: Mapping[str, Tensor], weights: Path) -> None:
-    """Compare the noise schedule that a checkpoint remembers with that of the config; take over its scale factor.
+    """Compare the noise schedule stored in a checkpoint with that of the config; adopt its scale factor.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the schedules differ.
     """
     ours, theirs = model.alphas_cumprod, tensors.get("alphas_cumprod")
     if theirs is not None:
@@ -204,16 +175,16 @@ def _check_schedule(model: "LatentDiffusion", tensors: Mapping[str, Tensor], wei
         tolerance = 1e-5 if theirs.dtype in (torch.float32, torch.float64) else 5e-3
         if ours.shape != theirs.shape or (ours - theirs.double().cpu()).abs().max() > tolerance:
             raise ValueError(
-                f"{weights} was trained with another noise schedule than its yaml gives: alphas_cumprod has "
+                f"{weights} was trained with another noise schedule than its yaml describes: alphas_cumprod has "
                 f"{theirs.numel()} steps down to {theirs[-1].item():.3g}, the yaml's {len(ours)} down to "
-                f"{ours[-1].item():.3g}; look at timesteps, beta_schedule, linear_start and linear_end"
+                f"{ours[-1].item():.3g}; check timesteps, beta_schedule, linear_start and linear_end"
             )
-    if "scale_factor" in tensors:  # there if it was measured (scale_by_std), which the yaml cannot know
+    if "scale_factor" in tensors:  # measured in training (scale_by_std), so the yaml cannot contain it
         model.scale_factor = float(tensors["scale_factor"])
 
 
 def source_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each of the model's names the name in the file that its tensor is taken from, itself if there is one.
+    """Map each tensor name of the model to the name of its source in the file: a running average, else itself.
 
     CompVis keeps the running average of `model.a.b.weight` as `model_ema.abweight`.
     """
@@ -229,7 +200,7 @@ def source_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) 
 
 
 def mismatches(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `tensors` from being the weights of a model with the state dict `expected`, in words."""
+    """List in words why `tensors` are not the weights of a model with the state dict `expected`; empty if they are."""
     names = source_names(expected, tensors)
     missing = [name for name, source in names.items() if source not in tensors]
     unknown = [name for name in tensors if name not in expected and not LEFTOVERS.fullmatch(name)]
@@ -245,12 +216,13 @@ def mismatches(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
 def _assign(
     model: "LatentDiffusion", tensors: dict[str, Tensor], weights: Path, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Give the model its weights, converted one by one, so that both precisions are never there at once.
+    """Give the model its weights, converted one by one, so that memory never holds all of them twice.
 
-    Kernels of convolutions get the order of memory in which CPUs and CUDA compute fastest; maps follow their kernels.
+    Kernels of convolutions become channels-last, the memory format in which CPUs and CUDA compute fastest; feature maps
+    follow their kernels.
 
     Raises:
-        ValueError: a name or a shape that does not fit.
+        ValueError: a name or a shape does not fit.
     """
     expected = model.state_dict()
     if wrong := mismatches(expected, tensors):
@@ -259,7 +231,7 @@ def _assign(
         )
     state = {}
     for name, source in source_names(expected, tensors).items():
-        tensor = tensors.pop(source)
+        tensor = tensors.pop(source)  # pop, so that the original is freed once it is converted
         channels_last = tensor.ndim == 4 and device.type != "mps"
         state[name] = tensor.to(
             device,
@@ -267,26 +239,3 @@ def _assign(
             memory_format=torch.channels_last if channels_last else torch.preserve_format,
         )
     model.load_state_dict(state, assign=True)
-
-
-# --- command line ----------------------------------------------------------------------------------------------------
-
-
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    from ldm.conversion import convert, describe
-
-    weights, config = args.weights, args.config
-    if weights.is_dir() and not is_diffusers_folder(weights):
-        weights, found = find_model(weights)
-        config = config or found
-    if args.to is None:
-        print("\n".join(describe(weights, config)))
-        return 0
-    for path in convert(weights, args.to, DTYPES.get(args.dtype), config):
-        print(f"written: {path}")
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

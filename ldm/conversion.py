@@ -1,4 +1,4 @@
-"""Say what a file of weights is, and convert it to .safetensors: `python -m ldm.checkpoint`."""
+"""Describe a file of weights, and convert it to .safetensors; the program is `python -m ldm`."""
 
 import shutil
 from collections import Counter
@@ -29,7 +29,7 @@ PARTS = {
     "first stage": "first_stage_model.",
     "text encoder": "cond_stage_model.",
 }
-# A name that only weights of this family have, and what to call them; the first that is found counts.
+# The start of a tensor name that tells a family, and a description of the family; the first match counts.
 FAMILIES = (
     ("cond_stage_model.word_vectors", "the built-in model's kind: latent diffusion with word vectors"),
     ("cond_stage_model.transformer.token_emb.weight", "latent diffusion with BERT, as CompVis's text-to-image models"),
@@ -40,14 +40,14 @@ FAMILIES = (
     ("down_blocks.", "a U-Net or autoencoder of diffusers alone; name the folder of the whole pipeline instead"),
     ("decoder.up.", "an autoencoder alone"),
 )
-SCHEDULE = ("alphas_cumprod", "scale_factor")  # what a leftover says about the model, and stays with it
+SCHEDULE = ("alphas_cumprod", "scale_factor")  # leftovers that conversion keeps, because loading checks them
 
 
 def describe(weights: Path, config: Path | None = None) -> list[str]:
-    """What `weights` is, a line each: format, family, precision, parameters of the parts, what is missing.
+    """Describe `weights` in lines: format, family, precision, parameters of each part, and what is missing.
 
     Raises:
-        ValueError: it holds no weights.
+        ValueError: there are no weights in it.
         OSError: it cannot be read.
     """
     foreign: tuple[str, ...] = ()
@@ -68,14 +68,14 @@ def describe(weights: Path, config: Path | None = None) -> list[str]:
         *(f"{part}: {_size(used, prefix)}" for part, prefix in PARTS.items()),
     ]
     if averages := [name for name in tensors if name.startswith("model_ema.")]:
-        lines.append(f"running averages: {len(averages)} tensors, taken in place of the U-Net's own weights")
+        lines.append(f"running averages: {len(averages)} tensors, which replace the U-Net's own weights")
     if leftovers := [name for name in tensors if name not in used and name not in averages]:
-        lines.append(f"left unused: {len(leftovers)} tensors ({some(leftovers)})")
+        lines.append(f"unused: {len(leftovers)} tensors ({some(leftovers)})")
     if foreign:
         lines.append(f"objects not loaded: {some(list(foreign))}")
     missing = [f"the {part}" for part, prefix in PARTS.items() if not any(name.startswith(prefix) for name in used)]
     if node is None:
-        missing.append("a yaml (name one with --config)")
+        missing.append(f"a yaml ({weights.with_suffix('.yaml').name} beside it, or one that you name)")
     else:
         missing += mismatches(build_model(node, str(config or weights)).state_dict(), tensors)
     if not any((vocabulary_folder(weights) / name).is_file() for name in VOCABULARIES):
@@ -103,23 +103,25 @@ def _size(tensors: Mapping[str, Tensor], prefix: str) -> str:
 
 
 def convert(weights: Path, out: Path, dtype: torch.dtype | None = None, config: Path | None = None) -> list[Path]:
-    """Write what sampling needs of `weights` to `out`: CompVis names, running averages in place, no leftovers.
+    """Write the tensors that sampling needs from `weights` to `out`: CompVis names, running averages, no leftovers.
 
-    What the model needs beside it, its yaml and vocabulary, is written or copied too where it is known and not there.
+    The yaml and the vocabulary are written beside `out`, unless they are unknown or exist already.
 
     Args:
-        dtype: element type of all floating-point weights; None leaves them as they are.
-        config: the yaml; `NAME.yaml` beside `NAME.ckpt` by default. Where there is none, nothing is verified.
+        weights: a .safetensors or .ckpt file, or a diffusers folder.
+        out: the new .safetensors file.
+        dtype: element type of all floating-point weights; None keeps theirs.
+        config: the yaml; by default `NAME.yaml` beside `NAME.ckpt`. Without a yaml nothing is verified.
 
     Returns:
         The files that were written.
 
     Raises:
-        ValueError: weights that cannot be read or do not fit their config.
-        FileExistsError: `out` is there already.
+        ValueError: the weights cannot be read, or do not fit their config.
+        FileExistsError: `out` exists already.
     """
     if out.exists():
-        raise FileExistsError(f"{out} is there already and is not overwritten; remove it or choose another name")
+        raise FileExistsError(f"{out} exists already and is not overwritten: remove it or choose another name")
     config = config or (None if weights.is_dir() else _yaml_beside(weights))
     node = None
     if weights.is_dir() or config is not None:
@@ -140,7 +142,7 @@ def convert(weights: Path, out: Path, dtype: torch.dtype | None = None, config: 
 
 
 def _write_companions(weights: Path, out: Path, node: Mapping[str, object] | None) -> list[Path]:
-    """Put the yaml and the vocabulary of `weights` beside `out`, unless there are some already."""
+    """Write the yaml and the vocabulary of `weights` beside `out`, unless they exist; return the new files."""
     written = []
     yaml = out.with_suffix(".yaml")
     if node is not None and not yaml.exists():

@@ -1,7 +1,7 @@
-"""Read the tensors of .safetensors and .ckpt files, told apart by content, and write .safetensors.
+"""Read the tensors of .safetensors and .ckpt files, recognised by content, and write .safetensors.
 
-A .ckpt is a pickle, and a pickle is a program: it is run here by an interpreter that can only put tensors together.
-What else it names becomes an inert placeholder; what it names of Python's means to run code, it is refused for.
+A .ckpt is a pickle, and loading a pickle can run code. The restricted unpickler here only builds tensors. Other classes
+become inert placeholders, and a file that refers to functions that run code is rejected.
 """
 
 import json
@@ -29,13 +29,13 @@ _SAFE_DTYPES = {
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         format: `SAFETENSORS`, `ZIP_PICKLE` or `OLD_PICKLE`.
-        tensors: tensors by name; on the CPU and mapped into memory wherever the format allows, so costing none until
-            read. It may be emptied by the one who asked for it, to free what is not mapped.
-        foreign: names of classes and functions in a pickle that were neither needed nor run.
+        tensors: tensors by name, on the CPU. Where the format allows they are mapped, and need no memory until they are
+            read. The caller may remove entries, to free those that are not mapped.
+        foreign: names of classes and functions in a pickle that were not needed and not run.
     """
 
     format: str
@@ -44,10 +44,10 @@ class TensorFile:
 
 
 def sniff(path: Path) -> str:
-    """The format of the file `path`, from its first bytes.
+    """Recognise the format of the file `path` by its first bytes.
 
     Raises:
-        ValueError: none of those that hold weights.
+        ValueError: it is not a format of weights.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -59,19 +59,19 @@ def sniff(path: Path) -> str:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return OLD_PICKLE
     if not head:
-        raise ValueError(f"{path} is empty; a download that failed?")
+        raise ValueError(f"{path} is empty: did a download fail?")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a git-lfs pointer, not the weights: run git lfs pull, or download the file itself")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise ValueError(f"{path} is a web page, not weights: the download needs another link")
+        raise ValueError(f"{path} is a web page, not weights: download it from another link")
     raise ValueError(f"{path} is neither .safetensors nor a torch .ckpt (it starts with {head[:8]!r})")
 
 
 def read_tensors(path: Path) -> TensorFile:
-    """All tensors of the file `path`; those under `state_dict` if it is a training checkpoint.
+    """Read all tensors of the file `path`; those under `state_dict` if it is a training checkpoint.
 
     Raises:
-        ValueError: another format, a damaged file, a pickle that would run code, or one without tensors.
+        ValueError: the format is unknown, the file is damaged, the pickle would run code, or holds no tensors.
         OSError: the file cannot be read.
     """
     kind = sniff(path)
@@ -85,15 +85,15 @@ def read_tensors(path: Path) -> TensorFile:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no state dict, only {type(content).__name__}: weights saved as a whole module?")
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict: was a whole module saved?")
     tensors = {name: value.detach() for name, value in dict.items(content) if isinstance(value, Tensor)}
     if not tensors:
-        raise ValueError(f"{path} holds no tensors by name (its entries: {some(list(map(str, content)))})")
+        raise ValueError(f"{path} holds no named tensors (its entries: {some(list(map(str, content)))})")
     return TensorFile(kind, tensors, foreign)
 
 
 def some(names: list[str], count: int = 5) -> str:
-    """The first few of `names`, for a message."""
+    """Join the first few of `names` for a message."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "") if names else "none"
 
 
@@ -101,11 +101,11 @@ def some(names: list[str], count: int = 5) -> str:
 
 
 class UnsafePickleError(ValueError):
-    """A pickle asks for something that runs code."""
+    """A pickle refers to something that runs code."""
 
 
 class _Inert:
-    """Stands for an object of a class that is not wanted: takes any argument, state and item, and does nothing."""
+    """Placeholder for an object of an unwanted class: accepts any argument, state and item, and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
         return super().__new__(cls)
@@ -122,7 +122,7 @@ class _Inert:
         return self
 
 
-# Naming any of these is an attempt to run code, not a leftover of training: the person should hear of it.
+# A pickle that names one of these tries to run code; they are no leftovers of training, and the user should know.
 _CODE_MODULES = frozenset(
     {
         "os", "posix", "nt", "sys", "subprocess", "_posixsubprocess", "commands", "shutil", "socket", "importlib",
@@ -140,7 +140,7 @@ _TORCH_DATA = {"Size", "device", *(name for name, value in vars(torch).items() i
 
 
 def _find(module: str, name: str, foreign: list[str]) -> Any:
-    """What a pickle gets when it names `module.name`: data types, torch's tensor builders, else an inert class."""
+    """Resolve the name `module.name` in a pickle: data types, torch's tensor builders, else an inert class."""
     if module in ("builtins", "__builtin__"):
         if name in _DATA_BUILTINS:
             return _DATA_BUILTINS[name]
@@ -152,7 +152,7 @@ def _find(module: str, name: str, foreign: list[str]) -> Any:
         return OrderedDict
     if module == "torch" and name in _TORCH_DATA:
         return getattr(torch, name)
-    # functions of our own, and fresh ones: a pickle may set attributes on what it is given
+    # fresh functions of our own, because a pickle may set attributes on the ones that it gets
     if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
         return lambda storage, offset, size, stride, *_: torch._utils._rebuild_tensor(storage, offset, size, stride)
     if module == "torch._utils" and name == "_rebuild_parameter":
@@ -162,7 +162,7 @@ def _find(module: str, name: str, foreign: list[str]) -> Any:
 
 
 def _restricted_pickle(foreign: list[str]) -> ModuleType:
-    """Stands in for the module `pickle` in `torch.load`; notes in `foreign` what it replaced by placeholders."""
+    """Make a replacement of the module `pickle` for `torch.load`, which adds the names it replaced to `foreign`."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -177,14 +177,14 @@ def _restricted_pickle(foreign: list[str]) -> ModuleType:
 
 
 def _unpickle(path: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
-    """Content of a pickle, and the foreign names in it; nothing in it is run.
+    """Read the content of a pickle and the foreign names in it, without running anything.
 
-    torch's own restricted reader comes first. It stops at any object that it does not know, such as the callbacks in
-    a Lightning checkpoint; then ours reads around them.
+    torch's own restricted reader is tried first. It stops at any object that it does not know, such as the callbacks in
+    a Lightning checkpoint; ours then skips those objects.
     """
 
     def load(**reader: Any) -> Any:
-        if path.suffix == ".safetensors":  # given such a name, torch.load would not look at the content
+        if path.suffix == ".safetensors":  # by that name torch.load would choose the format, not by content
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", **reader)
         return torch.load(path, map_location="cpu", mmap=mapped, **reader)
@@ -198,34 +198,34 @@ def _unpickle(path: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
             return content, tuple(dict.fromkeys(foreign))
     except UnsafePickleError as error:
         raise ValueError(
-            f"{path} is refused: it tries to run code when it is loaded ({error}). Nothing of it was run; "
+            f"{path} is refused: it tries to run code when it is loaded ({error}). Nothing was run; "
             "get these weights from a source you trust, best as .safetensors"
         ) from None
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever a broken pickle makes its reader do
+    except Exception as error:  # a broken pickle can raise anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a checkpoint, it is damaged or cut short: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint: it is damaged or cut short ({reason})") from error
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype]) -> None:
-    """Write `tensors` to `path`, each as the element type in `dtypes`, one after the other in memory.
+    """Write `tensors` to `path`, each with the element type in `dtypes`, one at a time to save memory.
 
-    safetensors' own writer holds all of them as bytes at once: twice 6 GB for the 1.45 B model.
+    The writer of the safetensors package holds a copy of all of them as bytes: 6 GB more for the 1.45 B model.
 
     Raises:
-        ValueError: an element type that is not written here.
+        ValueError: an element type is not supported.
         OSError: the file cannot be written.
     """
     for name, dtype in dtypes.items():
         if dtype not in _SAFE_DTYPES:
-            raise ValueError(
-                f"{name} has elements of {dtype}, which are not written here: choose another type for them"
-            )
-    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))  # wide ones first keeps all aligned
+            raise ValueError(f"{name} has elements of {dtype}, which cannot be written: choose another element type")
+    names = sorted(
+        tensors, key=lambda name: (-dtypes[name].itemsize, name)
+    )  # wide elements first, so that all are aligned
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:

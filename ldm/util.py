@@ -7,23 +7,23 @@ from typing import Any
 
 from torch import nn
 
-# A yaml comes from outside with a checkpoint: it may name these packages' modules, and nothing else that Python has.
+# A yaml comes from outside, with a checkpoint: it may name modules of these packages and nothing else.
 ALLOWED_PREFIXES = ("ldm.", "torch.nn.")
 
 
 def instantiate_from_config(config: Mapping[str, Any]) -> Any:
-    """Build the torch module that `config["target"]` names with the keyword arguments in `config["params"]`.
+    """Build the torch module that `config["target"]` names, with the keyword arguments in `config["params"]`.
 
-    Published yamls hold keys that matter only to the training they came from; a class lists those it accepts and
-    leaves unused in `training_only`. Any other key that its constructor does not know is taken for a typo.
+    Published yamls hold keys that matter only for training. A class lists those that it accepts and ignores in
+    `training_only`. Any other key that its constructor does not have is treated as a typo.
 
     Raises:
-        ValueError: no target, a target outside `ldm.` and `torch.nn.`, one that is no module class, an unknown or
-            a missing parameter.
+        ValueError: there is no target, or it is outside `ldm.` and `torch.nn.`, or is not a module class; or a
+            parameter is unknown or missing.
     """
     target = config.get("target")
     if not isinstance(target, str):
-        raise ValueError(f"a model config needs a target, this one has only: {', '.join(map(str, config)) or '-'}")
+        raise ValueError(f"a model config needs a target; this one has only: {', '.join(map(str, config)) or '-'}")
     cls = _find_class(target)
     params = dict(config.get("params") or {})
     for key in getattr(cls, "training_only", frozenset()):

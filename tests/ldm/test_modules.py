@@ -33,10 +33,11 @@ from ldm.diffusers_folder import (
     unet_name,
 )
 from ldm.models.diffusion.ddim import DDIMSampler
+from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.modules.attention import BasicTransformerBlock
 from ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
 from ldm.modules.diffusionmodules.util import GroupNorm
-from ldm.modules.prior import LOOKED_UP
+from ldm.modules.shapes import NAMED_ATTRIBUTES
 from ldm.util import instantiate_from_config
 
 TOLERANCE = 1e-5  # relative, in float32
@@ -203,15 +204,11 @@ def test_picture_agrees_with_diffusers(folder):
     expected = pipeline(
         [PROMPT], num_inference_steps=5, guidance_scale=3.0, latents=x_T, output_type="pt", height=SIZE, width=SIZE
     ).images
-    samples, _ = DDIMSampler(model).sample(
-        S=5,
-        batch_size=1,
-        shape=x_T.shape[1:],
+    samples = DDIMSampler(model).run(
+        x_T,
+        SamplingSettings(steps=5, scale=3.0),
         conditioning=model.get_learned_conditioning([PROMPT]),
-        unconditional_conditioning=model.get_learned_conditioning([""]),
-        unconditional_guidance_scale=3.0,
-        eta=0.0,
-        x_T=x_T,
+        unconditional=model.get_learned_conditioning([""]),
     )
     picture = (model.decode_first_stage(samples) / 2 + 0.5).clamp(0, 1)
     assert picture.std() > 0.05  # a picture, not a plain colour
@@ -320,7 +317,7 @@ def test_builtin_yaml_builds():
     node["params"]["cond_stage_config"]["params"].update(vocab_size=10, vector_dim=64)  # known once it is trained
     node["params"]["unet_config"]["params"]["layout"].update(
         size=32,
-        shape_attributes=dict.fromkeys(LOOKED_UP, 2),
+        shape_attributes=dict.fromkeys(NAMED_ATTRIBUTES, 2),
         colour_attributes=[3],
         variants=2,
         nearest=1.4,

@@ -164,7 +164,7 @@ def test_targets_that_are_no_modules_are_refused(target):
 
 
 def test_a_config_without_target_is_refused():
-    with pytest.raises(ValueError, match="needs a target, this one has only: params"):
+    with pytest.raises(ValueError, match="needs a target; this one has only: params"):
         instantiate_from_config({"params": {}})
 
 
@@ -174,5 +174,5 @@ def test_torch_modules_are_built():
 
 
 def test_another_module_than_a_latent_diffusion_model_is_refused():
-    with pytest.raises(ValueError, match="describes a Identity, a LatentDiffusion is needed"):
+    with pytest.raises(ValueError, match="describes a Identity; a LatentDiffusion is needed"):
         build_model({"target": "torch.nn.Identity"}, "yaml")
