@@ -658,7 +658,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--preview_every", 21], 2, "is never reached in 20 steps"),
         (["--subject_idx", "5-3"], 2, "0,3,5-9"),
         (["--guidance_interval", 0.9, 0.1], 2, "LO must not be above HI"),
-        (["--model", "nowhere"], 2, "there are: chladni"),
+        (["--model", "nowhere"], 2, ": chladni"),
         (["--model", "calibration"], 1, "holds no weights"),
         (["--model", "../models"], 2, "a path goes to --ckpt"),
         (["--model", "chladni", "--ckpt", "VOICES"], 2, "give one of them"),
