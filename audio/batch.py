@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -19,16 +20,18 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from audio.batch_state import Ledger, Measured, refuse_foreign
-from audio.decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
-from audio.features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
-from audio.worker import ENDING, begin
-from files import sha256_of
+from .batch_state import Ledger, Measured, refuse_foreign
+from .decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
+from .features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
+from .files import sha256_of
 
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that go to a worker and come back together
 WAITING_TASKS = "2*n_jobs"  # tasks under way: one in each worker, and one that it finds when it has done that
 REASONS_SHOWN = 3  # where no file can be used
+# the signals that end a program, as far as the system has them
+ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
+LOOK_EVERY = 0.5  # seconds between two looks whether the parent process is there
 LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
 
 
@@ -288,7 +291,7 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
     from threadpoolctl import threadpool_limits
 
     if dask_scheduler:
-        from audio.cluster import connect
+        from .cluster import connect
 
         with connect(dask_scheduler, folder) as died, parallel_config(backend="dask"):
             yield _Pool(folder, -1, died)
@@ -296,10 +299,51 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
         with threadpool_limits(limits=1):
             yield _Pool(folder, 1)
     else:
-        begins = {"initializer": begin, "initargs": (os.getpid(),)}
+        begins = {"initializer": _worker_start(), "initargs": (os.getpid(),)}
         with parallel_config(backend="loky", inner_max_num_threads=1, **begins):
             _start_workers(workers)
             yield _Pool(folder, workers, (BrokenProcessPool,))
+
+
+def _worker_start() -> Callable[[int], None]:
+    """Make the function that each worker begins with.
+
+    It makes this package importable under the name that it has here, which another program may have given it. So it is
+    pickled by value, as all inner functions are by joblib, and names nothing of this module.
+    """
+    package, folder = __package__, os.path.dirname(os.path.abspath(__file__))
+
+    def start(parent: int) -> None:
+        import importlib.util
+        import sys
+
+        if package not in sys.modules:
+            init, where = os.path.join(folder, "__init__.py"), [folder]
+            spec = importlib.util.spec_from_file_location(package, init, submodule_search_locations=where)
+            assert spec and spec.loader
+            sys.modules[package] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[package])
+        importlib.import_module(f"{package}.batch")._begin(parent)
+
+    return start
+
+
+def _begin(parent: int) -> None:
+    """Start a worker: leave the signals that end a program to the process `parent`, and end when that has ended.
+
+    Ctrl-C reaches all processes of a terminal. If it ended a worker in the middle of an answer, the parent would wait
+    for the rest of the answer for ever. (Windows does not tell when a parent ends; there the worker ends once it has
+    waited long enough for work.)
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_EVERY)
+    os._exit(1)
 
 
 def _start_workers(count: int) -> None:

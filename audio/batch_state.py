@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from audio.decoding import LIBSNDFILE, named_as_sound
-from audio.npy import NpyReader, NpyWriter
-from files import atomic_path, sha256_of
+from .decoding import LIBSNDFILE, named_as_sound
+from .files import atomic_path, sha256_of
+from .npy import NpyReader, NpyWriter
 
 COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite gathers before it waits for the disk; only a power cut can take them

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from audio import provenance
-from audio.features import CONSTANTS, RECIPE, Recipe, mel_edges
-from audio.npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
-from audio.whitening import WHITENING_NAME, Whitening, own_share
-from files import atomic_path, sha256_of
+from . import provenance
+from .features import CONSTANTS, RECIPE, Recipe, mel_edges
+from .files import atomic_path, sha256_of
+from .npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
+from .whitening import WHITENING_NAME, Whitening, own_share
 
 MEAN_NAME, STD_NAME, ABOUT_NAME = "mean.npy", "std.npy", "calibration.json"
 FEWEST = 2  # recordings; of one there is no spread

@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from audio.decoding import ffmpeg_version
-from audio.features import LIBRARIES
+from .decoding import ffmpeg_version
+from .features import LIBRARIES
 
 CONNECT_SECONDS = 10.0
 

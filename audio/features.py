@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from audio.decoding import AudioError, Sound, open_sound
+from .decoding import AudioError, Sound, open_sound
 
 AMIN = 1e-10  # power below which librosa.power_to_db sees nothing
 FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB stays in a processor's cache

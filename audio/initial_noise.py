@@ -16,11 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audio.whitening import Whitening, flatten, lengths
-
-# Limits of `is_gaussian`, each five standard deviations or more of what N(0, I_4096) shows: the mean varies by
-# 1/64 = 0.016, norm / 64 by 1/sqrt(2 * 4096) = 0.011, the correlation of 3,968 pairs of neighbours by 0.016.
-MEAN_LIMIT, RADIUS_LIMIT, NEIGHBOUR_LIMIT = 0.08, 0.06, 0.08
+from .gaussianity import is_gaussian
+from .whitening import Whitening, flatten, lengths
 
 LAYOUT_ORDER = 8  # cosines in each direction that carry the shape of a sound: 4 whole waves
 
@@ -156,28 +153,6 @@ def mix(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
 def _check_strength(strength: float, least: str, most: str) -> None:
     if not 0 <= strength <= 1:
         raise ValueError(f"a strength of {strength}; 0 ({least} alone) to 1 ({most} alone) is allowed")
-
-
-def is_gaussian(latents: np.ndarray) -> np.ndarray:
-    """Bool [B]: could each of these latents [B, C, H, W] be a draw from N(0, I)?
-
-    Looks at the mean, the norm, and the correlation with the right and the lower neighbour. More than 99.99 % of draws
-    pass; z-scored spectrograms do not, for their neighbours correlate by 0.9.
-    """
-    latents = np.asarray(latents, dtype=np.float64)
-    flat = flatten(latents)
-    mean_ok = np.abs(flat.mean(axis=1)) <= MEAN_LIMIT
-    radius_ok = np.abs(np.linalg.norm(flat, axis=1) / math.sqrt(flat.shape[1]) - 1) <= RADIUS_LIMIT
-    right = correlation(latents[..., :-1], latents[..., 1:])
-    lower = correlation(latents[..., :-1, :], latents[..., 1:, :])
-    return mean_ok & radius_ok & (np.abs(right) <= NEIGHBOUR_LIMIT) & (np.abs(lower) <= NEIGHBOUR_LIMIT)
-
-
-def correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of two [B, ...]: [B]. 0 where one of them is constant."""
-    left, right = (flatten(half) - flatten(half).mean(axis=1, keepdims=True) for half in (left, right))
-    scale = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    return (left * right).sum(axis=1) / np.where(scale > 0, scale, 1.0)
 
 
 # --- layout ----------------------------------------------------------------------------------------------------------

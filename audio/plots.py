@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from audio.features import RECIPE, Recipe, mel_edges
-from files import atomic_path
+from .features import RECIPE, Recipe, mel_edges
+from .files import atomic_path
 
 HEIGHT = 384  # pixels of a spectrogram
 MARGIN, GAP, LINE = 64, 24, 20  # pixels: axis labels at the left, between panels, a line of text

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from audio.whitening import WHITENING_NAME, Whitening
-from files import atomic_path
+from .files import atomic_path, read_tensor
+from .whitening import WHITENING_NAME, Whitening
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,20 @@ def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
         except RuntimeError as error:  # torch's words do not say why
             raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
         note(temporary, statistics)
+
+
+def read_latents(path: Path) -> "Tensor":
+    """Read latents [N, C, H, W] float32 from a .pt file; nothing in the file is executed.
+
+    Raises:
+        ValueError: the file holds something else, no latents, or NaN or infinite elements.
+        OSError: it cannot be read.
+    """
+    wanted = "a tensor [N, C, H, W] is needed, as prep_ldm.py and process_live_audio.py write it"
+    latents = read_tensor(path, wanted)
+    if latents.ndim != 4 or not latents.numel():
+        raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
+    return latents
 
 
 def note(path: Path, statistics: str | None) -> None:

@@ -15,8 +15,7 @@ z-score is made of (`z * std + mean`):
    least where a recording changes.
 
 `audio.initial_noise` blends the result with seeded noise. This module needs NumPy alone, so that a script that reads
-latents starts at once; only `Whitening.fit` takes SciPy. `python -m audio.whitening LATENTS.pt` says how near to noise
-latents are (audio/gaussianity.py).
+latents starts at once; only `Whitening.fit` takes SciPy.
 
 How floor, edges and axes were chosen, and what else was tried: models/calibration/README.md.
 
@@ -32,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from audio.npy import NpyReader
-from audio.orthogonal_map import pairwise_sum, spread
-from files import atomic_path
+from .files import atomic_path
+from .npy import NpyReader
+from .orthogonal_map import pairwise_sum, spread
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
 AXES = 256  # principal axes: more tell more recordings apart, fewer withstand more noise
@@ -280,10 +279,3 @@ def _stretch(picture: np.ndarray, first: float, last: float) -> np.ndarray:
     left = np.minimum(position.astype(int), n - 2)
     weight = position - left
     return picture[:, left] * (1 - weight) + picture[:, left + 1] * weight
-
-
-if __name__ == "__main__":
-    import cli
-    from audio.gaussianity import main
-
-    cli.run(main)

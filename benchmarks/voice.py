@@ -23,8 +23,8 @@ import cli
 import config
 from audio.calibration import Calibration
 from audio.features import log_mel_vector
-from audio.gaussianity import spatial_power
-from audio.initial_noise import correlation, mix
+from audio.gaussianity import correlation, spatial_power
+from audio.initial_noise import mix
 from audio.orthogonal_map import SQUARES
 from audio.whitening import WHITENING_NAME, Whitening
 from painting.options import parse_options

@@ -1,4 +1,4 @@
-"""The doctor's figures against scipy's, and its words for what it is shown."""
+"""Figures of latents against SciPy's, and what is said of them."""
 
 import subprocess
 import sys
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import config
-from audio.gaussianity import examine, jarque_bera, main, read, report, spatial_power, verdict
-from audio.provenance import note
+from audio.__main__ import main
+from audio.gaussianity import examine, is_gaussian, jarque_bera, report, spatial_power, verdict
+from audio.provenance import note, read_latents
 
 NOISE = np.random.default_rng(3).standard_normal((150, 4, 32, 32))
 
@@ -27,6 +28,27 @@ def test_figures_of_noise():
     found = examine(NOISE[0])
     assert found.kurtosis == pytest.approx(3, abs=0.3) and found.radius == pytest.approx(1, abs=0.04)
     assert examine(2 * NOISE[0] + 1).p_normal == pytest.approx(found.p_normal)
+
+
+def test_noise_is_gaussian():
+    noise = np.random.default_rng(7).standard_normal((1000, 4, 32, 32), dtype=np.float32)
+    assert is_gaussian(noise).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 0.2,
+        lambda x: x * 1.2,
+        lambda x: x * 0.8,
+        lambda x: (x + np.roll(x, 1, -1)) / 2**0.5,
+        lambda x: (x + np.roll(x, 1, -2)) / 2**0.5,
+        lambda x: x * 0,
+    ],
+    ids=["mean", "wide", "narrow", "blurred sideways", "blurred downwards", "zero"],
+)
+def test_is_gaussian_refuses(change):
+    assert not is_gaussian(change(NOISE[:100])).any()
 
 
 def test_noise_is_healthy():
@@ -64,7 +86,7 @@ def test_report_fits_a_terminal_and_names_the_worst():
 
 def test_as_a_program(tmp_path):
     torch.save(torch.from_numpy(np.concatenate([NOISE[:1], NOISE[1:2] + 3])).float(), tmp_path / "two.pt")
-    command = [sys.executable, "-m", "audio.whitening", str(tmp_path / "two.pt")]
+    command = [sys.executable, "-m", "audio", str(tmp_path / "two.pt")]
     result = subprocess.run(command, cwd=config.REPO_DIR, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "1 of 2 are left as they are" in result.stdout and "does not say which calibration" in result.stderr
@@ -84,7 +106,7 @@ def test_what_is_no_latents_file_is_refused(content, tmp_path):
 
 def test_a_file_that_went_away_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
-        read(tmp_path / "gone.pt")
+        read_latents(tmp_path / "gone.pt")
 
 
 def test_latents_that_say_what_made_them_are_said_to(tmp_path, capsys):

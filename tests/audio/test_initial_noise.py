@@ -6,6 +6,7 @@ import pytest
 import config
 from audio.calibration import Calibration
 from audio.features import listen
+from audio.gaussianity import is_gaussian
 from audio.initial_noise import (
     LAYOUT_ORDER,
     Voices,
@@ -13,7 +14,6 @@ from audio.initial_noise import (
     cosine_basis,
     imprint_shape,
     initial_noise,
-    is_gaussian,
     layout_of,
     mix,
     shares,
@@ -37,27 +37,6 @@ def voices() -> np.ndarray:
 @pytest.fixture(scope="module")
 def noise() -> np.ndarray:
     return np.random.default_rng(7).standard_normal((1000, 4, 32, 32), dtype=np.float32)
-
-
-def test_is_gaussian_tells_noise_from_voices(voices, noise):
-    assert is_gaussian(noise).mean() > 0.999
-    assert not is_gaussian(voices).any()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x: x + 0.2,
-        lambda x: x * 1.2,
-        lambda x: x * 0.8,
-        lambda x: (x + np.roll(x, 1, -1)) / 2**0.5,
-        lambda x: (x + np.roll(x, 1, -2)) / 2**0.5,
-        lambda x: x * 0,
-    ],
-    ids=["mean", "wide", "narrow", "blurred sideways", "blurred downwards", "zero"],
-)
-def test_is_gaussian_refuses(noise, change):
-    assert not is_gaussian(change(noise[:100])).any()
 
 
 def test_mix():

@@ -5,8 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from audio.gaussianity import spatial_power
-from audio.initial_noise import correlation
+from audio.gaussianity import correlation, spatial_power
 from audio.orthogonal_map import hadamard, pairwise_sum, scatter, spread
 
 FROZEN = [0.25211279, 1.70628747, -0.56168959, 0.03899378]
