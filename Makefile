@@ -42,11 +42,11 @@ bench: $(VENV)/.ready-dev
 
 # hours on a CPU; every step resumes where it was stopped
 train: $(VENV)/.ready-dev
-	@[ -f training/words/vocab.txt ] || $(PY) -m ldm.data.words --out training/words
-	@$(PY) -m ldm.train first_stage
-	@$(PY) -m ldm.train layout
-	@$(PY) -m ldm.train diffusion
-	@$(PY) -m ldm.train export --out models/chladni
+	@$(PY) -m training words
+	@$(PY) -m training first_stage
+	@$(PY) -m training prior
+	@$(PY) -m training diffusion
+	@$(PY) -m training export
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

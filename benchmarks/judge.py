@@ -32,7 +32,7 @@ from ldm.modules.grids import warp  # noqa: E402
 from painting.images import to_uint8  # noqa: E402
 from training.scenes.render import render  # noqa: E402
 from training.scenes.scenes import PATTERNS, Scene, sample_scene  # noqa: E402
-from training.train import mixed_precision, to_tensor  # noqa: E402
+from training.compute import mixed_precision, to_tensor  # noqa: E402
 
 SIZE = 128  # pixels a side that the judge sees
 FIRST_SEED = 3_000_000_000  # of its training; unseen renders follow after TEST_SEED

@@ -32,13 +32,14 @@ import config  # noqa: E402
 from audio.initial_noise import mix  # noqa: E402
 from ldm.devices import choose_device, choose_precision  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
-from painting.painter import Painter  # noqa: E402
+from painting.image_spec import ImageSpec
+from painting.ldm_painter import LatentDiffusionPainter  # noqa: E402
 from training.scenes.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
 from training.scenes.palette import COLOURS, srgb_to_oklab  # noqa: E402
 from training.scenes.render import render  # noqa: E402
-from training.scenes.render_cache import rendered  # noqa: E402
+from training.scenes.render_cache import render_chunks  # noqa: E402
 from training.scenes.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
-from training.train import to_tensor  # noqa: E402
+from training.compute import to_tensor  # noqa: E402
 
 UNSEEN = 2**31  # seeds from here on are in no training
 UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net saw first: models/chladni/README.md
@@ -60,7 +61,7 @@ class Way(NamedTuple):
 
     sampler: str = "dpmpp"
     steps: int = 20
-    scale: float = config.GUIDANCE_SCALE
+    scale: float = ImageSpec.scale
     rescale: float = config.BUILTIN_RESCALE
     interval: tuple[float, float] = (0.0, 1.0)
 
@@ -83,7 +84,7 @@ class Studio:
         device = choose_device("auto")
         self.precision = choose_precision("auto", device)
         start = time.perf_counter()
-        self.painter = Painter(config.BUILTIN_MODEL_WEIGHTS, None, self.precision, device)
+        self.painter = LatentDiffusionPainter(config.BUILTIN_MODEL_WEIGHTS, None, self.precision, device)
         self.loading = time.perf_counter() - start
 
     def paint(self, prompts: list[str], x_T: torch.Tensor, way: Way = DEFAULT) -> np.ndarray:
@@ -261,8 +262,8 @@ def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
 def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
     """Print how near pictures come to training pictures, beside unseen renders."""
     chunks = itertools.chain(
-        *(rendered(seeds[0], len(seeds), 64) for seeds in (UNET_SEEDS, LATER_SEEDS)),
-        *(rendered(seeds[0], len(seeds), 64, "drifting") for seeds in (DRIFTING_SEEDS, LATER_DRIFTING_SEEDS)),
+        *(render_chunks(seeds[0], len(seeds), 64) for seeds in (UNET_SEEDS, LATER_SEEDS)),
+        *(render_chunks(seeds[0], len(seeds), 64, "drifting") for seeds in (DRIFTING_SEEDS, LATER_DRIFTING_SEEDS)),
     )
     known = [thumbnails(chunk) for chunk in tqdm(chunks, "training pictures, by 128")]
 

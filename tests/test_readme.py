@@ -22,9 +22,9 @@ NOT_RUN = {
     "make test": "runs this test",
     "make live": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "make bench": "takes long, and needs recordings",
-    "make train": "takes hours: tests/ldm/test_train.py trains a small model",
-    "python -m training.train diffusion": "as above",
-    "python -m training.train export": "as above",
+    "make train": "takes hours: tests/training/test_training.py trains a small model",
+    "python -m training diffusion": "as above",
+    "python -m training export": "as above",
     "python run_live_workflow.py --prompt": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python run_live_workflow.py --list_mics": "needs a sound system: tests/test_live_workflow.py has one",
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
@@ -76,7 +76,7 @@ ALL = [command for document in DOCUMENTS for command in commands(document)]
 def checkout(tmp_path: Path) -> Path:
     """A folder with all that a clone has, in which whatever is written stays apart from the clone."""
     for path in config.REPO_DIR.iterdir():
-        if not path.name.startswith(".") and path.name not in ("data", "outputs", "training"):
+        if not path.name.startswith(".") and path.name not in ("data", "outputs", "runs"):
             (tmp_path / path.name).symlink_to(path)
     (tmp_path / ".venv").symlink_to(sys.prefix)
     return tmp_path

@@ -185,12 +185,12 @@ def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
 
     monkeypatch.setitem(PATTERN_FAMILIES, "stripes", replace(stripes, field=spy, warp=0.0))
     for number, composition in enumerate((None, *COMPOSITIONS)):
-        render.render(Scene(5, "stripes", ("red", "blue"), composition=composition), 32, whole=True)
-        where = render.foldings(5, 32)[number]
+        render.render(Scene(5, "stripes", ("red", "blue"), composition=composition), 32, canonical=True)
+        where = render.fold_grids(5, 32)[number]
         zoom = np.linalg.norm(asked[-1]) / np.linalg.norm(where)
         np.testing.assert_allclose(asked[-1], zoom * where, atol=1e-5)
         assert np.abs(where).max() < PLANE_REACH + 0.2
-    tiled = render.repeats(32)[1 + COMPOSITIONS.index("tiled")]
+    tiled = render.tile_grids(32)[1 + COMPOSITIONS.index("tiled")]
     np.testing.assert_allclose(tiled[:16, :16], tiled[16:, 16:])
     np.testing.assert_allclose(tiled[:16, :16].mean(axis=(0, 1)), 0, atol=1e-6)
 
@@ -214,7 +214,7 @@ class Numbers:
 
 
 def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
-    """Its squares are the random numbers of `augment.view`."""
+    """Its squares are the random numbers of `augment.random_grid`."""
     x_T = torch.randn(2, 4, 16, 16)
     squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
     grids = prior.viewing_grid(x_T)
@@ -222,7 +222,7 @@ def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
         knots = squares[row, :2].permute(1, 2, 0).numpy()
         uniform = torch.special.ndtr(squares[row, 2].flatten()[:3]).tolist()
         monkeypatch.setattr(augment.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
-        np.testing.assert_allclose(grids[row], augment.view(0, 8), atol=1e-4)
+        np.testing.assert_allclose(grids[row], augment.random_grid(0, 8), atol=1e-4)
 
 
 def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:

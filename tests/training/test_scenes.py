@@ -1,5 +1,6 @@
-"""The generator of captioned art: determinism, resolution, colours that are seen, words that are allowed."""
+"""The drawing code and the captions: determinism, resolution, visible colours, allowed words."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from ldm.modules import grids
-from training.scenes.augment import drift, seen, view
+from training.scenes.__main__ import main
+from training.scenes.augment import colour_mask, random_grid, warp
 from training.scenes.captions import COLOUR_WORDS, HELD_OUT_SYNONYMS, MOOD_WORDS, caption, vocabulary
 from training.scenes.palette import COLOURS as COLOUR_VALUES
-from training.scenes.render import contact_sheet, main, render
+from training.scenes.render import contact_sheet, render
 from training.scenes.scenes import (
     COLOURS,
     COMPOSITIONS,
@@ -33,13 +35,20 @@ NAMES = tuple(COLOUR_VALUES)
 NAMES_LAB = cv2.cvtColor(np.array([list(COLOUR_VALUES.values())], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
-def _shares(picture: np.ndarray, names: tuple[str, ...]) -> list[float]:
-    """Share of pixels that are nearest to, or within 26 (CIE 1976) of, each named colour."""
-    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
+def _shares(image: np.ndarray, names: tuple[str, ...]) -> list[float]:
+    """Compute the share of pixels that are nearest to, or within 26 (CIE 1976) of, each named colour."""
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)
     distance = np.linalg.norm(lab[:, None] - NAMES_LAB, axis=2)
     nearest = distance.argmin(axis=1)
     indices = [NAMES.index(name) for name in names]
     return [float(((nearest == i) | (distance[:, i] < 26)).mean()) for i in indices]
+
+
+def _scenes_with(count: int, figure_share: float = 0.3, **attributes: str) -> list[Scene]:
+    """Find the first scenes whose attributes have the given values."""
+    scenes = (sample_scene(seed, figure_share=figure_share) for seed in itertools.count())
+    found = (scene for scene in scenes if all(getattr(scene, name) == value for name, value in attributes.items()))
+    return list(itertools.islice(found, count))
 
 
 def _words(text: str) -> list[str]:
@@ -67,9 +76,9 @@ def test_same_seed_same_bytes_in_another_process() -> None:
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_picture_is_rgb_bytes_of_the_size() -> None:
-    picture = render(sample_scene(3), 50)
-    assert picture.shape == (50, 50, 3) and picture.dtype == np.uint8
+def test_render_is_rgb_bytes_of_the_size() -> None:
+    image = render(sample_scene(3), 50)
+    assert image.shape == (50, 50, 3) and image.dtype == np.uint8
 
 
 def test_resolutions_agree() -> None:
@@ -85,15 +94,16 @@ def test_resolutions_agree() -> None:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_pattern_has_structure_and_varies(pattern: str) -> None:
-    pictures = [render(sample_scene(s, pattern=pattern, figure_share=0), 48).astype(np.float32) for s in range(4)]
-    assert all(p.std(axis=(0, 1)).max() > 10 for p in pictures)
-    assert all(np.abs(a - b).mean() > 8 for a, b in zip(pictures, pictures[1:], strict=False))
+    scenes = _scenes_with(4, figure_share=0, pattern=pattern)
+    renders = [render(scene, 48).astype(np.float32) for scene in scenes]
+    assert all(image.std(axis=(0, 1)).max() > 10 for image in renders)
+    assert all(np.abs(a - b).mean() > 8 for a, b in itertools.pairwise(renders))
 
 
 def test_a_pattern_has_few_shapes_and_many_looks() -> None:
     def greys(seed: int) -> np.ndarray:
         scene = Scene(seed=seed, pattern="spiral", colours=("black", "white"), mood="sharp")
-        return render(scene, 48, whole=True).astype(np.float32).mean(axis=2)
+        return render(scene, 48, canonical=True).astype(np.float32).mean(axis=2)
 
     alike = [np.corrcoef(greys(s).ravel(), greys(s + VARIANTS).ravel())[0, 1] for s in range(VARIANTS)]
     other = [np.corrcoef(greys(s).ravel(), greys(s + 1).ravel())[0, 1] for s in range(VARIANTS)]
@@ -101,16 +111,16 @@ def test_a_pattern_has_few_shapes_and_many_looks() -> None:
     assert not np.array_equal(greys(0), greys(VARIANTS))
 
 
-def test_each_picture_is_a_view_of_a_whole() -> None:
+def test_each_render_is_a_crop_of_the_canonical_one() -> None:
     for seed in range(8):
         scene = sample_scene(seed)
-        expected = seen(render(scene, 256, whole=True), view(seed, 128)).ravel()
-        as_seen, whole = render(scene, 128).ravel(), render(scene, 128, whole=True).ravel()
+        expected = warp(render(scene, 256, canonical=True), random_grid(seed, 128)).ravel()
+        as_seen, whole = render(scene, 128).ravel(), render(scene, 128, canonical=True).ravel()
         assert np.corrcoef(as_seen, expected)[0, 1] > max(0.8, np.corrcoef(as_seen, whole)[0, 1] + 0.05)
 
 
-def test_views_are_near_mirrored_and_bent() -> None:
-    views = np.stack([view(seed, 32) for seed in range(200)])
+def test_random_grids_zoom_mirror_and_bend() -> None:
+    views = np.stack([random_grid(seed, 32) for seed in range(200)])
     assert views.shape == (200, 32, 32, 2) and views.dtype == np.float32
     assert np.abs(views).max() < 1.3  # hardly over the edge
     right, down = np.diff(views[..., 0], axis=2).mean(axis=(1, 2)), np.diff(views[..., 1], axis=1).mean(axis=(1, 2))
@@ -119,20 +129,20 @@ def test_views_are_near_mirrored_and_bent() -> None:
     assert 0.85 < zoom.min() < 1.1 and 1.3 < zoom.max() < 1.6  # 1 to 1.4, give and take the bending
     straight = np.linspace(views[:, :, :1], views[:, :, -1:], 32, axis=2).squeeze(3)
     assert 0.005 < np.abs(views - straight).mean() < 0.05
-    assert np.array_equal(view(7, 32), views[7])
+    assert np.array_equal(random_grid(7, 32), views[7])
 
 
-def test_drifting_colours_are_two_sets_of_the_same_shapes() -> None:
+def test_drifting_colours_are_two_sets_on_the_same_shapes() -> None:
     for seed in range(12):
         scene = sample_scene(seed)
         other = recoloured(scene)
         assert other != scene and replace(other, colours=scene.colours) == scene
         assert len(other.colours) == len(scene.colours)
-        drawn = [render(s, 64, whole=True).astype(float) for s in (scene, other)]
-        drifting = render(scene, 64, whole=True, drifting=True)
-        share = drift(seed, 64)[..., None]
+        drawn = [render(s, 64, canonical=True).astype(float) for s in (scene, other)]
+        drifting = render(scene, 64, canonical=True, drifting=True)
+        share = colour_mask(seed, 64)[..., None]
         assert np.abs(drifting - (drawn[0] * (1 - share) + drawn[1] * share)).max() < 1
-        expected = seen(render(scene, 256, whole=True, drifting=True), view(seed, 128)).ravel()
+        expected = warp(render(scene, 256, canonical=True, drifting=True), random_grid(seed, 128)).ravel()
         assert np.corrcoef(render(scene, 128, drifting=True).ravel(), expected)[0, 1] > 0.8
 
 
@@ -150,27 +160,27 @@ def test_no_mood_stands_before_an_article() -> None:
     assert not [text for text in captions if re.search(rf"\b({moods}) (a|an|the)\b", text)]
 
 
-def test_a_drift_goes_from_knot_to_knot() -> None:
-    drifts = np.stack([drift(seed, 31) for seed in range(200)])
+def test_a_colour_mask_is_linear_between_knots() -> None:
+    drifts = np.stack([colour_mask(seed, 31) for seed in range(200)])
     knots = drifts[:, ::10, ::10]
     assert drifts.min() == 0 and drifts.max() == 1
     assert abs((knots == 0).mean() - 1 / 3) < 0.05 and abs((knots == 1).mean() - 1 / 3) < 0.05
     np.testing.assert_allclose(drifts[:, 5, 10], (knots[:, 0, 1] + knots[:, 1, 1]) / 2, atol=1e-6)
 
 
-def test_a_view_is_the_same_at_every_size() -> None:
-    small = view(3, 32)
-    averaged = view(3, 128).reshape(32, 4, 32, 4, 2).mean(axis=(1, 3))
+def test_a_grid_is_the_same_at_every_size() -> None:
+    small = random_grid(3, 32)
+    averaged = random_grid(3, 128).reshape(32, 4, 32, 4, 2).mean(axis=(1, 3))
     assert np.abs(small - averaged)[1:-1, 1:-1].max() < 0.005
 
 
-def test_what_is_seen_lies_where_the_view_says() -> None:
-    """Of a picture that shows where it is; as torch's grid_sample finds it, too."""
+def test_warp_samples_where_the_grid_says() -> None:
+    """Warp an image of its own coordinates, here and with torch's grid_sample."""
     axis = ((np.arange(64) + 0.5) / 32 - 1).astype(np.float32)
     picture = np.stack(np.meshgrid(axis, axis), axis=2)
-    coordinates = view(1, 32)
+    coordinates = random_grid(1, 32)
     inside = np.abs(coordinates).max(axis=2) < 0.95
-    here = seen(picture, coordinates)
+    here = warp(picture, coordinates)
     assert np.abs(here - coordinates)[inside].max() < 3e-3
     sampled = grids.warp(torch.from_numpy(picture.transpose(2, 0, 1)[None]), torch.from_numpy(coordinates[None]))
     assert np.abs(sampled[0].numpy().transpose(1, 2, 0) - here)[inside].max() < 3e-3
@@ -189,15 +199,14 @@ def test_attributes_are_numbered_by_their_values() -> None:
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_stands_out(figure: str) -> None:
-    for seed in range(3):
-        scene = sample_scene(seed, figure=figure)
+    for scene in _scenes_with(3, figure_share=1, figure=figure):
         bare = Scene(**{**scene.__dict__, "figure": None})
         drawn = render(scene, 48).astype(np.float32)
         assert drawn.std(axis=(0, 1)).max() > 10
         assert np.abs(drawn - render(bare, 48)).mean() > 8
 
 
-def test_every_mood_and_composition_changes_the_picture() -> None:
+def test_every_mood_and_composition_changes_the_render() -> None:
     for pattern in ("cells", "waves"):
         plain = Scene(seed=5, pattern=pattern, colours=("red", "navy"))
         for mood in set(MOODS) - {"warm", "cool"}:
@@ -208,11 +217,12 @@ def test_every_mood_and_composition_changes_the_picture() -> None:
 
 
 def test_warm_and_cool_choose_the_colours() -> None:
-    assert not {c for s in range(40) for c in sample_scene(s, mood="warm").colours} & {"blue", "cyan", "green", "navy"}
-    assert not {c for s in range(40) for c in sample_scene(s, mood="cool").colours} & {"red", "orange", "yellow"}
+    warm, cool = ({c for scene in _scenes_with(40, mood=mood) for c in scene.colours} for mood in ("warm", "cool"))
+    assert not warm & {"blue", "cyan", "green", "navy"}
+    assert not cool & {"red", "orange", "yellow"}
 
 
-def test_named_colours_are_seen() -> None:
+def test_named_colours_are_visible() -> None:
     missing = []
     for seed in range(200):
         scene = sample_scene(seed)
@@ -271,16 +281,14 @@ def test_captions_may_leave_out_colours() -> None:
     assert not (colours - looks) & {word for text in texts for word in re.findall("[a-z]+", text)}
 
 
-def test_captions_of_one_scene_vary_and_name_what_is_there() -> None:
+def test_captions_of_one_scene_vary_and_name_what_it_shows() -> None:
     scene = Scene(seed=1, pattern="waves", colours=("red", "gold"), figure="heart")
     texts = [caption(scene, np.random.default_rng(i)) for i in range(200)]
     assert len(set(texts)) > 100
     assert sum("heart" in text for text in texts) > 150
 
 
-def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="nonsense"):
-        sample_scene(0, pattern="nonsense")
+def test_a_size_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="size"):
         render(sample_scene(0), 8)
 

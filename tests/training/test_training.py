@@ -1,6 +1,8 @@
-"""The training of the built-in model, in miniature: that it learns, resumes, and exports what loads."""
+"""The training of the built-in model in miniature: it learns, resumes, and exports a model that loads."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,19 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 import config
-from training import train
 from ldm.checkpoint import load_model
 from ldm.models.autoencoder import ShuffleAutoencoder
 from ldm.modules.grids import warp
 from ldm.tensor_files import read_tensors
-from training.scenes.augment import drift, view
+from training import diffusion, first_stage, parts, prior, run
+from training.__main__ import main
+from training.compute import to_tensor
+from training.optimizer import MuonAdamW, PowerEMA, inner_and_outer
+from training.scenes.augment import colour_mask, random_grid
 from training.scenes.captions import COLOUR_WORDS, vocabulary
-from training.scenes.render_cache import rendered
+from training.scenes.render_cache import render_chunks
 from training.scenes.scenes import attribute_values, recoloured, sample_scene
+from training.settings import DiffusionOptions, FirstStageOptions
 
 UNET = "model.diffusion_model."
 COLOUR_NAMES = {name for names in COLOUR_WORDS.values() for name in names}
@@ -26,7 +32,7 @@ COLOUR_NAMES = {name for names in COLOUR_WORDS.values() for name in names}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A training folder with word vectors, a tiny trained first stage, and a tiny trained layout."""
+    """A training folder with word vectors, a tiny trained first stage, and a tiny trained prior."""
     folder = tmp_path_factory.mktemp("training")
     (folder / "words").mkdir()
     words = vocabulary()
@@ -36,12 +42,12 @@ def folder(tmp_path_factory) -> Path:
     )
     OmegaConf.save(tiny_config(), folder / "tiny.yaml")
     command("first_stage", folder)
-    command("layout", folder)
+    command("prior", folder)
     return folder
 
 
 def tiny_config() -> OmegaConf:
-    """The built-in model's yaml, shrunk."""
+    """Shrink the yaml of the built-in model."""
     tiny = OmegaConf.load(config.CONFIGS_DIR / "latent-diffusion" / "chladni.yaml")
     parts = tiny.model.params
     parts.unet_config.params.update(
@@ -49,21 +55,21 @@ def tiny_config() -> OmegaConf:
     )
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)
-    tiny.training.first_stage.update(pictures=8, crop=64, batch_size=4, steps=351, decoder_steps=50, learning_rate=5e-3)
+    tiny.training.first_stage.update(renders=8, crop=64, batch_size=4, steps=351, decoder_steps=50, learning_rate=5e-3)
     parts.unet_config.params.layout.update(width=32, cell_width=8, extent=16, fields=1, maps=3)
-    tiny.training.layout.update(
-        pictures=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
+    tiny.training.prior.update(
+        renders=64, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
     )
     stages = [
-        {"size": 64, "pictures": 8, "drifting": 4, "batch_size": 4, "steps": 3},
-        {"size": 128, "pictures": 4, "drifting": 0, "batch_size": 2, "steps": 3},
+        {"size": 64, "renders": 8, "drifting": 4, "batch_size": 4, "steps": 3},
+        {"size": 128, "renders": 4, "drifting": 0, "batch_size": 2, "steps": 3},
     ]
     tiny.training.diffusion.update(stages=stages)
     return tiny
 
 
 def command(name: str, folder: Path, *arguments: str) -> None:
-    train.main([name, "--config", str(folder / "tiny.yaml"), "--dir", str(folder), *arguments])
+    main([name, "--config", str(folder / "tiny.yaml"), "--dir", str(folder), *arguments])
 
 
 def losses(path: Path) -> list[tuple[str, ...]]:
@@ -75,10 +81,10 @@ def losses(path: Path) -> list[tuple[str, ...]]:
 def test_first_stage_learns_and_standardises(folder):
     rows = losses(folder / "first_stage" / "loss.csv")
     assert float(rows[-1][1]) < 0.8 * float(rows[0][1])
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
-    pictures = train.to_tensor(next(rendered(0, 8, 256)))
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
+    images = to_tensor(next(render_chunks(0, 8, 256)))
     with torch.inference_mode():
-        z = model.encode_first_stage(pictures)
+        z = model.encode_first_stage(images)
     assert z.shape == (8, 4, 32, 32)
     torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(4), atol=0.01, rtol=0)
     torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(4), atol=0.01, rtol=0)
@@ -88,37 +94,37 @@ def test_roughness_tells_noise_from_what_varies_slowly():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, 4, 16, 16, generator=generator)
     ramp = torch.linspace(-1, 1, 16).expand(2, 4, 16, 16)
-    assert train.roughness(noise) > 0.6
-    assert train.roughness(ramp) < 0.01
+    assert first_stage.roughness(noise) > 0.6
+    assert first_stage.roughness(ramp) < 0.01
 
 
 def test_the_first_stage_is_told_to_make_smooth_latents(folder):
     """The weight of the penalty counts, and what it weighs is the roughness of the encoder's means."""
     options = OmegaConf.to_container(tiny_config().training.first_stage)
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=())
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder, trained=())
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     loss = {}
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        settings = train.FirstStageOptions(**{**options, "roughness_weight": weight})
-        loss[weight] = train.first_stage_loss(model.first_stage_model, x, settings)[0]
+        settings = FirstStageOptions(**{**options, "roughness_weight": weight})
+        loss[weight] = first_stage.autoencoder_loss(model.first_stage_model, x, settings)[0]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        rough = train.roughness(model.first_stage_model.posterior(x)[0].float())
+        rough = first_stage.roughness(model.first_stage_model.posterior(x)[0].float())
     assert (loss[1.0] - loss[0.0]).item() == pytest.approx(rough.item(), abs=1e-4)
 
 
-def test_the_layout_learns_to_read_and_to_draw(folder):
-    rows = [float(loss) for step, loss in losses(folder / "layout" / "loss.csv")]
+def test_the_prior_learns_to_read_and_to_draw(folder):
+    rows = [float(loss) for step, loss in losses(folder / "prior" / "loss.csv")]
     assert rows[1] < 0.9 * rows[0]  # steps 0 and 25 of reading
     assert rows[3] < 0.95 * rows[2]  # steps 50 and 75, of drawing
 
 
 def test_thumbnails_are_about_the_latents(folder):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
-    thumbnails = train.Thumbnails(model, next(rendered(0, 16, 32, "whole")), 0)
-    pictures = train.to_tensor(next(rendered(0, 16, 256, "whole")))
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder, trained=["first_stage"])
+    thumbnails = prior.Thumbnails(model, next(render_chunks(0, 16, 32, "canonical")), 0)
+    images = to_tensor(next(render_chunks(0, 16, 256, "canonical")))
     with torch.inference_mode():
-        z = model.encode_first_stage(pictures)
+        z = model.encode_first_stage(images)
     assert thumbnails.pixels.shape == (16, 32, 32, 3)
     assert thumbnails.values.tolist() == [attribute_values(sample_scene(seed)) for seed in range(16)]
     assert thumbnails.variants.tolist() == [sample_scene(seed).variant for seed in range(16)]
@@ -135,7 +141,7 @@ def interrupted_and_resumed(folder, monkeypatch, tmp_path):
 
     def train_twice(name: str, owner: type, method: str, stop: int) -> tuple[dict, dict]:
         whole = torch.load(folder / name / "checkpoint.pt", weights_only=True)
-        (folder / name).rename(tmp_path / "whole")
+        (folder / name).rename(tmp_path / "canonical")
         uninterrupted = getattr(owner, method)
 
         def interrupted(self: object, step: int, **values: float) -> None:
@@ -143,7 +149,7 @@ def interrupted_and_resumed(folder, monkeypatch, tmp_path):
                 raise KeyboardInterrupt
             uninterrupted(self, step, **values)
 
-        monkeypatch.setattr(train, "SAVE_EVERY", 0.0)
+        monkeypatch.setattr(run, "SAVE_EVERY", 0.0)
         monkeypatch.setattr(owner, method, interrupted)
         with pytest.raises(KeyboardInterrupt):
             command(name, folder)
@@ -154,20 +160,20 @@ def interrupted_and_resumed(folder, monkeypatch, tmp_path):
     return train_twice
 
 
-def assert_same_parts(resumed: dict, whole: dict, parts: tuple[str, ...]) -> None:
-    for part in parts:
+def assert_same_parts(resumed: dict, whole: dict, names: tuple[str, ...]) -> None:
+    for part in names:
         for name, tensor in whole[part].items():
             torch.testing.assert_close(resumed[part][name], tensor, rtol=0, atol=0, msg=name)
 
 
-def test_layout_training_resumes_where_it_was(interrupted_and_resumed):
-    whole, resumed = interrupted_and_resumed("layout", train.Run, "log", 75)
-    assert_same_parts(resumed, whole, ("text", "layout"))
+def test_training_of_the_prior_resumes_where_it_was(interrupted_and_resumed):
+    whole, resumed = interrupted_and_resumed("prior", run.TrainingRun, "log", 75)
+    assert_same_parts(resumed, whole, ("text_encoder", "prior"))
 
 
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(folder, interrupted_and_resumed):
+def test_a_run_that_was_interrupted_gives_the_same_weights(folder, interrupted_and_resumed):
     command("diffusion", folder)
-    whole, resumed = interrupted_and_resumed("diffusion", train.PowerEMA, "update", 4)
+    whole, resumed = interrupted_and_resumed("diffusion", PowerEMA, "update", 4)
     assert whole["step"] == 6
     assert_same_parts(resumed, whole, ("unet", "average_unet"))
 
@@ -179,12 +185,12 @@ def test_export_loads_and_paints(folder, tmp_path):
     modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
     assert len(modes) == 1  # whoever may read the yaml may read the weights
     model = load_model(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.yaml")
-    train.save_samples(model, 8, tmp_path / "sheet.png")
+    diffusion.save_samples(model, 8, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
-def test_training_may_begin_with_a_model_that_is_there(folder, tmp_path):
-    """Its words, its first stage and its layout stand in for those that the folder lacks, and its U-Net learns on."""
+def test_training_may_start_from_an_existing_model(folder, tmp_path):
+    """Its words, first stage and prior replace those that the folder lacks, and its U-Net is trained further."""
     if not (folder / "diffusion").exists():
         command("diffusion", folder)
     command("export", folder, "--out", str(tmp_path / "model"))
@@ -203,15 +209,15 @@ def test_training_may_begin_with_a_model_that_is_there(folder, tmp_path):
         assert (exported[name].float() - trained[name].float()).abs().max() < 0.05
 
 
-def test_a_model_of_another_shape_is_no_beginning(folder, tmp_path):
-    node = train.model_node(tiny_config(), folder / "words")
-    with pytest.raises(ValueError, match="chladni is no model as the yaml describes it"):
-        train.build(node, folder, start=config.BUILTIN_MODEL_WEIGHTS.parent)
+def test_training_does_not_start_from_a_model_of_another_shape(folder, tmp_path):
+    node = parts.model_node(tiny_config(), folder / "words")
+    with pytest.raises(ValueError, match="chladni does not fit the yaml"):
+        parts.build(node, folder, start=config.BUILTIN_MODEL_WEIGHTS.parent)
 
 
 def test_moving_average_follows_and_forgets():
     live, average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    ema = train.PowerEMA(live, average)
+    ema = PowerEMA(live, average)
     ema.update(0)
     assert torch.equal(average.weight, live.weight)  # the first update takes all
     torch.nn.init.constant_(live.weight, 1.0)
@@ -224,7 +230,7 @@ def test_muon_steps_are_as_long_in_all_directions():
     torch.manual_seed(0)
     kernel = torch.nn.Conv2d(12, 8, 3).to(memory_format=torch.channels_last)
     before = [p.detach().clone() for p in kernel.parameters()]
-    optimizer = train.MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
+    optimizer = MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
     kernel.weight.grad = torch.randn_like(kernel.weight) * torch.logspace(0, 2, 8)[:, None, None, None]
     kernel.bias.grad = torch.logspace(0, 2, 8)
     optimizer.step()
@@ -236,99 +242,99 @@ def test_muon_steps_are_as_long_in_all_directions():
 
 def test_a_training_of_another_optimizer_is_not_gone_on_with():
     kernel = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
-    optimizer = train.MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
+    optimizer = MuonAdamW([kernel.weight], [kernel.bias], learning_rate=0.01)
     with pytest.raises(ValueError, match="another optimizer"):
         optimizer.load_state_dict(torch.optim.AdamW(kernel.parameters()).state_dict())
     optimizer.load_state_dict(optimizer.state_dict())
 
 
 def test_a_checkpoint_of_another_shape_is_named(tmp_path):
-    run, other = (
-        train.Run(tmp_path, {"part": (part := torch.nn.Linear(n, 1))}, torch.optim.Adam(part.parameters()))
+    kept, other = (
+        run.TrainingRun(tmp_path, {"part": (part := torch.nn.Linear(n, 1))}, torch.optim.Adam(part.parameters()))
         for n in (2, 3)
     )
-    run.save(7)
-    assert run.resume() == 7
-    with pytest.raises(ValueError, match="checkpoint.pt is of another version, or of another yaml: move its folder"):
+    kept.save(7)
+    assert kept.resume() == 7
+    with pytest.raises(ValueError, match="checkpoint.pt was written by another version, or with another yaml"):
         other.resume()
 
 
 def test_muon_has_the_inner_matrices_of_the_u_net_and_adamw_the_rest(folder):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    inner, others = ({names[id(p)].removeprefix(UNET) for p in part} for part in train.inner_and_outer(model))
+    inner, others = ({names[id(p)].removeprefix(UNET) for p in part} for part in inner_and_outer(model))
     trained = {name.removeprefix(UNET) for name, p in model.named_parameters() if p.requires_grad}
     assert inner | others == trained and not inner & others
     assert {"input_blocks.0.0.weight", "out.2.weight", "bypass.weight", "time_embed.0.bias"} <= others
     assert {"time_embed.0.weight", "middle_block.0.in_layers.2.weight"} <= inner
 
 
-def batch_of(x_0: torch.Tensor, prompts: list[str]) -> train.Batch:
+def batch_of(x_0: torch.Tensor, prompts: list[str]) -> diffusion.Batch:
     """Clean latents with prompts, of the scenes 0, 1, 2, …, at times all over the schedule."""
     scenes = [sample_scene(seed) for seed in range(len(x_0))]
     values = torch.tensor([attribute_values(scene) for scene in scenes])
     variants = torch.tensor([scene.variant for scene in scenes])
     t = torch.linspace(0, 999, len(x_0)).long()
-    views = torch.from_numpy(np.stack([view(seed, x_0.shape[2]) for seed in range(len(x_0))]))
-    drifts = torch.zeros_like(x_0[:, 0])
-    return train.Batch(x_0, prompts, values, variants, values, drifts, views, t, torch.randn_like(x_0))
+    grids = torch.from_numpy(np.stack([random_grid(seed, x_0.shape[2]) for seed in range(len(x_0))]))
+    masks = torch.zeros_like(x_0[:, 0])
+    return diffusion.Batch(x_0, prompts, values, variants, values, masks, grids, t, torch.randn_like(x_0))
 
 
 def test_loss_of_a_perfect_prediction_is_zero(folder):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
     batch = batch_of(torch.randn(3, 4, 8, 8), ["a", "", "red"])
     model.model.diffusion_model.forward = lambda x, t, c, prior: model.target(batch.x_0, t, batch.noise)
-    assert train.diffusion_loss(model, batch, 5.0).item() == 0.0
+    assert diffusion.diffusion_loss(model, batch, 5.0).item() == 0.0
 
 
 @pytest.mark.parametrize(("t", "cut"), [(5, True), (990, False)])
 def test_the_loss_weighs_the_error_of_v_by_noise_cut_at_little(folder, t, cut):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
     batch = batch_of(torch.randn(1, 4, 8, 8), ["red"])._replace(t=torch.tensor([t]))
     off_by_one = model.target(batch.x_0, batch.t, batch.noise) + 1
     model.model.diffusion_model.forward = lambda x, t, c, prior: off_by_one
     snr_plus_1 = 1 / (1 - model.alphas_cumprod[t].item())
     assert (snr_plus_1 > 5) == cut
     expected = min(snr_plus_1, 5.0) / snr_plus_1
-    assert train.diffusion_loss(model, batch, 5.0).item() == pytest.approx(expected, rel=1e-4)
+    assert diffusion.diffusion_loss(model, batch, 5.0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_layout_trained_anew_is_not_lost(folder, tmp_path):
-    """Neither training nor export goes on with a U-Net that was trained with another."""
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
-    with train.same_layout(model, folder):
+def test_a_prior_that_was_trained_anew_is_not_lost(folder, tmp_path):
+    """Neither training nor export accepts a U-Net that was trained with another prior."""
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
+    with parts.unchanged_prior(model, folder):
         pass
-    with pytest.raises(ValueError, match="was trained with another layout"), train.same_layout(model, folder):
-        train.layout_of(model).draws += 1
+    with pytest.raises(ValueError, match="was trained with another prior"), parts.unchanged_prior(model, folder):
+        parts.prior_of(model).draws += 1
 
 
-def test_the_u_net_is_trained_with_the_guess_of_the_true_scene(folder):
+def test_the_u_net_is_trained_with_the_prior_of_the_true_scene(folder):
     """As it is seen there, if there is a prompt. Each picture of the batch has its own."""
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
-    layout = train.layout_of(model)
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
+    module = parts.prior_of(model)
     batch = batch_of(torch.zeros(3, 4, 32, 32), ["a", "", "red"])
-    guess = train.true_prior(layout, batch)
-    assert guess.shape == batch.x_0.shape
-    assert guess[1].abs().max() == 0
+    latents = diffusion.true_prior(module, batch)
+    assert latents.shape == batch.x_0.shape
+    assert latents[1].abs().max() == 0
     for row in (0, 2):
-        whole = train.prior_of(layout, batch.values[[row]], batch.variants[[row]]).detach()
-        torch.testing.assert_close(guess[[row]], warp(whole, torch.from_numpy(view(row, 32)[None])))
-    assert not torch.allclose(guess[0], guess[2], atol=1e-2)
+        whole = prior.scene_prior(module, batch.values[[row]], batch.variants[[row]]).detach()
+        torch.testing.assert_close(latents[[row]], warp(whole, torch.from_numpy(random_grid(row, 32)[None])))
+    assert not torch.allclose(latents[0], latents[2], atol=1e-2)
     half = batch_of(torch.zeros(3, 4, 16, 16), ["a", "", "red"])
-    assert train.true_prior(layout, half).shape == (3, 4, 16, 16)
+    assert diffusion.true_prior(module, half).shape == (3, 4, 16, 16)
 
 
-def test_where_colours_drift_the_guess_does(folder):
-    model = train.build(train.model_node(tiny_config(), folder / "words"), folder)
-    layout = train.layout_of(model)
+def test_the_prior_drifts_where_colours_do(folder):
+    model = parts.build(parts.model_node(tiny_config(), folder / "words"), folder)
+    module = parts.prior_of(model)
     batch = batch_of(torch.zeros(1, 4, 32, 32), ["a"])
     other = batch._replace(values=torch.tensor([attribute_values(recoloured(sample_scene(0)))]))
     right = torch.zeros(1, 32, 32)
     right[:, :, 16:] = 1
-    drifting = batch._replace(others=other.values, drifts=right, views=straight(32))
-    ours, others = (train.true_prior(layout, b._replace(views=straight(32))) for b in (batch, other))
+    drifting = batch._replace(other_values=other.values, masks=right, grids=straight(32))
+    ours, others = (diffusion.true_prior(module, b._replace(grids=straight(32))) for b in (batch, other))
     assert not torch.allclose(ours, others, atol=1e-2)
-    torch.testing.assert_close(train.true_prior(layout, drifting), torch.where(right.bool()[:, None], others, ours))
+    torch.testing.assert_close(diffusion.true_prior(module, drifting), torch.where(right.bool()[:, None], others, ours))
 
 
 def straight(size: int) -> torch.Tensor:
@@ -338,18 +344,18 @@ def straight(size: int) -> torch.Tensor:
 
 def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     latents = np.arange(50, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16)
-    options = train.DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
-    batch = train.DiffusionBatches(latents, 30, 1000, 40, options, 0)[7]
+    options = DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
+    batch = diffusion.DiffusionBatches(latents, 30, 1000, 40, options, 0)[7]
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
     scenes = [sample_scene(1000 + row) for row in rows]
     assert batch.values.tolist() == [attribute_values(scene) for scene in scenes]
-    assert np.array_equal(batch.views, np.stack([view(1000 + row, 2) for row in rows]))
+    assert np.array_equal(batch.grids, np.stack([random_grid(1000 + row, 2) for row in rows]))
     assert batch.variants.tolist() == [scene.variant for scene in scenes]
     others = [recoloured(scene) if row >= 20 else scene for row, scene in zip(rows, scenes, strict=True)]
-    assert batch.others.tolist() == [attribute_values(scene) for scene in others]
-    for row, drifts, prompt in zip(rows, batch.drifts, batch.prompts, strict=True):
-        np.testing.assert_array_equal(drifts, drift(1000 + row, 2))
+    assert batch.other_values.tolist() == [attribute_values(scene) for scene in others]
+    for row, mask, prompt in zip(rows, batch.masks, batch.prompts, strict=True):
+        np.testing.assert_array_equal(mask, colour_mask(1000 + row, 2))
         assert row < 20 or not COLOUR_NAMES & set(prompt.split())
     assert 5 < sum(row < 20 for row in rows) < 35
     assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
@@ -372,7 +378,7 @@ def test_orthogonal_start_loses_nothing_it_need_not(batch):
     [
         (lambda yaml: yaml.training.first_stage.pop("kl_weight"), "missing .*kl_weight"),
         (lambda yaml: yaml.training.diffusion.update(momentum=0.9), "momentum"),
-        (lambda yaml: yaml.pop("training"), "the training: node is not such a one"),
+        (lambda yaml: yaml.pop("training"), "the training: node must have the entries"),
         (lambda yaml: yaml.pop("model"), "describes no model"),
     ],
 )
@@ -386,5 +392,23 @@ def test_a_yaml_that_says_too_little_or_too_much_is_told_so(change, message, tmp
 
 def test_words_come_first(tmp_path):
     OmegaConf.save(tiny_config(), tmp_path / "tiny.yaml")
-    with pytest.raises(OSError, match=f"run python -m training.scenes.words --out {tmp_path / 'words'} first"):
+    with pytest.raises(OSError, match=f"run python -m training words --dir {tmp_path} first"):
         command("first_stage", tmp_path)
+
+
+def test_existing_word_vectors_are_kept(tmp_path, capsys):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("a\n")
+    assert main(["words", "--dir", str(tmp_path)]) == 0
+    assert "move the folder away" in capsys.readouterr().out
+    assert (tmp_path / "words" / "vocab.txt").read_text() == "a\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["layers"], ["prior", "--out", "model"], ["words", "--config", "/x"]]
+)
+def test_the_command_line_answers_before_torch_is_imported(arguments):
+    code = "import sys; from training.__main__ import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=config.REPO_DIR, capture_output=True, text=True)
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
+    assert "Traceback" not in done.stderr

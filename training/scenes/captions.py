@@ -1,7 +1,7 @@
 """Captions of scenes: templates over dictionaries of synonyms.
 
-The dictionaries are the whole vocabulary (`vocabulary`); `HELD_OUT_SYNONYMS` are kept out of it, to measure later
-what the model makes of words that it has never been trained on.
+The dictionaries are the whole vocabulary (`vocabulary`). `HELD_OUT_SYNONYMS` are not part of it: they measure how the
+model interprets words that it has never been trained on.
 """
 
 import re
@@ -193,15 +193,16 @@ HELD_OUT_SYNONYMS: dict[str, str] = {
     "blaze": "fire",
     "medallion": "mandala",
 }
-"""Words that no caption contains, each with the canonical colour, pattern or figure that it means."""
+"""Words that no caption contains, each with the name of the colour, pattern or figure that it means."""
 
 
 def _chance(rng: np.random.Generator, probability: float) -> bool:
+    """Return True with this probability."""
     return bool(rng.random() < probability)
 
 
 def _listed(words: list[str], rng: np.random.Generator) -> str:
-    """Words joined as a list: "red and gold", "red, gold and black", "red gold"."""
+    """Join words as a list: "red and gold", "red, gold and black", "red gold"."""
     if len(words) == 1:
         return words[0]
     if _chance(rng, 0.2):
@@ -211,14 +212,14 @@ def _listed(words: list[str], rng: np.random.Generator) -> str:
 
 
 def _with_article(phrase: str, rng: np.random.Generator) -> str:
-    """The phrase, usually with "a" or "an"; plurals and mass words stay bare."""
+    """Put "a" or "an" before most phrases; plurals get none."""
     if phrase.endswith("s") or _chance(rng, 0.25):
         return phrase
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
 def _subject(scene: Scene, rng: np.random.Generator) -> str:
-    """Name of the pattern or of both patterns."""
+    """Name the pattern, or both patterns."""
     first = pick(PATTERN_WORDS[scene.pattern], rng)
     if scene.second is None or _chance(rng, 0.15):
         return first
@@ -226,7 +227,7 @@ def _subject(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _extras(scene: Scene, rng: np.random.Generator, mood_used: bool) -> list[str]:
-    """Optional words after the main phrase: mood, composition, look."""
+    """Draw optional words after the main phrase: mood, composition, look."""
     extras = []
     if scene.mood and not mood_used and _chance(rng, 0.65):
         extras.append(pick(MOOD_WORDS[scene.mood], rng))
@@ -242,7 +243,7 @@ def _extras(scene: Scene, rng: np.random.Generator, mood_used: bool) -> list[str
 
 
 def _colourless_phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """Main phrase that names no colour."""
+    """Draw a main phrase that names no colour."""
     if scene.figure is None:
         thing = _subject(scene, rng)
     else:
@@ -254,7 +255,7 @@ def _colourless_phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """Main phrase of a scene with a figure."""
+    """Draw the main phrase of a scene with a figure."""
     figure = pick(FIGURE_WORDS[scene.figure or ""], rng)
     own, ground = pick(COLOUR_WORDS[scene.colours[0]], rng), pick(COLOUR_WORDS[scene.colours[1]], rng)
     pattern = pick(PATTERN_WORDS[scene.pattern], rng)
@@ -277,7 +278,7 @@ def _figure_phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _pattern_phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """Main phrase of a scene of patterns only."""
+    """Draw the main phrase of a scene of patterns only."""
     names = [pick(COLOUR_WORDS[c], rng) for c in scene.colours]
     named = names[: int(rng.integers(2, len(names) + 1))]
     colours = _listed(named, rng)
@@ -303,11 +304,11 @@ def _pattern_phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def caption(scene: Scene, rng: np.random.Generator, colourless: bool = False) -> str:
-    """A lower-case ASCII caption of 1 to 20 words: what it names is in the picture, but parts may be missing.
+    """Write a lower-case ASCII caption of 1 to 20 words; it names only what the render shows, but not all of it.
 
     Args:
-        scene: the scene; may be captioned many times.
-        rng: draws the template, the synonyms and the parts left out.
+        scene: the scene; one scene can have many captions.
+        rng: draws the template, the synonyms and the parts to leave out.
         colourless: name no colour.
     """
     if _chance(rng, 0.05):
@@ -317,7 +318,7 @@ def caption(scene: Scene, rng: np.random.Generator, colourless: bool = False) ->
     else:
         phrase = _figure_phrase(scene, rng) if scene.figure else _pattern_phrase(scene, rng)
     mood_used = False
-    # "dark" or "bright" before a colour would be read as a shade of it.
+    # "dark" or "bright" before a colour would mean a shade of it
     bare = not phrase.startswith(("a ", "an ", "the "))
     if scene.mood not in (None, "dark", "bright") and _chance(rng, 0.4) and bare:
         phrase, mood_used = f"{pick(MOOD_WORDS[scene.mood], rng)} {phrase}", True
@@ -327,7 +328,7 @@ def caption(scene: Scene, rng: np.random.Generator, colourless: bool = False) ->
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can contain, sorted, each once."""
+    """List every word that a caption can contain, sorted, each once."""
     tables = (COLOUR_WORDS, PATTERN_WORDS, FIGURE_WORDS, MOOD_WORDS, COMPOSITION_WORDS)
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
     phrases += [*ABSTRACTS, *GENERIC, *QUALITIES, *FOLDED, *BANDED, *GROUNDS, *JOINTS, _FRAME_WORDS]

@@ -11,7 +11,18 @@ import cv2
 import numpy as np
 from einops import rearrange
 
-from training.scenes.fields import TAU, Grid, make_grid, mix, noise, smoothstep, spread, steepness, triangle, wave
+from training.scenes.fields import (
+    TAU,
+    Grid,
+    lerp,
+    make_grid,
+    noise,
+    smoothstep,
+    steepness,
+    three_channels,
+    triangle,
+    wave,
+)
 from training.scenes.palette import apply_lut, ramp, shade
 
 MAIN, SECOND, DARK, LIGHT = "main", "second", "dark", "light"
@@ -19,7 +30,7 @@ MAIN, SECOND, DARK, LIGHT = "main", "second", "dark", "light"
 
 @dataclass
 class Canvas:
-    """Where layers are stacked: a grid in the units of the figure (it fills about -1..1) and the layers so far.
+    """A stack of layers, and the grid that they are drawn on, in units of the figure (it fills about -1..1).
 
     `px` is the width of a pixel in these units.
     """
@@ -45,19 +56,19 @@ class Canvas:
             self.cover = alpha if self.cover is None else np.maximum(self.cover, alpha)
 
     def fill(self, distance: np.ndarray) -> np.ndarray:
-        """Coverage 0..1 of the inside of a signed distance `[H, W]`, edge one pixel wide."""
+        """Compute the coverage 0..1 of the inside of a signed distance `[H, W]`; the edge is one pixel wide."""
         return np.clip(0.5 - distance / np.float32(self.px), 0, 1)
 
     def implicit(self, value: np.ndarray) -> np.ndarray:
-        """Coverage 0..1 of `value < 0` for a function that is no distance: it is divided by its own gradient."""
+        """Compute the coverage 0..1 of `value < 0`; dividing by the gradient makes any function a distance."""
         return np.clip(0.5 - value / np.maximum(steepness(value), 1e-4), 0, 1)
 
     def line(self, distance: np.ndarray, width: float) -> np.ndarray:
-        """Coverage of a line of half-width `width` along `distance == 0`."""
+        """Compute the coverage of a line of half-width `width` along `distance == 0`."""
         return self.fill(np.abs(distance) - np.float32(max(width, 0.4 * self.px)))
 
     def outline(self, points: list[tuple[float, float]] | np.ndarray, smooth: bool = True) -> np.ndarray:
-        """Coverage of the closed outline through `points` `[N, 2]`."""
+        """Compute the coverage of the closed outline through `points` `[N, 2]`."""
         path = _spline(np.asarray(points, float)) if smooth else np.asarray(points, float)
         pixels = np.c_[path, np.ones(len(path))] @ self.placement.T
         mask = np.zeros((self.x.shape[0] * 2,) * 2, np.uint8)
@@ -65,7 +76,7 @@ class Canvas:
         return cv2.resize(mask, self.x.shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
     def depth(self, alpha: np.ndarray) -> np.ndarray:
-        """Distance from the edge inside a coverage, in the units of the figure, slightly smoothed."""
+        """Compute the distance from the edge inside a coverage, in units of the figure, slightly smoothed."""
         inside = cv2.distanceTransform((alpha > 0.5).astype(np.uint8), cv2.DIST_L2, 5)
         return cv2.GaussianBlur(inside, (0, 0), max(0.008 * alpha.shape[0], 0.6)) * np.float32(self.px)
 
@@ -77,12 +88,13 @@ _FULL = {"mountain", "sea"}
 
 
 def _figure(drawer: Drawer) -> Drawer:
+    """Register a figure under the name of its function."""
     FIGURE_DRAWERS[drawer.__name__.strip("_")] = drawer
     return drawer
 
 
 def _spline(points: np.ndarray, steps: int = 10) -> np.ndarray:
-    """Closed uniform Catmull-Rom spline through `points` `[N, 2]`, `[N * steps, 2]`."""
+    """Compute a closed uniform Catmull-Rom spline through `points` `[N, 2]`: `[N * steps, 2]`."""
     before, after, later = (np.roll(points, k, axis=0) for k in (1, -1, -2))
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
     curve = (
@@ -95,23 +107,24 @@ def _spline(points: np.ndarray, steps: int = 10) -> np.ndarray:
 
 
 def _mirrored(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Outline from its right half, given from top to bottom."""
+    """Complete an outline from its right half, given from top to bottom."""
     return points + [(-x, y) for x, y in reversed(points) if abs(x) > 1e-6]
 
 
 def _circle(c: Canvas, x: float, y: float, r: float) -> np.ndarray:
+    """Compute the signed distance from a circle."""
     return np.sqrt((c.x - np.float32(x)) ** 2 + (c.y - np.float32(y)) ** 2) - np.float32(r)
 
 
 def _segment(c: Canvas, a: tuple[float, float], b: tuple[float, float]) -> np.ndarray:
-    """Distance from the segment `a`-`b`."""
+    """Compute the distance from the segment `a`-`b`."""
     px, py, bx, by = c.x - np.float32(a[0]), c.y - np.float32(a[1]), b[0] - a[0], b[1] - a[1]
     t = np.clip((px * np.float32(bx) + py * np.float32(by)) / np.float32(bx * bx + by * by), 0, 1)
     return np.sqrt((px - np.float32(bx) * t) ** 2 + (py - np.float32(by) * t) ** 2)
 
 
 def _bevel(c: Canvas, alpha: np.ndarray, width: float, rings: float = 0.0) -> np.ndarray:
-    """Tone `[H, W]` of a shape: dark at the edge, full colour within, with `rings` echoes of the outline."""
+    """Compute the tone `[H, W]` of a shape: dark at the edge, full colour inside, with `rings` echoes of it."""
     d = c.depth(alpha)
     tone = 0.12 + 0.5 * smoothstep(0.0, width, d)
     if rings > 0:
@@ -120,6 +133,7 @@ def _bevel(c: Canvas, alpha: np.ndarray, width: float, rings: float = 0.0) -> np
 
 
 def _rings(rng: np.random.Generator) -> float:
+    """Draw the number of echoes of an outline, or none, for `_bevel`."""
     return float(rng.choice([0.0, rng.uniform(4, 9)]))
 
 
@@ -147,7 +161,7 @@ def _star(c: Canvas, rng: np.random.Generator) -> None:
     a = c.grid.angle - np.float32(np.pi / 2)
     a = np.abs(a - step * np.floor(a / step + np.float32(0.5)))
     inner = rng.uniform(0.38, 0.5)
-    # The edge runs from the tip (radius 1, angle 0) to the notch (radius `inner`, half a step round).
+    # the edge runs from the tip (radius 1, angle 0) to the notch (radius `inner`, half a step further round)
     nx, ny = inner * np.sin(step / 2), 1 - inner * np.cos(step / 2)
     length = np.hypot(nx, ny)
     u, v = c.grid.radius * np.cos(a), c.grid.radius * np.sin(a)
@@ -233,7 +247,7 @@ def _eye(c: Canvas, rng: np.random.Generator) -> None:
 def _branch(
     start: np.ndarray, angle: float, length: float, level: int, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Segments (start, end, width) of a branching tree."""
+    """List the segments (start, end, width) of a branching tree."""
     end = start + length * np.array([np.sin(angle), np.cos(angle)])
     parts = [(start, end, 0.02 + 0.028 * level)]
     if level:
@@ -270,7 +284,7 @@ def _mountain(c: Canvas, rng: np.random.Generator) -> None:
         slope = c.x * np.float32(peaks) + np.float32(shift)
         rough = np.float32(0.14) * noise(c.x * 3, 0 * c.y, rng, octaves=3)
         d = c.y - (np.float32(0.72 - 0.42 * layer) - (1 - triangle(slope)) * np.float32(1.0 - 0.2 * layer) + rough)
-        # The lit side and the shaded side meet in a wavering line under every peak.
+        # the lit side and the shaded side meet in a wavy line below each peak
         side = np.sin(TAU * (slope + 0.03 * np.sin(9 * c.y) + np.float32(0.5)))
         side = np.clip(side * 6, -1, 1) * smoothstep(0.02, 0.2, triangle(slope))
         alpha = c.implicit(d)
@@ -392,7 +406,7 @@ def _fish(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def _wing(root: tuple[float, float], spread: float, reach: float, fingers: int) -> np.ndarray:
-    """Outline `[N, 2]` of a raised wing: a smooth leading edge, and fingers of feathers along the trailing edge."""
+    """Outline a raised wing, `[N, 2]`: a smooth leading edge, and fingers of feathers along the trailing edge."""
     lead = [np.array(root) + (0.2, 0.0), np.array(root) + (0.12, 0.45 * reach)]
     points = [*lead]
     for k in range(fingers):
@@ -621,7 +635,7 @@ def _cat(c: Canvas, rng: np.random.Generator) -> None:
 
 
 def _place(name: str, size: int, composition: str | None, rng: np.random.Generator) -> Canvas:
-    """Canvas of a figure at a random place, size and turn that suit the figure and the composition."""
+    """Make the canvas of a figure, at a random place, size and turn that suit the figure and the composition."""
     scale = rng.uniform(0.74, 0.92)
     x, y = rng.normal(0, 0.05, 2)
     turn, flip = rng.normal(0, 0.1), 1.0 if rng.random() < 0.5 else -1.0
@@ -647,7 +661,7 @@ def _place(name: str, size: int, composition: str | None, rng: np.random.Generat
 
 
 def _role_luts(labs: list[np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Look-up table of every role from the colours of the scene, Oklab `[3]` each."""
+    """Make the look-up table of every role from the colours of the scene, Oklab `[3]` each."""
     main, ground = labs[0], labs[1]
     second = labs[2] if len(labs) > 2 else shade(main, 0.16 if main[0] < 0.62 else -0.16)
     dark = shade(main if rng.random() < 0.5 else ground, -0.9)
@@ -657,14 +671,14 @@ def _role_luts(labs: list[np.ndarray], rng: np.random.Generator) -> dict[str, np
 
 
 def _stack(colour: np.ndarray, cover: np.ndarray, alpha: np.ndarray, tone: np.ndarray, lut: np.ndarray) -> None:
-    """Put a layer over `colour` `[H, W, 3]` and `cover` `[H, W]` in place, only where the layer is."""
+    """Blend a layer over `colour` `[H, W, 3]` and `cover` `[H, W]` in place, within the bounding box of the layer."""
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     if not len(rows):
         return
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     alpha, total = alpha[box], cover[box]
     total = alpha + total * (1 - alpha)
-    colour[box] = mix(colour[box], apply_lut(lut, tone[box]), spread(alpha / np.maximum(total, 1e-6)))
+    colour[box] = lerp(colour[box], apply_lut(lut, tone[box]), three_channels(alpha / np.maximum(total, 1e-6)))
     cover[box] = total
 
 

