@@ -1,1 +1,4 @@
-"""The latent diffusion model: module paths and state-dict keys as published by CompVis, the code our own."""
+"""The latent diffusion model, its samplers and its checkpoints.
+
+Module paths and state-dict keys are those that CompVis published; the code is our own.
+"""

@@ -16,9 +16,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line; exit with status 2 if it is wrong."""
     parser = cli.CommandParser(__doc__)
     add = parser.add_argument
-    add(
-        "weights", metavar="FILE", type=cli.existing_path, help="a .safetensors or .ckpt file, or a model folder"
-    )
+    add("weights", metavar="FILE", type=cli.existing_path, help="a .safetensors or .ckpt file, or a model folder")
     add("--config", type=cli.existing_file, metavar="F", help="the yaml of the model (default: the one beside FILE)")
     add("--to", metavar="OUT.safetensors", type=cli.new_file(".safetensors"), help="convert; never overwrites a file")
     add("--dtype", choices=PRECISIONS, help="element type of the weights in OUT (default: the one in FILE)")

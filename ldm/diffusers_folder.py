@@ -1,6 +1,6 @@
 """Read a latent diffusion model from a folder that diffusers' `LDMTextToImagePipeline.save_pretrained` wrote.
 
-The folder's json files give the config that a CompVis yaml would, and its tensors get their CompVis names by rule.
+Its json files are translated to the config of a CompVis yaml, and its tensors get their CompVis names by rules.
 """
 
 import json
@@ -13,33 +13,33 @@ from torch import Tensor
 
 from ldm.tensor_files import read_tensors
 
-AUTOENCODER_FOLDERS = ("vqvae", "vae")  # the pipeline calls it vqvae, also where it is an AutoencoderKL
+AUTOENCODER_FOLDERS = ("vqvae", "vae")  # the pipeline says vqvae for an AutoencoderKL too
 
 
 def is_diffusers_folder(folder: Path) -> bool:
-    """Whether `folder` is one, complete or not."""
+    """Tell whether `folder` is a diffusers folder, complete or not."""
     return (folder / "unet" / "config.json").is_file() or (folder / "model_index.json").is_file()
 
 
 def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors of the model in `folder` by their CompVis names, and the `model` node of its config.
+    """Read the tensors of the model in `folder` by their CompVis names, and the `model` node of its config.
 
     Raises:
-        ValueError: a part is missing, is of an architecture that cannot be built, or has a name no rule knows.
+        ValueError: a part is missing or unreadable, or has an architecture that is not supported.
         OSError: a file cannot be read.
     """
     autoencoder = next((name for name in AUTOENCODER_FOLDERS if (folder / name).is_dir()), "vqvae")
     parts = {name: folder / name for name in ("unet", autoencoder, "bert", "scheduler")}
     if absent := [name for name, path in parts.items() if not path.is_dir()]:
         raise ValueError(
-            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has unet, vqvae or vae, bert, "
-            "tokenizer and scheduler"
+            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has the folders unet, "
+            "vqvae or vae, bert, tokenizer and scheduler"
         )
     configs = {name: _read_config(path) for name, path in parts.items()}
     try:
         node = _model_node(configs["unet"], configs[autoencoder], configs["bert"], configs["scheduler"], folder)
     except KeyError as error:
-        raise ValueError(f"the json files in {folder} do not give {error}") from error
+        raise ValueError(f"the json files in {folder} lack the key {error}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"the json files in {folder} are not those of a text-to-image LDM: {error}") from error
     unet, vae = configs["unet"], configs[autoencoder]
@@ -53,7 +53,7 @@ def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, An
     for part, rename in renamers.items():
         for name, tensor in read_part(parts[part]).items():
             new = rename(name)
-            # diffusers has linear layers where the autoencoder's attention has 1×1 convolutions
+            # diffusers has linear layers where the attention of CompVis's autoencoder has 1×1 convolutions
             tensors[new] = tensor[:, :, None, None] if _ATTENTION_WEIGHT.fullmatch(new) and tensor.ndim == 2 else tensor
     return tensors, node
 
@@ -68,7 +68,7 @@ def _model_node(
             **_schedule_params(scheduler, folder),
             "channels": unet["in_channels"],
             "image_size": unet.get("sample_size") or 32,
-            # jsons of 2022 leave the scaling factor out; it was always this one
+            # jsons of 2022 lack the scaling factor, which was always the same then
             "scale_factor": autoencoder.get("scaling_factor", 0.18215),
             "unet_config": unet_config(unet, folder),
             "first_stage_config": autoencoder_config(autoencoder, folder),
@@ -105,16 +105,16 @@ _WEIGHTS = re.compile(r"(diffusion_)?(pytorch_)?model(\.\w+)?\.(safetensors|bin)
 
 
 def read_part(folder: Path) -> dict[str, Tensor]:
-    """Tensors of one part of a pipeline by the names that diffusers gives them, from one file or from shards.
+    """Read the tensors of one part of a pipeline by their diffusers names, from one file or from shards.
 
     Full precision is preferred to a variant such as fp16, and .safetensors to .bin.
 
     Raises:
-        ValueError: no weights, or a shard that is missing or leads out of the folder.
+        ValueError: there are no weights, or a shard is missing or outside the folder.
     """
     candidates = [path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)]
     if not candidates:
-        raise ValueError(f"{folder} holds no weights: a .safetensors or .bin file, or an index of several, is needed")
+        raise ValueError(f"{folder} holds no weights: it needs a .safetensors or .bin file, or several with an index")
     chosen = min(candidates, key=_preference)
     if chosen.suffix != ".json":
         return read_tensors(chosen).tensors
@@ -122,7 +122,7 @@ def read_part(folder: Path) -> dict[str, Tensor]:
     if not isinstance(weight_map, dict):
         raise ValueError(f"{chosen} has no weight_map")
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
+    for shard in sorted(set(map(str, weight_map.values()))):  # a shard's name comes from outside: no path is allowed
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise ValueError(f"{chosen} names the shard {shard!r}, which is not in {folder}")
         tensors.update(read_tensors(folder / shard).tensors)
@@ -130,7 +130,7 @@ def read_part(folder: Path) -> dict[str, Tensor]:
 
 
 def _preference(path: Path) -> tuple[bool, bool, bool, str]:
-    """Sort key of weight files: `model.safetensors` before `model.bin` before `model.fp16.safetensors`."""
+    """Return the sort key of a weight file: `model.safetensors`, then `model.bin`, then `model.fp16.safetensors`."""
     is_variant = re.search(r"model\.\w+\.(safetensors|bin)|\.index\.\w+\.json", path.name) is not None
     return is_variant, ".safetensors" not in path.name, path.suffix == ".json", path.name
 
@@ -139,16 +139,16 @@ def _preference(path: Path) -> tuple[bool, bool, bool, str]:
 
 
 def _require(config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], what: str, folder: Path) -> None:
-    """Refuse a json whose keys say something else than the modules here are; a key that is left out says nothing.
+    """Check that the keys of a json have only values that the modules here support; missing keys are fine.
 
     Raises:
-        ValueError: a value that is not allowed.
+        ValueError: a value is not allowed.
     """
     for key, values in allowed.items():
         if key in config and config[key] not in values:
             raise ValueError(
-                f"the {what} in {folder} has {key} {config[key]!r}, which cannot be built here; "
-                f"it may be {' or '.join(map(repr, values))}"
+                f"the {what} in {folder} has {key} {config[key]!r}, which is not supported; "
+                f"it can be {' or '.join(map(repr, values))}"
             )
 
 
@@ -189,17 +189,17 @@ _HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttn
 
 
 def unet_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The yaml node of diffusers' `UNet2DConditionModel`.
+    """Translate the config of diffusers' `UNet2DConditionModel` to a yaml node.
 
     Raises:
-        ValueError: an architecture that `UNetModel` does not have.
+        ValueError: `UNetModel` does not support this architecture.
     """
     _require(config, _UNET_ALLOWED, "unet", folder)
     widths, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
     known = all(kind in _HAS_ATTENTION for kind in (*down, *up))
     if not known or [_HAS_ATTENTION[kind] for kind in down] != [_HAS_ATTENTION[kind] for kind in reversed(up)]:
-        raise ValueError(f"the unet in {folder} has blocks that cannot be built here: {down}, {up}")
-    heads = config.get("attention_head_dim", 8)  # by that name diffusers means the number of heads
+        raise ValueError(f"the unet in {folder} has blocks that are not supported: {down}, {up}")
+    heads = config.get("attention_head_dim", 8)  # diffusers uses this name for the number of heads
     attention = {"num_heads": heads}
     if isinstance(heads, list):
         head_widths = {width // head for width, head in zip(widths, heads, strict=True)}
@@ -223,10 +223,10 @@ def unet_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def autoencoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The yaml node of diffusers' `AutoencoderKL`.
+    """Translate the config of diffusers' `AutoencoderKL` to a yaml node.
 
     Raises:
-        ValueError: another autoencoder, VQModel for one.
+        ValueError: it is another autoencoder, for example VQModel.
     """
     _require(
         config,
@@ -258,10 +258,10 @@ def autoencoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any
 
 
 def text_encoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The yaml node of diffusers' `LDMBertModel`.
+    """Translate the config of diffusers' `LDMBertModel` to a yaml node.
 
     Raises:
-        ValueError: another text encoder, or one that `BERTEmbedder` is not wide enough for.
+        ValueError: it is another text encoder, or has widths that `BERTEmbedder` does not support.
     """
     width = config.get("d_model", 1280)
     _require(
@@ -284,7 +284,7 @@ def text_encoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def _schedule_params(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The parameters of `LatentDiffusion` that a scheduler's json gives."""
+    """Translate the config of a scheduler to parameters of `LatentDiffusion`."""
     schedules = {"scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}  # diffusers' name: CompVis's name
     predictions = {"epsilon": "eps", "v_prediction": "v"}
     _require(
@@ -310,7 +310,7 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def _rename(name: str, prefix: str, rules: Sequence[Rule]) -> str:
-    """`name` with each rule that matches applied once, in their order; a name that none knows stays as it is."""
+    """Apply each rule once to `name`, in order, and add `prefix`; a name that no rule matches is not changed."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name, count=1)
     return prefix + name
@@ -337,10 +337,10 @@ _UNET_RESBLOCK: tuple[Rule, ...] = (
 
 
 def unet_name(name: str, layers_per_block: int, up_block_types: Sequence[str]) -> str:
-    """The CompVis name of a tensor of diffusers' `UNet2DConditionModel`.
+    """Translate the name of a tensor of diffusers' `UNet2DConditionModel` to CompVis's.
 
-    CompVis counts all blocks of a side in a row, `input_blocks.0` being the first convolution; a downsampling is a
-    block of its own, an upsampling the last layer of a block.
+    CompVis numbers all blocks of a side consecutively; `input_blocks.0` is the first convolution. A downsampling is a
+    block of its own, an upsampling is the last layer of a block.
     """
     per_level = layers_per_block + 1  # blocks
 
@@ -387,9 +387,9 @@ _AUTOENCODER_LAYERS: tuple[Rule, ...] = (
 
 
 def autoencoder_name(name: str, levels: int) -> str:
-    """The CompVis name of a tensor of diffusers' `AutoencoderKL` with that many levels of resolution.
+    """Translate the name of a tensor of diffusers' `AutoencoderKL` with `levels` resolutions to CompVis's.
 
-    CompVis counts the decoder's levels from the finest, diffusers from the coarsest.
+    CompVis numbers the levels of the decoder from the finest, diffusers from the coarsest.
     """
     ups: tuple[Rule, ...] = (
         (r"\bup_blocks\.(\d+)\.resnets\.", lambda m: f"up.{levels - 1 - int(m[1])}.block."),
@@ -399,7 +399,10 @@ def autoencoder_name(name: str, levels: int) -> str:
 
 
 def text_encoder_name(name: str) -> str:
-    """The CompVis name of a tensor of diffusers' `LDMBertModel`; each layer there is two here, attention and MLP."""
+    """Translate the name of a tensor of diffusers' `LDMBertModel` to CompVis's.
+
+    Each layer of diffusers is two here, attention and perceptron.
+    """
 
     def attention(match: re.Match[str]) -> str:
         return f"attn_layers.layers.{2 * int(match[1])}."

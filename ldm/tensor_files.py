@@ -223,9 +223,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping
     for name, dtype in dtypes.items():
         if dtype not in _SAFE_DTYPES:
             raise ValueError(f"{name} has elements of {dtype}, which cannot be written: choose another element type")
-    names = sorted(
-        tensors, key=lambda name: (-dtypes[name].itemsize, name)
-    )  # wide elements first, so that all are aligned
+    # wide elements first, so that all are aligned
+    names = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in names:

@@ -1,4 +1,4 @@
-"""Attention over the cells of a feature map and over the words of a prompt.
+"""Attention of the cells of a feature map to each other and to the words of a prompt.
 
 "Attention Is All You Need" (Vaswani et al. 2017) inside a U-Net, as in "High-Resolution Image Synthesis with Latent
 Diffusion Models" (Rombach et al. 2022, section 3.3 and appendix E.2.1).
@@ -25,7 +25,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated two-layer perceptron on the last axis."""
+    """A gated two-layer perceptron on the last axis."""
 
     def __init__(self, dim: int, mult: int = 4) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class FeedForward(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of `x` [B, N, query_dim] to `context` [B, M, context_dim]; to itself without context.
 
-    A prompt stays the same through all steps of sampling: where nothing is trained, the keys and values of the last
-    `context` are kept for the next call with it.
+    A prompt stays the same during all steps of sampling, so without gradients the keys and values of the last `context`
+    are kept for the next call.
     """
 
     def __init__(self, query_dim: int, context_dim: int | None = None, heads: int = 8, dim_head: int = 64) -> None:
@@ -52,11 +52,11 @@ class CrossAttention(nn.Module):
         self.to_k = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_v = nn.Linear(context_dim, inner_dim, bias=False)
         self.to_out: nn.Module = nn.Sequential(nn.Linear(inner_dim, query_dim))
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None  # context, its keys and values
+        self._cached: tuple[Tensor, Tensor, Tensor] | None = None  # context, its keys and values
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         q = self._split(self.to_q(x))
-        k, v = self._keys_values(x) if context is None else self._kept_keys_values(context)
+        k, v = self._keys_values(x) if context is None else self._cached_keys_values(context)
         out = F.scaled_dot_product_attention(q, k, v)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
@@ -66,16 +66,17 @@ class CrossAttention(nn.Module):
     def _keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         return self._split(self.to_k(context)), self._split(self.to_v(context))
 
-    def _kept_keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def _cached_keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled():
             return self._keys_values(context)
-        if self._kept is None or self._kept[0] is not context:
-            self._kept = (context, *self._keys_values(context))
-        return self._kept[1:]
+        # compared by identity: comparing values would cost a synchronisation with the device
+        if self._cached is None or self._cached[0] is not context:
+            self._cached = (context, *self._keys_values(context))
+        return self._cached[1:]
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the prompt, perceptron; each on a normalised input, each added to it."""
+    """Self-attention, attention to the prompt, perceptron; each acts on a normalised input and is added to it."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, context_dim: int | None) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The pre-norm transformer encoder that prompts go through; parameter names as in CompVis's BERT weights.
+"""The pre-norm transformer encoder of prompts; parameter names as in CompVis's BERT weights.
 
-Those come from the x-transformers library: `attn_layers.layers` alternates attention and perceptron, each an entry
-[norm, block].
+The names come from the x-transformers library: `attn_layers.layers` alternates attention and perceptron, each as an
+entry [norm, block].
 """
 
 import torch
@@ -11,11 +11,11 @@ from ldm.modules.attention import CrossAttention
 
 
 class _Perceptron(nn.Module):
-    """Two layers with GELU, four times as wide inside."""
+    """A perceptron of two layers with GELU, four times as wide inside."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # nested, and with a place for dropout, so that the keys are net.0.0 and net.2
+        # nested, and with a place for dropout, so that the keys are net.0.0 and net.2 as published
         self.net = nn.Sequential(
             nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU()), nn.Identity(), nn.Linear(4 * dim, dim)
         )
@@ -33,7 +33,7 @@ class _Attention(CrossAttention):
 
 
 class _Layer(nn.ModuleList):
-    """[norm, block]: the block on a normalised input, added to it."""
+    """A pair [norm, block]: the block acts on a normalised input and is added to it."""
 
     def forward(self, x: Tensor) -> Tensor:
         norm, block = self
@@ -41,7 +41,7 @@ class _Layer(nn.ModuleList):
 
 
 class Encoder(nn.Module):
-    """`depth` times attention and perceptron over tokens [B, N, dim], each on a normalised input and added to it."""
+    """A stack of `depth` times attention and perceptron over tokens [B, N, dim]."""
 
     def __init__(self, dim: int, depth: int, heads: int = 8, dim_head: int = 64) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Encoder(nn.Module):
 
 
 def random_embedding(count: int, dim: int, std: float) -> nn.Embedding:
-    """A trainable embedding from N(0, std²), or without numbers on the meta device.
+    """Make a trainable embedding from N(0, std²), or without numbers on the meta device.
 
-    There any arithmetic, also nn.Embedding's own initialisation, makes torch import its compiler for two seconds.
+    Any arithmetic on the meta device, nn.Embedding's own initialisation too, imports torch's compiler for two seconds.
     """
     weight = torch.empty(count, dim)
     if not weight.is_meta:
@@ -66,7 +66,7 @@ def random_embedding(count: int, dim: int, std: float) -> nn.Embedding:
 
 
 class AbsolutePositionalEmbedding(nn.Module):
-    """One learned vector a position, [N, dim] for the first N positions."""
+    """One learned vector for each position: [N, dim] for tokens [B, N]."""
 
     def __init__(self, dim: int, max_seq_len: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class AbsolutePositionalEmbedding(nn.Module):
 
 
 class TransformerWrapper(nn.Module):
-    """Tokens [B, N] int64 to embeddings [B, N, dim]: token and position vectors, encoder, final norm."""
+    """From tokens [B, N] int64 to embeddings [B, N, dim]: token and position vectors, encoder, final norm."""
 
     def __init__(self, num_tokens: int, max_seq_len: int, dim: int, depth: int) -> None:
         super().__init__()

@@ -230,7 +230,7 @@ def test_other_architectures_are_refused_by_name(tmp_path, folder, part, changes
         (lambda path: shutil.rmtree(path / "bert"), "has no bert"),
         (lambda path: (path / "unet" / "config.json").unlink(), "has no config.json"),
         (lambda path: (path / "unet" / "config.json").write_text("{"), "cannot be read as json"),
-        (lambda path: (path / "unet" / "config.json").write_text("{}"), "do not give 'in_channels'"),
+        (lambda path: (path / "unet" / "config.json").write_text("{}"), "lack the key 'in_channels'"),
         (lambda path: next((path / "unet").glob("*.safetensors")).unlink(), "holds no weights"),
         (lambda path: (path / "tokenizer" / "tokenizer.json").unlink(), "no vocab.txt or tokenizer.json"),
     ],

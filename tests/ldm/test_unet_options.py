@@ -21,7 +21,7 @@ def unet(**changes) -> UNetModel:
 
 @pytest.mark.parametrize(("height", "width"), [(5, 8), (8, 10), (7, 8)])
 def test_sizes_that_cannot_be_halved_are_refused(height, width):
-    with pytest.raises(ValueError, match=rf"{height}x{width}.*multiples of 4, of 32 pixels"):
+    with pytest.raises(ValueError, match=rf"{height}x{width}.*multiples of 4, in pixels multiples of 32"):
         unet(channel_mult=[1, 1, 2])(torch.randn(1, 4, height, width), torch.tensor([3]), torch.randn(1, 5, 8))
 
 

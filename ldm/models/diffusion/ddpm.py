@@ -1,4 +1,4 @@
-"""The latent diffusion model: noise schedule, denoising U-Net, first stage and text encoder under one roof.
+"""The latent diffusion model: noise schedule, denoising U-Net, first stage and text encoder in one module.
 
 "Denoising Diffusion Probabilistic Models" (Ho et al. 2020) on the latents of "High-Resolution Image Synthesis with
 Latent Diffusion Models" (Rombach et al. 2022).
@@ -28,7 +28,7 @@ EMPTY_DISTANCE = 0.03
 
 
 class DiffusionWrapper(nn.Module):
-    """Holds the U-Net under the name that published state dicts use."""
+    """Holder of the U-Net under the name that published state dicts use."""
 
     def __init__(self, unet_config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -45,12 +45,13 @@ class LatentDiffusion(nn.Module):
         unet_config, first_stage_config, cond_stage_config: yaml nodes of the three parts.
         timesteps: length of the noise schedule.
         beta_schedule, linear_start, linear_end: see `make_betas`.
-        scale_factor: latents of the diffusion are those of the first stage times this.
-        parameterization: what the U-Net predicts: "eps", the noise, or "v" (Salimans & Ho 2022, appendix D).
-        channels, image_size: C and the h = w of the latents it was trained on.
+        scale_factor: factor from latents of the first stage to those of the diffusion.
+        parameterization: prediction of the U-Net: "eps", the noise, or "v" (Salimans & Ho 2022, appendix D).
+        conditioning_key: "crossattn"; the U-Net can follow a prompt in no other way.
+        channels, image_size: C and h = w of the latents in training.
 
     Raises:
-        ValueError: an unknown parameterisation, or conditioning by anything but cross-attention.
+        ValueError: the parameterization is unknown, or the conditioning is not by cross-attention.
     """
 
     training_only = frozenset(
@@ -79,17 +80,17 @@ class LatentDiffusion(nn.Module):
     ) -> None:
         super().__init__()
         if parameterization not in PARAMETERIZATIONS:
-            raise ValueError(f"parameterization is {parameterization!r}, it may be {' or '.join(PARAMETERIZATIONS)}")
+            raise ValueError(f"parameterization is {parameterization!r}; it can be {' or '.join(PARAMETERIZATIONS)}")
         if conditioning_key != "crossattn":
-            raise ValueError(f"conditioning_key is {conditioning_key!r}, only crossattn can be built")
+            raise ValueError(f"conditioning_key is {conditioning_key!r}; only crossattn is supported")
         self.model = DiffusionWrapper(unet_config)
         self.first_stage_model: FirstStage = instantiate_from_config(first_stage_config)
         self.cond_stage_model: TextEncoder = instantiate_from_config(cond_stage_config)
         self.parameterization = parameterization
         self.scale_factor = scale_factor
         self.latent_shape = (channels, image_size, image_size)
-        # float64: the samplers take small differences of it; a plain attribute, so that .to(bfloat16) leaves it alone,
-        # and real numbers even where the modules are built on the meta device
+        # float64, because the samplers take small differences of it. It is a plain attribute, so that .to(bfloat16)
+        # leaves it alone, and has real numbers even if the modules are built on the meta device.
         with torch.device("cpu"):
             self.alphas_cumprod = torch.cumprod(
                 1.0 - make_betas(beta_schedule, timesteps, linear_start, linear_end), dim=0
@@ -97,38 +98,44 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Device of the U-Net."""
         return next(self.model.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Element type that the U-Net computes in."""
         return next(self.model.parameters()).dtype
 
     def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ and √(1 − ᾱ) at timesteps `t` [B], each [B, 1, 1, 1] float32."""
+        """Return √ᾱ and √(1 − ᾱ) at timesteps `t` [B], each [B, 1, 1, 1] float32."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t][:, None, None, None]
         return alpha_bar.sqrt().float(), (1.0 - alpha_bar).sqrt().float()
 
     def q_sample(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """`√ᾱ_t x_0 + √(1 − ᾱ_t) noise`, [B, C, h, w] (Ho et al. 2020, equation 4)."""
+        """Add noise to x_0: `√ᾱ_t x_0 + √(1 − ᾱ_t) noise`, [B, C, h, w] (Ho et al. 2020, equation 4)."""
         alpha, sigma = self._alpha_sigma(t)
         return alpha * x_0 + sigma * noise
 
     def target(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the U-Net should predict: the noise, or `v = √ᾱ_t noise − √(1 − ᾱ_t) x_0`."""
+        """Return the ideal prediction [B, C, h, w]: the noise, or `v = √ᾱ_t noise − √(1 − ᾱ_t) x_0`."""
         if self.parameterization == "eps":
             return noise
         alpha, sigma = self._alpha_sigma(t)
         return alpha * noise - sigma * x_0
 
     def apply_model(self, x: Tensor, t: Tensor, c: Tensor | None, prior: Tensor | None = None) -> Tensor:
-        """The U-Net's prediction [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c`."""
+        """Predict eps or v [B, C, h, w] float32 for latents `x` at timesteps `t` [B] under conditioning `c` [B, M, D].
+
+        Args:
+            prior: estimate of the clean latents [B, C, h, w], if the U-Net takes one.
+        """
         return self.model(x.to(self.dtype), t, None if c is None else c.to(self.dtype), prior).float()
 
     def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """`apply_model` as a function of `x` and `t` alone, for one sampling that starts from noise `x_T` [B, C, h, w].
+        """Return `apply_model` as a function of `x` and `t` alone, for one sampling run from noise `x_T` [B, C, h, w].
 
         Raises:
-            ValueError: no conditioning for a U-Net with a prior.
+            ValueError: the U-Net has a prior, and there is no conditioning.
         """
         prompt_prior = self.model.diffusion_model.layout
         if prompt_prior is None:
@@ -147,14 +154,14 @@ class LatentDiffusion(nn.Module):
         return x_T if self.model.diffusion_model.layout is None else x_T - common_shape(x_T, *x_T.shape[2:])
 
     def get_learned_conditioning(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B, M, context_dim] of `prompts`."""
+        """Encode `prompts` to embeddings [B, M, context_dim]."""
         return self.cond_stage_model(prompts)
 
     def encode_first_stage(self, x: Tensor) -> Tensor:
-        """Latents [B, C, H / 8, W / 8] of pictures `x` [B, 3, H, W] in −1…1."""
+        """Encode images `x` [B, 3, H, W] in −1…1 to latents [B, C, H / 8, W / 8]."""
         return self.scale_factor * self.first_stage_model.encode(x)
 
     def decode_first_stage(self, z: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] float32, about −1…1, of latents `z` [B, C, H / 8, W / 8]."""
+        """Decode latents `z` [B, C, H / 8, W / 8] to images [B, 3, H, W] float32, about −1…1."""
         dtype = next(self.first_stage_model.parameters()).dtype
         return self.first_stage_model.decode((z / self.scale_factor).to(dtype)).float()

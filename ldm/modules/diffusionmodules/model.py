@@ -17,7 +17,7 @@ def _norm(channels: int) -> GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """`skip(x) + f(x)` with two 3×3 convolutions."""
+    """`skip(x) + f(x)` where f has two 3×3 convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width; the published weights expect the padding on the right and at the bottom only."""
+    """A convolution that halves height and width; published weights expect padding only at the right and the bottom."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Downsample(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the lowest resolution."""
+    """The lowest resolution: residual block, attention, residual block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Middle(nn.Module):
 
 
 class _Down(nn.Module):
-    """The encoder at one resolution: residual blocks, then what halves height and width."""
+    """One resolution of the encoder: residual blocks, then a layer that halves height and width."""
 
     def __init__(self, blocks: list[ResnetBlock], downsample: nn.Module) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """The decoder at one resolution: residual blocks, then what doubles height and width."""
+    """One resolution of the decoder: residual blocks, then a layer that doubles height and width."""
 
     def __init__(self, blocks: list[ResnetBlock], upsample: nn.Module) -> None:
         super().__init__()
@@ -100,7 +100,10 @@ class _Up(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture [B, in_channels, H, W] to mean and log-variance [B, 2 z_channels, H / f, W / f], f = 2^(levels − 1)."""
+    """From images [B, in_channels, H, W] to mean and log-variance [B, 2 z_channels, H / f, W / f].
+
+    f = 2^(levels − 1).
+    """
 
     def __init__(self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, in_channels: int, z_channels: int) -> None:
         super().__init__()
@@ -125,7 +128,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, z_channels, H / f, W / f] to a picture [B, out_ch, H, W], f = 2^(levels − 1)."""
+    """From latents [B, z_channels, H / f, W / f] to images [B, out_ch, H, W]; f = 2^(levels − 1)."""
 
     def __init__(self, ch: int, ch_mult: Sequence[int], num_res_blocks: int, out_ch: int, z_channels: int) -> None:
         super().__init__()
@@ -135,11 +138,11 @@ class Decoder(nn.Module):
         stages = []
         for level, mult in reversed(list(enumerate(ch_mult))):
             blocks = []
-            for _ in range(num_res_blocks + 1):
+            for _ in range(num_res_blocks + 1):  # one more than in the encoder
                 blocks.append(ResnetBlock(width, mult * ch))
                 width = mult * ch
             stages.append(_Up(blocks, Upsample(width) if level > 0 else nn.Identity()))
-        self.up = nn.ModuleList(reversed(stages))  # published weights count the levels from the finest
+        self.up = nn.ModuleList(reversed(stages))  # published weights number the levels from the finest
         self.norm_out = _norm(width)
         self.conv_out = nn.Conv2d(width, out_ch, 3, padding=1)
 

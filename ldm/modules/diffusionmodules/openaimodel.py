@@ -1,4 +1,4 @@
-"""The U-Net of latent diffusion: what a noisy latent, its timestep and a prompt say about the noise.
+"""The U-Net of latent diffusion, which predicts the noise in latents from their timestep and a prompt.
 
 "Diffusion Models Beat GANs on Image Synthesis" (Dhariwal & Nichol 2021) with the spatial transformers of
 "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al. 2022). Parameter names are those of the
@@ -26,7 +26,7 @@ from ldm.modules.prior import PromptPrior
 
 
 class ResBlock(nn.Module):
-    """`skip(x) + f(x, emb)` with two 3×3 convolutions; the embedding [B, E] is added between them."""
+    """`skip(x) + f(x, emb)` where f has two 3×3 convolutions, with the embedding [B, E] added between them."""
 
     def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             GroupNorm(out_channels),
             nn.SiLU(),
-            nn.Identity(),  # dropout in the published layout; the key of the last layer stays out_layers.3
+            nn.Identity(),  # in place of dropout, so that the key of the last layer is out_layers.3 as published
             zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -46,7 +46,7 @@ class ResBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width with a strided 3×3 convolution."""
+    """A strided 3×3 convolution that halves height and width."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -57,9 +57,9 @@ class Downsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row, each given what it takes: a ResBlock the time, a SpatialTransformer the prompt."""
+    """Layers in sequence. A ResBlock also gets the time embedding, a SpatialTransformer the prompt."""
 
-    # more than the one input of any other Sequential
+    # the base class takes one input
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:  # type: ignore[override]
         for layer in self:
             if isinstance(layer, ResBlock):
@@ -71,7 +71,7 @@ class Stage(nn.Sequential):
         return x
 
 
-MakeStage = Callable[[int, int, int], Stage]  # from channels in, channels out and level
+MakeStage = Callable[[int, int, int], Stage]  # (channels in, channels out, level)
 
 
 def _embedder(channels: int, emb_channels: int) -> nn.Sequential:
@@ -81,7 +81,11 @@ def _embedder(channels: int, emb_channels: int) -> nn.Sequential:
 def _way_down(
     first: Stage, ch: int, widths: Sequence[int], num_res_blocks: Sequence[int], stage: MakeStage
 ) -> tuple[nn.ModuleList, list[int]]:
-    """The blocks from `first`, which gives `ch` channels, to the lowest level, and how many channels each gives."""
+    """Build the blocks from `first`, with `ch` output channels, to the lowest level.
+
+    Returns:
+        the blocks, and the number of output channels of each.
+    """
     blocks, skips = [first], [ch]
     for level, width in enumerate(widths):
         for _ in range(num_res_blocks[level]):
@@ -97,7 +101,7 @@ def _way_down(
 def _way_up(
     skips: Sequence[int], widths: Sequence[int], num_res_blocks: Sequence[int], stage: MakeStage
 ) -> nn.ModuleList:
-    """The blocks back to the first level, each of which is also given what a block on the way down gave."""
+    """Build the blocks back to the first level; each also gets the output of one block on the way down."""
     blocks, skips, ch = [], [*skips], widths[-1]
     for level, width in reversed(list(enumerate(widths))):
         for _ in range(num_res_blocks[level] + 1):
@@ -122,16 +126,16 @@ class UNetModel(nn.Module):
         num_head_channels: width of a head, in place of `num_heads`.
         transformer_depth: transformer blocks in each spatial transformer.
         context_dim: width of the prompt's embedding.
-        pool_context: the mean of the prompt's embeddings also joins the time embedding, as class labels do in Dhariwal
-            & Nichol 2021: what the whole picture is to be reaches every residual block. Published LDMs are without.
-        positions: each cell is also given where it lies (`position_features`), for the sake of pictures with a middle.
-            Published LDMs are without.
+        pool_context: add the mean of the prompt's embeddings to the time embedding, as Dhariwal & Nichol 2021 do with
+            class labels, so that the prompt reaches every residual block. Published LDMs do not.
+        positions: give each cell its position too (`position_features`), for images with a centre. Published LDMs do
+            not.
         layout: options of a `PromptPrior`, whose estimate of the clean latents is a second input beside the latents. A
             time-dependent share of both is added to the output, so that the network learns only the rest. Published
             LDMs have none. (The name is a key of published yamls and state dicts.)
 
     Raises:
-        ValueError: a configuration of which CompVis's code has more than this U-Net (no spatial transformer).
+        ValueError: the configuration needs a part of CompVis's code that is not supported (no spatial transformer).
     """
 
     training_only = frozenset({"image_size", "use_checkpoint", "legacy", "dropout", "use_fp16"})
@@ -155,12 +159,12 @@ class UNetModel(nn.Module):
     ) -> None:
         super().__init__()
         if not use_spatial_transformer:
-            raise ValueError("only U-Nets with use_spatial_transformer: true can be built, they follow a prompt")
+            raise ValueError("only U-Nets with use_spatial_transformer: true are supported")
         if (num_heads == -1) == (num_head_channels == -1):
-            raise ValueError("a U-Net config gives either num_heads or num_head_channels")
+            raise ValueError("a U-Net config needs either num_heads or num_head_channels")
         self.model_channels = model_channels
         self.positions = positions
-        self.multiple = 2 ** (len(channel_mult) - 1)  # of which height and width of latents must be
+        self.multiple = 2 ** (len(channel_mult) - 1)  # height and width of latents must be multiples of it
         emb_channels = 4 * model_channels
         self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
@@ -193,20 +197,21 @@ class UNetModel(nn.Module):
     def forward(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, prior: Tensor | None = None
     ) -> Tensor:
-        """Prediction [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
+        """Predict [B, out_channels, H, W] for latents `x` [B, in_channels, H, W] at `timesteps` [B].
 
         Args:
+            context: embedded prompts [B, M, context_dim].
             prior: estimate of the clean latents, of the shape of `x`, if the U-Net has a `layout`: what that predicts
                 from the prompt and the start noise, or in training the true one.
 
         Raises:
-            ValueError: H or W that cannot be halved as often as the U-Net has levels; a missing prior.
+            ValueError: H or W is not a multiple of `multiple`, or the prior is missing.
         """
         height, width = x.shape[2:]
         if height % self.multiple or width % self.multiple:
             raise ValueError(
                 f"latents of {height}x{width} do not fit this U-Net: height and width must be multiples of "
-                f"{self.multiple}, of {8 * self.multiple} pixels"
+                f"{self.multiple}, in pixels multiples of {8 * self.multiple}"
             )
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         if context is not None and hasattr(self, "context_embed"):
@@ -229,5 +234,6 @@ class UNetModel(nn.Module):
         y = self.out(h)
         if self.layout is None:
             return y
+        # a linear function of latents and prior is nearly right, so the network learns only the difference from it
         shares = self.bypass(F.silu(emb))[:, :, None, None, None]  # [B, 2, 1, 1, 1]
         return y + (shares * rearrange(known, "b (n c) h w -> b n c h w", n=2)).sum(dim=1)

@@ -10,7 +10,7 @@ import torch
 
 SCHEDULES = ("linear", "cosine")
 COSINE_OFFSET = 0.008  # keeps the first beta from vanishing
-MAX_BETA = 0.999  # of the cosine schedule: its last beta would be 1, and alphas_cumprod 0
+MAX_BETA = 0.999  # of the cosine schedule, whose last beta would be 1 and make alphas_cumprod 0
 
 
 def make_betas(
@@ -19,15 +19,15 @@ def make_betas(
     linear_start: float = 8.5e-4,
     linear_end: float = 0.012,
 ) -> torch.Tensor:
-    """The variance added at each training timestep, float64 [n_timestep].
+    """Return the variance added at each training timestep, float64 [n_timestep].
 
     Args:
-        schedule: "linear" (linear in sqrt(beta), what every LDM yaml means by that name) or "cosine".
+        schedule: "linear", which in every LDM yaml means linear in sqrt(beta), or "cosine".
         n_timestep: the number of training timesteps.
         linear_start, linear_end: the first and the last beta of "linear"; "cosine" has no parameters.
 
     Raises:
-        ValueError: for an unknown schedule, no timesteps, or betas that do not ascend within (0, 1).
+        ValueError: the schedule is unknown, there are no timesteps, or betas do not ascend within (0, 1).
     """
     if n_timestep < 1:
         raise ValueError(f"n_timestep must be at least 1, got {n_timestep}")

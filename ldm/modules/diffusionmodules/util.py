@@ -1,4 +1,4 @@
-"""Small pieces that the U-Net and the autoencoder are made of."""
+"""Small parts of the U-Net and the autoencoder."""
 
 import math
 
@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_PERIOD = 10_000  # timesteps, over 2π
+MAX_PERIOD = 10_000  # timesteps / 2π, period of the slowest wave
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Cosines and sines of the timesteps `t` [B] at `dim / 2` frequencies from 1 to 1 / MAX_PERIOD: [B, dim] float32.
+    """Embed timesteps `t` [B] by cosines and sines of `dim / 2` frequencies from 1 to 1 / MAX_PERIOD: [B, dim] float32.
 
     Vaswani et al. 2017, section 3.5, with the cosines first as the published weights expect.
 
     Raises:
-        ValueError: an odd `dim`.
+        ValueError: `dim` is odd.
     """
     if dim % 2:
-        raise ValueError(f"a timestep embedding needs an even width, not {dim}")
+        raise ValueError(f"a timestep embedding needs an even width, got {dim}")
     half = dim // 2
     frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * frequencies
@@ -29,10 +29,10 @@ POSITION_CHANNELS = 29
 
 
 def position_features(height: int, width: int, device: torch.device) -> Tensor:
-    """Where each cell of a map lies, [29, height, width] float32: what a convolution by itself cannot tell.
+    """Describe the position of each cell of a map, which a convolution alone cannot know: [29, height, width] float32.
 
-    Right, down and distance r from the middle, with 1 half of the shorter side; sines and cosines of π and 2π times the
-    first two, of π, 2π and 4π times r, and of 1 to 6 times the angle: rings, rays and tiles are simple sums of these.
+    The channels are x, y and the distance r from the centre, where 1 is half of the shorter side; and sines and cosines
+    of πx, 2πx, πy, 2πy, of πr, 2πr, 4πr, and of 1 to 6 times the angle. Rings, rays and tiles are simple sums of these.
     After "An Intriguing Failing of Convolutional Neural Networks and the CoordConv Solution" (Liu et al. 2018).
     """
     half = min(height, width) / 2
@@ -60,11 +60,11 @@ def zero_module(module: nn.Module) -> nn.Module:
 class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu & He 2018, arXiv 1803.08494) over maps [B, C, H, W] in 32 groups.
 
-    For maps below `SMALL` cells in channels-last memory torch's kernel for CPUs walks through memory in strides: at
-    [2, 128, 16, 16] in bfloat16 four times as slow as by way of contiguous memory and back.
+    For channels-last maps below `SMALL` cells, torch's CPU kernel reads memory in strides. At [2, 128, 16, 16] in
+    bfloat16 it takes four times as long as a conversion to contiguous memory, the kernel, and the conversion back.
     """
 
-    SMALL = 1024  # cells, H · W; where torch itself changes its way
+    SMALL = 1024  # cells, H · W; the limit at which torch changes its kernel
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(32, channels, eps=eps)
@@ -77,7 +77,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class Upsample(nn.Module):
-    """Double height and width by repetition, then a 3×3 convolution."""
+    """Repetition that doubles height and width, then a 3×3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

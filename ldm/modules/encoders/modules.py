@@ -1,4 +1,4 @@
-"""Text encoders: prompts to embeddings [B, max_seq_len, n_embed] that the U-Net attends to."""
+"""Text encoders: from prompts to embeddings [B, max_seq_len, n_embed], to which the U-Net attends."""
 
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class BERTEmbedder(nn.Module):
-    """WordPiece tokens through a transformer that was trained together with the U-Net (Rombach et al. 2022, 4.3.1).
+    """WordPiece tokens and a transformer trained together with the U-Net (Rombach et al. 2022, section 4.3.1).
 
     The vocabulary is that of `bert-base-uncased`; it comes with the checkpoint and is set by `load_vocabulary`.
     """
 
     training_only = frozenset({"use_tokenizer", "device", "embedding_dropout"})
-    fallback_prompt = ""  # for a prompt of which nothing is left
+    fallback_prompt = ""  # used for a prompt without any known word
 
     def __init__(self, n_embed: int, n_layer: int, vocab_size: int = 30_522, max_seq_len: int = 77) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class BERTEmbedder(nn.Module):
         self.tokenizer: Tokenizer | None = None
 
     def load_vocabulary(self, folder: Path) -> None:
-        """Take `tokenizer.json` or `vocab.txt` from `folder`.
+        """Load `tokenizer.json` or `vocab.txt` from `folder`.
 
         Raises:
-            FileNotFoundError: neither is there.
-            ValueError: it cannot be read, or has more words than the model.
+            FileNotFoundError: neither exists.
+            ValueError: the file cannot be read, or has more words than the model.
         """
         from tokenizers import BertWordPieceTokenizer, Tokenizer
 
@@ -45,8 +45,8 @@ class BERTEmbedder(nn.Module):
         path = next((folder / name for name in readers if (folder / name).is_file()), None)
         if path is None:
             raise FileNotFoundError(
-                f"no vocab.txt or tokenizer.json in {folder}: this model's words are those of bert-base-uncased; "
-                "get its vocab.txt from https://huggingface.co/bert-base-uncased and put it there"
+                f"no vocab.txt or tokenizer.json in {folder}: this model uses the words of bert-base-uncased; "
+                "download its vocab.txt from https://huggingface.co/bert-base-uncased into that folder"
             )
         try:
             tokenizer = readers[path.name](str(path))
@@ -54,21 +54,21 @@ class BERTEmbedder(nn.Module):
             raise ValueError(f"{path} cannot be read as a vocabulary: {error}") from error
         words, known = tokenizer.get_vocab_size(), self.transformer.token_emb.num_embeddings
         if words > known:
-            raise ValueError(f"{path} has {words} words, the model {known}: it is the vocabulary of another model")
+            raise ValueError(f"{path} has {words} words, the model {known}: it belongs to another model")
         tokenizer.enable_truncation(self.max_seq_len)
         tokenizer.enable_padding(length=self.max_seq_len, pad_id=0, pad_token="[PAD]")
         self.tokenizer = tokenizer
 
     def out_of_vocabulary(self, prompt: str) -> list[str]:
-        """None: WordPiece spells out what it does not know."""
+        """Return no word: WordPiece spells out unknown words."""
         return []
 
     def has_known_words(self, prompt: str) -> bool:
-        """Whether `prompt` has an effect: any has."""
+        """Tell whether `prompt` has an effect; here every prompt has."""
         return True
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B, 77, n_embed] of `prompts`, cut or padded to 77 tokens; padding is attended to as well.
+        """Embed `prompts`, cut or padded to 77 tokens: [B, 77, n_embed]; the model attends to padding as well.
 
         Raises:
             RuntimeError: no vocabulary was loaded.
@@ -80,27 +80,25 @@ class BERTEmbedder(nn.Module):
 
 
 def _words(prompt: str) -> list[str]:
-    """The words of `prompt` in lower case, accents as characters of their own: "Café, don't!" gives café, don, t."""
+    """Split `prompt` into lower-case words, with accents as separate characters: "Café, don't!" gives café, don, t."""
     decomposed = unicodedata.normalize("NFKD", prompt.lower())
     return "".join(c if c.isalpha() or unicodedata.combining(c) else " " for c in decomposed).split()
 
 
 def _plain(word: str) -> str:
-    """A word of `_words` without its accents."""
+    """Remove the accents from a word of `_words`."""
     return "".join(c for c in word if not unicodedata.combining(c))
 
 
 class WordEmbedder(nn.Module):
-    """Whole words by fixed word vectors, a projection, and a small transformer: the built-in model's text encoder.
+    """Fixed word vectors, a projection, and a small transformer: the text encoder of the built-in model.
 
-    The vectors (`training.scenes.words`) lie near each other for words of like meaning, and only what follows them is
-    trained, so that a word that no caption used steers to where its neighbours do. During training a little noise on
-    the vectors makes neighbourhoods, not points, mean something. A word that has no vector is left out of the prompt.
+    Words of similar meaning have similar vectors (`training.word_vectors`), and only the layers after them are trained,
+    so a word that no caption used acts like its neighbours. During training a little noise on the vectors makes the
+    model learn neighbourhoods, not points. A word without a vector is left out of the prompt.
     """
 
-    fallback_prompt = (
-        "abstract art"  # for a prompt of which nothing is left: by itself the empty one gives mere patches
-    )
+    fallback_prompt = "abstract art"  # used for a prompt without any known word; the empty one would give mere patches
 
     word_vectors: Tensor  # [vocab_size, vector_dim]
 
@@ -119,11 +117,11 @@ class WordEmbedder(nn.Module):
         self.norm = nn.LayerNorm(n_embed)
 
     def load_vocabulary(self, folder: Path) -> None:
-        """Take the words from `folder/vocab.txt`, one a line, in the order of `word_vectors`.
+        """Load the words from `folder/vocab.txt`, one a line, in the order of `word_vectors`.
 
         Raises:
-            ValueError: another number of words than of vectors.
-            OSError: no such file.
+            ValueError: the number of words is not that of the vectors.
+            OSError: the file cannot be read.
         """
         words = (folder / "vocab.txt").read_text(encoding="utf-8").split()
         if len(words) != len(self.word_vectors):
@@ -131,21 +129,22 @@ class WordEmbedder(nn.Module):
         self.index = {word: i for i, word in enumerate(words)}
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Rows of `word_vectors` for the known words of `prompt`, at most `max_seq_len`."""
+        """Return the rows of `word_vectors` of the known words in `prompt`, at most `max_seq_len`."""
         words = map(_plain, _words(prompt))
         return [self.index[word] for word in words if word in self.index][: self.max_seq_len]
 
     def out_of_vocabulary(self, prompt: str) -> list[str]:
-        """Words of `prompt` that have no vector, and so no effect."""
+        """Return the words of `prompt` that have no vector, and so no effect."""
         return [unicodedata.normalize("NFC", word) for word in _words(prompt) if _plain(word) not in self.index]
 
     def has_known_words(self, prompt: str) -> bool:
-        """Whether `prompt` has an effect."""
+        """Tell whether any word of `prompt` has a vector."""
         return bool(self.tokenize(prompt))
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B, max_seq_len, n_embed] of `prompts`; an empty prompt is all padding."""
+        """Embed `prompts` as [B, max_seq_len, n_embed]; an empty prompt is all padding."""
         words = [self.tokenize(prompt) for prompt in prompts]
+        # row −1 marks padding, which has a learned vector
         rows = torch.tensor([row + [-1] * (self.max_seq_len - len(row)) for row in words]).to(self.word_vectors.device)
         vectors = self.word_vectors[rows]
         if self.training and self.vector_noise:
