@@ -6,13 +6,14 @@ needs are defined there.
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from audio.files import atomic_path, read_tensor, sha256_of
 
-__all__ = ["alternatives", "atomic_path", "read_tensor", "reserve", "reserved", "sha256_of"]
+__all__ = ["alternatives", "atomic_path", "check_writable", "read_tensor", "reserve", "reserved", "sha256_of"]
 
 
 def reserve(folder: Path, names: Iterator[str]) -> Path:
@@ -49,3 +50,21 @@ def alternatives(name: str) -> Iterator[str]:
     yield name
     for number in itertools.count(2):
         yield f"{Path(name).stem}_{number}{Path(name).suffix}"
+
+
+def check_writable(folder: Path) -> Path:
+    """Check, before long work, that files can be written to a folder; it may be made later.
+
+    Returns the folder, or the nearest one above it that exists.
+
+    Raises:
+        OSError: they cannot be written; the error names `folder`.
+    """
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+    return nearest

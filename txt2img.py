@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import cli
 import config
 import standby
+from files import check_writable
 from painting.options import latent_files, parse_options, parse_request
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         made_from.check(inputs.provenance(specs[0]))
 
     samples = args.outdir / "samples"
-    make_writable(samples)
+    check_writable(samples)
     journal = Journal(args.outdir, specs, inputs.identity(specs))
     if journal.finished:
         print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
@@ -172,13 +173,6 @@ def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.
 
 
 _painters: dict[tuple[Path, Path | None, str, "torch.device"], "LatentDiffusionPainter"] = {}
-
-
-def make_writable(folder: Path) -> None:
-    """Make a folder, and raise OSError before the work, not after it, if it cannot be written to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import errno
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import config
+import files
 
 MIN_FREE = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred images
 
@@ -24,7 +24,7 @@ def check_all(another_model: bool) -> None:
     if not another_model:
         check_weights(config.BUILTIN_MODEL_WEIGHTS)
     for folder in (config.ROOT_DIR, config.OUTPUT_DIR):
-        check_writable(folder)
+        check_folder(folder)
 
 
 def check_files(*paths: Path) -> None:
@@ -56,16 +56,14 @@ def check_weights(path: Path) -> None:
         raise OSError(f"the model {path} is incomplete ({error}); clone the repository again") from error
 
 
-def check_writable(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Check that a folder, or the nearest one above it that exists, can be written to and has room.
 
     Raises:
         OSError: it cannot, or has not.
     """
-    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        nearest = files.check_writable(folder)
     except OSError as error:
         reason = os.strerror(error.errno or errno.EACCES).lower()
         raise OSError(f"{folder} cannot be written to ({reason}); set VOICETOIMG_DATA_DIR to another folder") from error

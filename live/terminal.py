@@ -117,7 +117,7 @@ class Terminal:
 
     def image(self, path: Path, seconds: float) -> None:
         """Print where the image is, and how long it took."""
-        self.say(f"picture: {path} ({seconds:.1f} s from sound to picture)")
+        self.say(f"image: {path} ({seconds:.1f} s from sound to image)")
 
     # --- drawing ------------------------------------------------------------------------------------------------------
     def _print(self, line: str, stream: TextIO) -> None:

@@ -253,6 +253,25 @@ def test_a_model_that_cannot_be_loaded_is_noticed_before_the_first_recording(pip
             time.sleep(0.01)
 
 
+def test_a_measurement_that_fails_is_an_error(pipeline_of, folder):
+    (folder / "txt2img.py").write_text("import sys; sys.exit('broken')")
+    pipeline = pipeline_of("--budget", "5")
+    pipeline.start()
+    with pytest.raises(RuntimeError, match=r"^txt2img.py failed with status 1: broken$"):
+        pipeline.await_encoder()
+
+
+def test_a_recording_that_cannot_be_encoded_leaves_the_latent_before_it(pipeline_of, files, folder):
+    (folder / "process_live_audio.py").write_text(f"{FAULTY}send(error='no sound')")
+    files.latent.write_text("of an earlier voice")
+    pipeline = pipeline_of("--loop")
+    pipeline.start()
+    pipeline.submit(own_take(files))
+    pipeline.finish()
+    assert pipeline.failed == 1 and len(list(folder.glob("temp_live_audio_*.wav"))) == 1
+    assert files.latent.read_text() == "of an earlier voice"
+
+
 def test_how_to_paint_goes_to_the_generator(pipeline_of, folder):
     pipeline = pipeline_of("--negative_prompt", "red", "--voice_strength", "0.5", "--steps", "3")
     assert pipeline.options.painting == ["--prompt=calm blue waves", "--negative_prompt=red", "--voice_strength=0.5"]

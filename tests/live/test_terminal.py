@@ -63,7 +63,7 @@ def test_lines_stay_above_one_line_that_changes(monkeypatch):
     assert (first, second) == ("first", "second") and re.match(r"sampling:  50%\|.*\| 2/4 \[", bar)
     terminal.progress_done()
     terminal.image(Path("a.png"), 1.25)
-    assert out.shown() == ["first", "second", "picture: a.png (1.2 s from sound to picture)", ""]
+    assert out.shown() == ["first", "second", "image: a.png (1.2 s from sound to image)", ""]
 
 
 def test_the_level_comes_first_while_a_recording_goes_on(monkeypatch):
