@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import config
+import standby
 import txt2img
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.encoders.modules import WordEmbedder
@@ -389,27 +390,24 @@ def test_prompts_that_are_no_text_get_one_line(tmp_path):
     assert result.returncode == 1 and "prompts.txt is not text in UTF-8" in result.stderr
 
 
+def stand_by(requests: list[dict], *options: object, text: str = "") -> list[dict]:
+    """Return the answers of txt2img.py to requests, or to `text`."""
+    result = subprocess.run(
+        [sys.executable, "txt2img.py", "--standby", "--steps", "1", *map(str, options)],
+        input=text or "".join(json.dumps(request) + "\n" for request in requests),
+        capture_output=True, text=True, cwd=config.REPO_DIR, timeout=240,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    ready, *answers = [line for line in lines if not line.keys() & set(standby.EVENTS)]
+    assert ready == {"ready": True} and len(answers) == max(len(requests), bool(text)), result.stderr
+    return answers
+
+
 @pytest.mark.parametrize("option", ["--mix", "--walk"])
 def test_scripts_that_stand_by_may_mix(option, voices, tmp_path):
     """And answer a last request that has no end of line."""
-    result = subprocess.run(
-        [sys.executable, "txt2img.py", "--standby", option, voices, voices, "--ddim_steps", "1", "--outdir", tmp_path],
-        input='{"seed": 7}', capture_output=True, text=True, cwd=config.REPO_DIR, timeout=120,
-    )  # fmt: skip
-    ready, answer = map(json.loads, result.stdout.splitlines())
-    assert ready == {"ready": True} and answer["pictures"], result.stdout
-
-
-def stand_by(requests: list[dict], *options: object) -> list[dict]:
-    """The answers of txt2img.py to requests."""
-    result = subprocess.run(
-        [sys.executable, "txt2img.py", "--standby", "--ddim_steps", "1", *map(str, options)],
-        input="".join(json.dumps(request) + "\n" for request in requests),
-        capture_output=True, text=True, cwd=config.REPO_DIR, timeout=240,
-    )  # fmt: skip
-    ready, *answers = map(json.loads, result.stdout.splitlines())
-    assert ready == {"ready": True} and len(answers) == len(requests), result.stderr
-    return answers
+    (answer,) = stand_by([], option, voices, voices, "--outdir", tmp_path, text='{"seed": 7}')
+    assert answer["pictures"]
 
 
 def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
@@ -525,13 +523,20 @@ def test_one_bar_for_the_job(tmp_path):
     assert bars[-1] == ("8", "8") and {total for _, total in bars} == {"8"}
 
 
-def test_who_asks_a_script_in_standby_sees_the_bar(tmp_path):
-    """As a sign of life, while it rehearses and while it paints."""
+def test_progress_and_previews_are_events_in_standby(tmp_path):
+    """Also while it warms up, as a sign of life."""
+    request: dict[str, object] = {"steps": 3, "n_samples": 2, "batch_size": 1, "preview_every": 2}
     result = subprocess.run(
         [sys.executable, "txt2img.py", "--standby", *SMALL, "--outdir", tmp_path],
-        input='{"ddim_steps": 3}\n', capture_output=True, text=True, cwd=ROOT, timeout=120,
+        input=json.dumps(request), capture_output=True, text=True, cwd=ROOT, timeout=120,
     )  # fmt: skip
-    assert {total for _, total in BARS.findall(result.stderr)} == {"2", "3"}
+    *events, answer = map(json.loads, result.stdout.splitlines())
+    ready = events.index({"ready": True})
+    assert events[:ready] == [{"progress": [1, 2]}, {"progress": [2, 2]}]
+    preview = {"preview": str(tmp_path / "preview.png")}
+    assert [event for event in events[ready + 1 :] if event != preview] == [{"progress": [n, 6]} for n in range(1, 7)]
+    assert events.count(preview) == 2 and events[ready + 1 :].index(preview) == 2
+    assert len(answer["pictures"]) == 2 and answer["warned"] == [] and result.stderr == ""
 
 
 def test_a_last_line_that_names_every_file_and_nothing_of_a_bar_in_a_log(tmp_path):
