@@ -1,4 +1,4 @@
-"""What README.md and CONTRIBUTING.md say can be done: every command is run, or its options are checked."""
+"""The documents keep their word: commands and Python examples run, and what they name exists."""
 
 import importlib
 import os
@@ -8,24 +8,44 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cli
 import config
+import painting.options
+from tests.programs import run_main
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(config.REPO_DIR).as_posix() for path in config.REPO_DIR.glob("docs/*.md")),
+)
+OTHER_DOCUMENTS = (
+    "models/README.md",
+    "models/calibration/README.md",
+    "models/chladni/README.md",
+    "examples/README.md",
+    "findings/README.md",
+)
+ROOMS = ("audio", "ldm", "painting", "live", "training")
 SCRIPTS = sorted(path.stem for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
+MOST_WORDS = 1500  # of README.md
 
 # how commands that are not run begin, and why not
 NOT_RUN = {
+    "sudo apt install": "changes the system",
+    "git clone": "fetches the repository, whose address is not known here",
+    "cd voicetoimg": "belongs to the clone",
     "make test": "runs this test",
     "make live": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "make bench": "takes long, and needs recordings",
     "make train": "takes hours: tests/training/test_training.py trains a small model",
+    "python -m training first_stage": "as above",
+    "python -m training prior": "as above",
     "python -m training diffusion": "as above",
     "python -m training export": "as above",
-    "python run_live_workflow.py --prompt": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python run_live_workflow.py --list_mics": "needs a sound system: tests/test_live_workflow.py has one",
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python3 -m venv .venv": "downloads torch",
@@ -36,37 +56,50 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell",
     "python -m pytest": "runs tests",
 }
-# run all the same, though they begin like one of those
-RUN = ('python run_live_workflow.py --prompt "a blue butterfly" --steps 20 --input_file',)
 # appended, where the last of two settings holds, so that nothing is waited for that another test has looked at
 SMALLER = {
-    "txt2img.py": "--ddim_steps 1",
+    "txt2img.py": "--steps 1",
     "run_live_workflow.py": "--steps 1",
     "prep_audio_spectrograms.py": "--workers 1",
 }
-# of pip, Dask and xcode-select, or given to every script by argparse and cli.py
-OTHER_OPTIONS = {"--install", "--index-url", "--nworkers", "--nthreads", "--help", "--version"}
+IN_PROCESS = ("process_live_audio.py", "txt2img.py")  # saves the start of Python and the loading of the model
+# of pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
+OTHER_OPTIONS = {"--install", "--index-url", "--depth", "--nworkers", "--nthreads", "--help", "--version"}
+
+
+def text_of(document: str) -> str:
+    return (config.REPO_DIR / document).read_text(encoding="utf-8")
 
 
 def commands(document: str) -> list[str]:
     """The lines of the indented code blocks, without their comments."""
-    text = re.sub(r"^```.*?^```", "", (config.REPO_DIR / document).read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```", "", text_of(document), flags=re.M | re.S)
     lines = re.findall(r"^    (\S.*)", text, flags=re.M)
     return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
+def examples(document: str) -> list[str]:
+    """The blocks of Python."""
+    return re.findall(r"^```python\n(.*?)^```", text_of(document), flags=re.M | re.S)
+
+
 def is_run(command: str) -> bool:
-    return command.startswith(RUN) or not command.startswith(tuple(NOT_RUN))
+    return not command.startswith(tuple(NOT_RUN))
 
 
 def smaller(command: str) -> str:
+    if command == "make demo":
+        return "make demo STEPS=1"
+    if "--replay" in command:
+        return command  # the image decides its steps
     return " ".join([command, *(more for script, more in SMALLER.items() if f"{script} " in f"{command} ")])
 
 
 def parse(words: list[str]) -> None:
-    """Hand the options of `python SCRIPT OPTIONS` to the script's own parser, which leaves if they are wrong."""
-    script = importlib.import_module(Path(words[0]).stem)
-    (getattr(script, "parse", None) or script.build_parser().parse_args)(words[1:])
+    """Hand the options of `python SCRIPT OPTIONS` or `python -m ROOM OPTIONS` to its parser, which leaves if wrong."""
+    name, options = (f"{words[1]}.__main__", words[2:]) if words[0] == "-m" else (Path(words[0]).stem, words[1:])
+    program: Any = importlib.import_module(name)
+    (getattr(program, "parse", None) or program.build_parser().parse_args)(options)
 
 
 ALL = [command for document in DOCUMENTS for command in commands(document)]
@@ -82,32 +115,59 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_command_that_can_be_run_here_does_what_it_says(checkout):
-    environment = {name: value for name, value in os.environ.items() if name != "VOICETOIMG_DATA_DIR"}
-    environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
-    environment["MAKEFLAGS"] = "-o .venv/.ready -o .venv/.ready-dev"  # nothing is to be installed
-    ran = [command for command in ALL if is_run(command)]
-    for command in ran:
-        if command == "make demo":
-            command = "make demo STEPS=1"
+def run(command: str, checkout: Path) -> tuple[int, str]:
+    """Run a command of a document; return its exit status and what it printed."""
+    words = shlex.split(command)
+    if words[0] == "python" and words[1] in IN_PROCESS:
+        done = run_main(words[1], *words[2:], data=checkout)
+    else:
+        environment = {name: value for name, value in os.environ.items() if name != "VOICETOIMG_DATA_DIR"}
+        environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
+        environment["MAKEFLAGS"] = "-o .venv/.ready -o .venv/.ready-dev"  # nothing is to be installed
         done = subprocess.run(
-            smaller(command), shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+            command, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
         )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.returncode, f"{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if any(map(is_run, commands(name)))])
+def test_every_command_that_can_be_run_here_does_what_it_says(document, checkout):
+    """In the order of the document, so that each document works by itself."""
+    for command in filter(is_run, commands(document)):
+        status, printed = run(smaller(command), checkout)
+        assert status == 0, f"{command}\n{printed}"
         if command.startswith("mkdir -p data/audio_input_batch"):
             for voice in config.EXAMPLES_DIR.glob("*_*.*"):
                 shutil.copy(voice, checkout / "data" / "audio_input_batch")
-    assert len(ran) >= 12 and len(list(checkout.glob("outputs/txt2img-samples/samples/*.png"))) >= 9
+    if document == "README.md":
+        assert len(list(checkout.glob("outputs/txt2img-samples/samples/*.png"))) == 2
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if examples(name)])
+def test_python_examples_run(document, checkout):
+    """Each in a namespace of its own, as in a fresh notebook."""
+    program = f"for example in {examples(document)!r}:\n    exec(example, {{}})"
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "voice.png").is_file()
 
 
 def test_commands_that_are_not_run_are_still_in_the_documents():
     left_out = [command for command in ALL if not is_run(command)]
     assert not [start for start in NOT_RUN if not any(command.startswith(start) for command in left_out)]
-    assert not [start for start in RUN if not any(command.startswith(start) for command in ALL)]
 
 
-@pytest.mark.parametrize("command", [c for c in ALL if not is_run(c) and c.split()[1].removesuffix(".py") in SCRIPTS])
-def test_options_of_commands_that_are_not_run(command):
+@pytest.mark.parametrize(
+    "command",
+    [
+        c
+        for c in ALL
+        if not is_run(c) and (c.split()[1].removesuffix(".py") in SCRIPTS or c.startswith("python -m training"))
+    ],
+)
+def test_options_of_commands_that_are_not_run(command, checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
     parse(shlex.split(command)[1:])
 
 
@@ -127,42 +187,77 @@ def test_make_knows_what_it_is_asked_for(command, checkout):
     assert recipe or words[1] != "live"
 
 
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    """All options of the programs: as the parsers of the scripts know them, others as the source adds them."""
+    import run_live_workflow
+
+    parsers = (painting.options.build_parser(None), run_live_workflow.build_parser())
+    known = OTHER_OPTIONS | {option for parser in parsers for option in parser._option_string_actions}
+    for path in config.REPO_DIR.rglob("*.py"):
+        if not {"tests", ".venv"} & set(path.relative_to(config.REPO_DIR).parts):
+            known |= set(re.findall(r"add\w*\(\s*\"(--[\w-]+)\"", path.read_text(encoding="utf-8")))
+    return known
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_options_that_are_named_exist(document):
-    """Also those in tables and sentences; those of scripts as their parsers know them, others as `add_argument`."""
-    text = (config.REPO_DIR / document).read_text(encoding="utf-8")
-    known = OTHER_OPTIONS | {
-        option
-        for path in config.REPO_DIR.rglob("*.py")
-        if not {"tests", ".venv"} & set(path.relative_to(config.REPO_DIR).parts)
-        for option in re.findall(r"add\w*\(\s*\"(--\w+)\"|either\(\"(--\w+)\"", path.read_text(encoding="utf-8"))
-        for option in option
-        if option
-    }
-    named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", text))
-    assert named <= known, named - known
+def test_options_that_are_named_exist(document, known_options):
+    """Also those in tables and sentences."""
+    named = set(re.findall(r"(?<![\w-])--[A-Za-z][\w-]*", text_of(document)))
+    assert named <= known_options, named - known_options
 
 
-@pytest.mark.parametrize(
-    "document", [*DOCUMENTS, "models/README.md", "models/calibration/README.md", "examples/README.md"]
-)
+def slugs(path: Path) -> set[str]:
+    """The names under which web pages of the repository know the headings of a document."""
+    headings = re.findall(r"^#+ (.+)", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *OTHER_DOCUMENTS])
 def test_files_that_are_linked_or_named_exist(document):
-    text = (config.REPO_DIR / document).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    programs = re.findall(
-        r"`(?:python )?((?:audio|ldm|live|painting|benchmarks|docs|models|tests|tools)/[\w./]+\.py)", text
-    )
     here = (config.REPO_DIR / document).parent
-    assert not [name for name in links if not (here / name).exists()]
+    for name, heading in re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]*))?\)", text_of(document)):
+        assert (here / name).exists(), name
+        assert not heading or heading in slugs(here / name), heading
+    folders = "|".join((*ROOMS, "benchmarks", "docs", "models", "tests", "tools"))
+    programs = re.findall(rf"`(?:python )?((?:{folders})/[\w./]+\.py)", text_of(document))
     assert not [name for name in programs if not (config.REPO_DIR / name).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_functions_that_are_named_exist(document):
+    """Those named as `file.py:function` or `file.py:Class.method`."""
+    for file, name in re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of(document)):
+        source = (config.REPO_DIR / file).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b", source, flags=re.M), f"{file}:{name}"
+
+
+def test_the_tree_of_files_is_that_of_the_readme():
+    """Every script and every module of a room has a line, and every line a file."""
+    (block,) = re.findall(r"^```text\n(.*?)^```", text_of("README.md"), flags=re.M | re.S)
+    named, folder = set(), ""
+    for line in block.splitlines():
+        name = line.split()[0]
+        folder = "" if not line.startswith(" ") else folder
+        named.add((folder + name).rstrip("/"))
+        folder = name if name.endswith("/") and not folder else folder
+    assert not [name for name in named if not (config.REPO_DIR / name).exists()]
+    modules = [*config.REPO_DIR.glob("*.py"), *(path for room in ROOMS for path in config.REPO_DIR.glob(f"{room}/*"))]
+    there = {path.relative_to(config.REPO_DIR).as_posix() for path in modules if "__" not in path.name}
+    assert not there - named
+
+
+def test_the_readme_is_short():
+    assert len(text_of("README.md").split()) <= MOST_WORDS
 
 
 def test_torch_is_the_same_version_wherever_it_is_named():
     wanted = re.search(r"^torch==(\S+)", (config.REPO_DIR / "requirements.txt").read_text(), flags=re.M)
-    named = re.findall(r"torch==([\d.]+)", (config.REPO_DIR / "README.md").read_text(encoding="utf-8"))
-    assert named and set(named) == {wanted[1]}
+    named = re.findall(r"torch==([\d.]+)", "\n".join(map(text_of, DOCUMENTS)))
+    assert wanted and named and set(named) == {wanted[1]}
 
 
 def test_the_version_is_the_newest_in_the_changelog():
-    headings = re.findall(r"^## (\S+)", (config.REPO_DIR / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.M)
+    headings = re.findall(r"^## (\S+)", text_of("CHANGELOG.md"), flags=re.M)
     assert headings[0] == cli.VERSION
