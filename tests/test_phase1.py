@@ -1,10 +1,7 @@
-"""The preparation scripts as a user runs them: one process each, handing on through files."""
+"""The preparation scripts as a user runs them, handing on through files."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +11,24 @@ import torch
 from PIL import Image
 
 import config
+import prep_ldm
+import process_live_audio
+from tests.programs import Finished, run_main, run_script
 
-ROOT = config.REPO_DIR
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
 SCRIPTS = ["prep_audio_spectrograms.py", "z_transformation_with_stats.py", "prep_ldm.py", "process_live_audio.py"]
 
 
-def run(script: str, *arguments: object, data: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
-    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=data, capture_output=True, text=True, timeout=120)
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> tuple[Path, dict[str, subprocess.CompletedProcess]]:
-    """A data folder after all of phase 1, and what each script said."""
+def prepared(tmp_path_factory) -> tuple[Path, dict[str, Finished]]:
+    """Return a data folder after all of phase 1, a process for each script, and what each of them printed."""
     data = tmp_path_factory.mktemp("phase1")
     folder = data / "data" / "audio_input_batch" / "voices"
     folder.mkdir(parents=True)
     for path in EXAMPLES:
         shutil.copy(path, folder)
     (folder / "broken.wav").write_text("no sound")
-    return data, {script: run(script, data=data) for script in SCRIPTS[:3]}
+    return data, {script: run_script(script, data=data) for script in SCRIPTS[:3]}
 
 
 def test_phase1(prepared):
@@ -70,18 +63,18 @@ def test_phase1_says_what_it_did_and_what_comes_next(prepared):
 
 def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
     data, _ = prepared
-    for row, path in enumerate(EXAMPLES):
-        if row in (0, len(EXAMPLES) - 1):
-            result = run("process_live_audio.py", "--input_file", path, data=data)
-            assert result.returncode == 0 and "built-in" not in result.stdout and not result.stderr
-            latent = torch.load(data / "live_latent.pt", weights_only=True)
-            batch = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
-            assert latent.shape == (1, 4, 32, 32) and latent.dtype == torch.float32
-            np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
+    batch = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
+    for row in (0, len(EXAMPLES) - 1):
+        result = run_main("process_live_audio.py", "--input_file", EXAMPLES[row], data=data)
+        assert result.returncode == 0 and "built-in" not in result.stdout and not result.stderr
+        latent = torch.load(data / "live_latent.pt", weights_only=True)
+        assert latent.shape == (1, 4, 32, 32) and latent.dtype == torch.float32
+        np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
 
 
 def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
-    result = run("process_live_audio.py", "--input_file", EXAMPLES[0], "--output_file", "sub/l.pt", data=tmp_path)
+    arguments = ("--input_file", EXAMPLES[0], "--output_file", "sub/l.pt")
+    result = run_script("process_live_audio.py", *arguments, data=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "built-in calibration used: run phase 1 to make your own" in result.stdout.splitlines()
     latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
@@ -96,7 +89,7 @@ def test_live_refuses_statistics_of_another_recipe(tmp_path):
     shutil.copytree(config.BUILTIN_CALIBRATION_DIR, stats)
     about = stats / "calibration.json"
     about.write_text(about.read_text().replace('"hop_length": 512', '"hop_length": 256'))
-    result = run("process_live_audio.py", "--input_file", EXAMPLES[0], data=tmp_path)
+    result = run_main("process_live_audio.py", "--input_file", EXAMPLES[0], data=tmp_path)
     assert result.returncode == 1 and "hop_length 256" in result.stderr and "512" in result.stderr
     assert not (tmp_path / "live_latent.pt").exists()
 
@@ -114,37 +107,54 @@ SOUNDS = {
 def test_live_judges_the_recording(tmp_path, change, status, message):
     samples, rate = soundfile.read(config.EXAMPLES_DIR / "voice_en.wav")
     soundfile.write(tmp_path / "in.wav", change(samples), rate, subtype="FLOAT")
-    result = run("process_live_audio.py", "--input_file", "in.wav", data=tmp_path)
+    result = run_main("process_live_audio.py", "--input_file", "in.wav", data=tmp_path)
     assert result.returncode == status and message in result.stderr and result.stderr.count("\n") == 1
     assert (tmp_path / "live_latent.pt").exists() == (status == 0)
 
 
 def test_live_draws_the_recording(tmp_path):
     arguments = ("--input_file", EXAMPLES[0], "--save_picture", "sub/heard.png")
-    result = run("process_live_audio.py", *arguments, data=tmp_path)
+    result = run_main("process_live_audio.py", *arguments, data=tmp_path)
     assert result.returncode == 0 and "drawn: sub/heard.png" in result.stdout, result.stderr
     assert Image.open(tmp_path / "sub" / "heard.png").size[0] > 900
-    result = run("process_live_audio.py", *arguments[:3], "heard.jpg", data=tmp_path)
+    result = run_main("process_live_audio.py", *arguments[:3], "heard.jpg", data=tmp_path)
     assert result.returncode == 2 and "must end in .png" in result.stderr
 
 
-def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(tmp_path):
-    """The five telephone recordings make a calibration that knows nothing above 4 kHz."""
+@pytest.fixture(scope="module")
+def telephone(tmp_path_factory) -> tuple[Path, list[Finished]]:
+    """Return a data folder whose calibration is of five telephone recordings, all other files being elsewhere."""
+    data = tmp_path_factory.mktemp("telephone")
     for path in config.EXAMPLES_DIR.glob("voice_*.wav"):
-        shutil.copy(path, tmp_path)
-    files = ("--input_dir", tmp_path, "--output_file", "v.npy", "--workers", 1)
-    assert run(SCRIPTS[0], *files, data=tmp_path).returncode == 0
-    result = run(SCRIPTS[1], "--input_file", "v.npy", "--output_file", "z.npy", data=tmp_path)
-    assert 3500 < float(re.search(r"hint: these recordings hold nothing above (\d+) Hz", result.stdout)[1]) < 4500
-    narrow = run("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "voice_en.wav", data=tmp_path)
-    wide = run("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "word_de.ogg", data=tmp_path)
+        shutil.copy(path, data)
+    vectors, z_scores, latents = data / "out" / "v.npy", data / "out" / "z.npy", data / "out" / "l.pt"
+    first = run_main(SCRIPTS[0], "--input_dir", data, "--output_file", vectors, "--workers", 1, data=data)
+    second = run_main(SCRIPTS[1], "--input_file", vectors, "--output_file", z_scores, data=data)
+    third = run_main(SCRIPTS[2], "--input_file", z_scores, "--output_file", latents, data=data)
+    return data, [first, second, third]
+
+
+def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(telephone):
+    data, (_, second, _) = telephone
+    assert 3500 < float(re.search(r"hint: these recordings hold nothing above (\d+) Hz", second.stdout)[1]) < 4500
+    narrow = run_main("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "voice_en.wav", data=data)
+    wide = run_main("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "word_de.ogg", data=data)
     assert narrow.returncode == wide.returncode == 0 and not narrow.stderr
     assert wide.stderr.startswith("warning: the recording has sound above") and wide.stderr.count("\n") == 1
 
 
+def test_output_elsewhere_is_handed_on_in_the_next_line(telephone):
+    data, (first, second, third) = telephone
+    out = data / "out"
+    assert f"next: python z_transformation_with_stats.py --input_file {out / 'v.npy'}" in first.stdout
+    assert f"next: python prep_ldm.py --input_file {out / 'z.npy'}" in second.stdout
+    assert f"--init_latents {out / 'l.pt'}" in third.stdout
+    assert torch.load(out / "l.pt", weights_only=True).shape == (5, 4, 32, 32)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_writes_nothing(tmp_path, script):
-    result = run(script, "--help", data=tmp_path)
+    result = run_main(script, "--help", data=tmp_path)
     assert result.returncode == 0 and "--output_file" in result.stdout and not list(tmp_path.iterdir())
 
 
@@ -168,7 +178,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("script", "arguments", "status", "message"), MISTAKES)
 def test_mistakes_get_one_line_and_leave_nothing(tmp_path, script, arguments, status, message):
-    result = run(script, *arguments, data=tmp_path)
+    result = run_main(script, *arguments, data=tmp_path)
     assert result.returncode == status and message in result.stderr
     assert result.stderr.count("\n") == 1 and not result.stdout and not list(tmp_path.iterdir())
 
@@ -185,22 +195,9 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, script, arguments, st
 @pytest.mark.parametrize("script", SCRIPTS[1:3])
 def test_hostile_matrices_are_refused(tmp_path, script, array, message):
     np.save(tmp_path / "in.npy", array)
-    result = run(script, "--input_file", "in.npy", data=tmp_path)
+    result = run_main(script, "--input_file", "in.npy", data=tmp_path)
     assert result.returncode == 1 and message in result.stderr and result.stderr.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
-
-
-def test_output_elsewhere_is_handed_on_in_the_next_line(tmp_path):
-    for path in EXAMPLES[:2]:
-        shutil.copy(path, tmp_path)
-    out = tmp_path / "out"
-    first = run(SCRIPTS[0], "--input_dir", tmp_path, "--output_file", out / "v.npy", "--workers", 1, data=tmp_path)
-    assert f"next: python z_transformation_with_stats.py --input_file {out / 'v.npy'}" in first.stdout
-    second = run(SCRIPTS[1], "--input_file", out / "v.npy", "--output_file", out / "z.npy", data=tmp_path)
-    assert f"next: python prep_ldm.py --input_file {out / 'z.npy'}" in second.stdout
-    third = run(SCRIPTS[2], "--input_file", out / "z.npy", "--output_file", out / "l.pt", data=tmp_path)
-    assert f"--init_latents {out / 'l.pt'}" in third.stdout
-    assert torch.load(out / "l.pt", weights_only=True).shape == (2, 4, 32, 32)
 
 
 def test_no_script_writes_over_what_it_reads(tmp_path):
@@ -208,22 +205,19 @@ def test_no_script_writes_over_what_it_reads(tmp_path):
         vectors = tmp_path / "v.npy"
         np.save(vectors, np.zeros((3, 4096), np.float32))
         before = vectors.read_bytes()
-        result = run(script, "--input_file", str(vectors), "--output_file", str(vectors), data=tmp_path)
+        result = run_main(script, "--input_file", str(vectors), "--output_file", str(vectors), data=tmp_path)
         assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
         assert vectors.read_bytes() == before
     voice = tmp_path / "voice.wav"
     voice.write_bytes(EXAMPLES[0].read_bytes())
-    result = run("process_live_audio.py", "--input_file", str(voice), "--output_file", str(voice), data=tmp_path)
+    result = run_main("process_live_audio.py", "--input_file", str(voice), "--output_file", str(voice), data=tmp_path)
     assert result.returncode == 2 and "must end in .pt" in result.stderr
     assert voice.read_bytes() == EXAMPLES[0].read_bytes()
 
 
 def test_a_recording_without_any_statistics_is_told_so(tmp_path, monkeypatch):
-    import process_live_audio
-
     for name in ("STATS_DIR", "BUILTIN_CALIBRATION_DIR"):
         monkeypatch.setattr(config, name, tmp_path / "none")
-    monkeypatch.setattr(sys, "argv", ["process_live_audio.py"])
     with pytest.raises(OSError, match="no statistics in .*; run prep_audio_spectrograms.py first"):
         process_live_audio.main(["--input_file", str(EXAMPLES[0]), "--output_file", str(tmp_path / "l.pt")])
     assert not list(tmp_path.iterdir())
@@ -232,14 +226,12 @@ def test_a_recording_without_any_statistics_is_told_so(tmp_path, monkeypatch):
 def test_a_damaged_recording_is_used_with_a_warning(tmp_path):
     whole = (config.EXAMPLES_DIR / "voice_it.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
-    result = run(SCRIPTS[3], "--input_file", "cut.wav", "--output_file", "l.pt", data=tmp_path)
+    result = run_main(SCRIPTS[3], "--input_file", "cut.wav", "--output_file", "l.pt", data=tmp_path)
     assert result.returncode == 0 and "warning: the recording is damaged: " in result.stderr
     assert "; record again" in result.stderr and (tmp_path / "l.pt").is_file()
 
 
 def test_latents_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
-    import prep_ldm
-
     def full(*_: object) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0")
 

@@ -1,0 +1,75 @@
+"""The scripts as a user starts them: in this process, where a process of its own would prove nothing, or in one."""
+
+import contextlib
+import importlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import cli
+import config
+
+PATIENCE = 300.0  # seconds for a script, on a busy machine
+
+Finished = subprocess.CompletedProcess[str]
+
+
+def run_script(script: str, *arguments: object, data: Path, text: str | None = None) -> Finished:
+    """Run a script in a process of its own, with `data` as the current and the data folder, and `text` as its input."""
+    command = [sys.executable, str(config.REPO_DIR / script), *map(str, arguments)]
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
+    return subprocess.run(
+        command, env=environment, cwd=data, input=text, capture_output=True, text=True, timeout=PATIENCE
+    )
+
+
+def run_main(script: str, *arguments: object, data: Path) -> Finished:
+    """Run a script as `run_script` does, but in this process: faster, and the built-in model is loaded only once."""
+    main = importlib.import_module(script.removesuffix(".py")).main
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with (
+        data_folder(data),
+        mock.patch.object(sys, "argv", [script]),
+        mock.patch.object(sys.modules["__main__"], "__spec__", None),  # for cli.program
+        warnings.catch_warnings(),
+        _signals_kept(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.run(lambda: main([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    said, warned = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]  # BytesIO
+    return subprocess.CompletedProcess([script, *map(str, arguments)], status, said, warned)
+
+
+@contextlib.contextmanager
+def data_folder(folder: Path) -> Iterator[None]:
+    """Let `folder` be the current folder, and the one that `config` names for output."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        with mock.patch.dict(os.environ, VOICETOIMG_DATA_DIR=str(folder)):
+            importlib.reload(config)
+            yield
+    finally:
+        os.chdir(before)
+        importlib.reload(config)
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Put the handlers of signals back that `cli.run` replaces."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            signal.signal(number, handlers[number])
