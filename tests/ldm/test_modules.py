@@ -1,4 +1,4 @@
-"""U-Net, autoencoder and text encoder against diffusers' and LDMBert's, and against what is published of their keys."""
+"""Compare U-Net, autoencoder and text encoder with those of diffusers, and their keys with published ones."""
 
 import copy
 from pathlib import Path
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transforme
 
 
 def load_ours(reference: nn.Module, node: dict, rename) -> nn.Module:
-    """Our module by the config of `reference`, with its weights."""
+    """Build our module by the config of `reference`, with its weights."""
     ours = instantiate_from_config(node)
     prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
     state = {}
@@ -148,9 +148,9 @@ def test_autoencoder_agrees_with_diffusers(changes):
     config = {key: list(value) if isinstance(value, tuple) else value for key, value in reference.config.items()}
     ours = load_ours(reference, autoencoder_config(config, HERE), lambda name: autoencoder_name(name, 4))
     generator = torch.Generator().manual_seed(6)
-    picture = torch.rand(2, 3, 48, 32, generator=generator) * 2 - 1
+    image = torch.rand(2, 3, 48, 32, generator=generator) * 2 - 1
     latents = torch.randn(2, 4, 6, 4, generator=generator)
-    assert relative_error(ours.encode(picture), reference.encode(picture).latent_dist.mean) < TOLERANCE
+    assert relative_error(ours.encode(image), reference.encode(image).latent_dist.mean) < TOLERANCE
     assert relative_error(ours.decode(latents), reference.decode(latents).sample) < TOLERANCE
 
 
@@ -198,7 +198,7 @@ def test_wrong_vocabularies_are_refused(folder, tmp_path, name, text, words):
 
 
 @torch.no_grad()
-def test_picture_agrees_with_diffusers(folder):
+def test_image_agrees_with_diffusers(folder):
     pipeline, model = make_pipeline(), load_model(folder)
     x_T = torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(8))
     expected = pipeline(
@@ -210,16 +210,16 @@ def test_picture_agrees_with_diffusers(folder):
         conditioning=model.get_learned_conditioning([PROMPT]),
         unconditional=model.get_learned_conditioning([""]),
     )
-    picture = (model.decode_first_stage(samples) / 2 + 0.5).clamp(0, 1)
-    assert picture.std() > 0.05  # a picture, not a plain colour
-    assert (picture - expected).abs().max() < 1 / 255
+    image = (model.decode_first_stage(samples) / 2 + 0.5).clamp(0, 1)
+    assert image.std() > 0.05  # not a plain colour
+    assert (image - expected).abs().max() < 1 / 255
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
 def test_keys_are_those_that_diffusers_converts_from_compvis(folder):
-    """diffusers' own converters take our names for CompVis's, and give back what the pipeline was made with."""
+    """The converters of diffusers take our names for CompVis's, and return the weights of the pipeline."""
     pipeline, model = make_pipeline(), load_model(folder)
     state = model.state_dict()
     for converted, reference in (
@@ -244,7 +244,7 @@ def test_bert_layers_are_those_that_diffusers_converts_from_compvis(folder):
 
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the 1.45 B model."""
+    """Names and shapes of the tensors of the 1.45 B model."""
     model = build_model(read_config(LARGE), str(LARGE))
     assert all(tensor.is_meta for tensor in model.state_dict().values())
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -314,7 +314,7 @@ def test_norms_have_the_published_eps():
 
 def test_builtin_yaml_builds():
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS_DIR / "latent-diffusion" / "chladni.yaml"))["model"]
-    node["params"]["cond_stage_config"]["params"].update(vocab_size=10, vector_dim=64)  # known once it is trained
+    node["params"]["cond_stage_config"]["params"].update(vocab_size=10, vector_dim=64)  # training fills these in
     node["params"]["unet_config"]["params"]["layout"].update(
         size=32,
         shape_attributes=dict.fromkeys(NAMED_ATTRIBUTES, 2),

@@ -1,4 +1,4 @@
-"""The predicted of a picture that a prompt allows, and how start noise decides what the prompt leaves open."""
+"""Test the prior: how prompt and start noise together give coarse latents of an image."""
 
 import math
 from dataclasses import replace
@@ -38,8 +38,8 @@ OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "var
 def prior() -> PromptPrior:
     torch.manual_seed(0)
     prior = PromptPrior(CONTEXT, 4, **OPTIONS).eval()
-    for kept in (prior.shapes.patterns, prior.shapes.figures, prior.shapes.borders):
-        torch.nn.init.normal_(kept, std=0.2)
+    for stored in (prior.shapes.patterns, prior.shapes.figures, prior.shapes.borders):
+        torch.nn.init.normal_(stored, std=0.2)
     prior.shapes.foldings.copy_(torch.rand_like(prior.shapes.foldings) * 4 - 2)
     prior.shapes.repeats.copy_(torch.rand_like(prior.shapes.repeats) * 2 - 1)
     prior.draws.copy_(torch.from_numpy(np.random.default_rng(0).gumbel(size=prior.draws.shape)))
@@ -68,19 +68,19 @@ def test_one_prior_is_the_same_alone_and_among_all(prior):
 
 
 def test_colours_do_not_move_shapes(prior):
-    """Cells that one palette makes equal are equal with every other."""
+    """The masks are the same for all palettes."""
     shapes, palettes = torch.tensor([[[1, 1, 0, 1, 0, 0]]]), torch.eye(4)[:2, None, None]
     one, two = (prior.priors(shapes, colours, torch.tensor([2]))[0, 0].flatten(1) for colours in palettes)
     assert not torch.allclose(one, two, atol=1e-3)
-    # both are 3 maps times a palette, and the maps sum to 1: together they span no more than 3 dimensions
+    # both are 3 masks times a palette, and the masks sum to 1: together they span at most 3 dimensions
     values = torch.linalg.svdvals(torch.cat([one, two]))
     assert values[3] < 1e-4 * values[0]
 
 
 def decide(prior: PromptPrior, pattern: list[float], mood: list[float], colours: list[float]) -> torch.Tensor:
-    """Attributes [4000, 3 + 2 + 4] for probabilities of the reader: by candidates for shapes, by noise for colours.
+    """Sample attributes [4000, 3 + 2 + 4] from probabilities of the reader: shapes by candidates, colours by noise.
 
-    A figure is only there where it is likelier than not; other shapes of which none is sure are left to chance.
+    A figure appears only if it is probable; other attributes without a sure value are left to chance.
     """
     generator = torch.Generator().manual_seed(1)
     prior.draws = -(-torch.rand(4000, 19, generator=generator).log()).log()
@@ -96,14 +96,14 @@ def test_chance_decides_what_a_prompt_leaves_open_as_often_as_it_is_likely(prior
     attributes = decide(prior, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])
     assert attributes[:, :5].unique().tolist() == [0, 1]
     torch.testing.assert_close(attributes[:, :3].mean(dim=0), torch.tensor([0.3, 0.36, 0.34]), atol=0.03, rtol=0)
-    # one attribute tells nothing of another
+    # attributes are independent
     first = torch.nn.functional.one_hot(attributes[:, 5:].argmax(dim=1), 4)
     both = (attributes[:, 0] * first[:, 0]).mean()
     assert both == pytest.approx(0.3 * first[:, 0].float().mean().item(), abs=0.03)
 
 
 def test_colours_are_mixed_as_bright_as_they_are_alone(prior):
-    """Each comes first now and then, the likelier the more often; a mixture is as long as its parts."""
+    """Each colour leads sometimes, probable ones more often; the norm of a mixture is between those of its parts."""
     mixed = decide(prior, [0.3, 0.36, 0.34], [0.1, 0.9], [0.36, 0.12, 0.22, 0.3])[:, 5:]
     often = torch.bincount(mixed.argmax(dim=1), minlength=4)
     assert (often > 40).all() and often[0] > often[1]
@@ -127,14 +127,14 @@ def test_what_a_prompt_says_is_not_left_to_chance(prior):
 
 # --- shapes ---------------------------------------------------------------------------------------------------------
 def fields_of(shapes: Shapes, **values: int) -> torch.Tensor:
-    """What lies in the cells of variant 1 of plain pattern 2 [8, size, size], or of another that `values` tell of."""
+    """Render the fields [8, size, size] of variant 1 of plain pattern 2, with the attributes `values` changed."""
     plain = {"pattern": 2, "figure": 0, "composition": 0, "mood": 0, "second": 0, "blend": 0}
     with torch.inference_mode():
         return shapes.fields(torch.tensor([list({**plain, **values}.values())]), torch.tensor([1]))[0]
 
 
 def test_a_cell_shows_what_its_pattern_has_at_its_place(prior):
-    """The middle of a cell of the plane there: 12 cells from −PLANE_REACH to PLANE_REACH."""
+    """The grid points at centres of the plane's 12 cells, which cover −PLANE_REACH to PLANE_REACH."""
     shapes = prior.shapes
     row, column = torch.arange(8), torch.arange(8) + 4
     shapes.foldings[1, 0] = ((torch.stack([column, row], dim=1) + 0.5) / 6 - 1) * PLANE_REACH
@@ -174,8 +174,8 @@ def test_a_mood_zooms_and_bends_the_pattern(prior):
     torch.testing.assert_close(fields_of(shapes)[:2], bent, atol=1e-4, rtol=1e-3)
 
 
-def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
-    """What a pattern's field is asked for, and how a tiled figure is repeated."""
+def test_grids_of_compositions_equal_those_of_the_drawing_code(monkeypatch):
+    """Grids of the prior equal those that the drawing code evaluates, and a tiled figure repeats."""
     asked: list[np.ndarray] = []
     stripes = PATTERN_FAMILIES["stripes"]
 
@@ -195,9 +195,9 @@ def test_compositions_lie_where_pictures_are_drawn(monkeypatch):
     np.testing.assert_allclose(tiled[:16, :16].mean(axis=(0, 1)), 0, atol=1e-6)
 
 
-# --- what the noise decides ------------------------------------------------------------------------------------------
+# --- choices of the noise -------------------------------------------------------------------------------------------
 class Numbers:
-    """A generator of random numbers that gives those it was made of."""
+    """A random generator that returns given numbers."""
 
     def __init__(self, uniform: list[float], knots: np.ndarray) -> None:
         self.zoom, *self.place = uniform
@@ -214,7 +214,7 @@ class Numbers:
 
 
 def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
-    """Its squares are the random numbers of `augment.random_grid`."""
+    """The square means take the place of the random numbers of `augment.random_grid`."""
     x_T = torch.randn(2, 4, 16, 16)
     squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
     grids = prior.viewing_grid(x_T)
@@ -226,7 +226,7 @@ def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
 
 
 def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Noise [B, 4, size, size] whose squares have the numbers [B, 4, 4, 4]."""
+    """Draw noise [B, 4, size, size] whose square means are `numbers` [B, 4, 4, 4]."""
     side = size // 4
     x = torch.randn(len(numbers), 4, 4, side, 4, side)
     x = x - x.mean(dim=(3, 5), keepdim=True) + numbers[:, :, :, None, :, None] / side
@@ -235,7 +235,7 @@ def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
 
 @pytest.mark.parametrize("variant", [0, 3])
 def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, variant):
-    """As the noise sees it, in the colours that it chooses; every other variant is mirrored."""
+    """In the view and the colours that the noise chooses; odd variants are mirrored."""
     monkeypatch.setattr("ldm.modules.prior.COLOUR_DRIFT", 0.0)
     prior.reader.told.weight.data *= 20
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
@@ -253,7 +253,7 @@ def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, varia
 
 
 def place_colours(prior: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
-    """Attributes of colours [places, 4] that one predicted is painted with."""
+    """Return the colour attributes [places, 4] of one prior."""
     painted = []
     colorize = prior._colorize
     monkeypatch.setattr(prior, "_colorize", lambda *parts: (painted.append(parts[-1]), colorize(*parts))[1])
@@ -283,7 +283,7 @@ def test_a_place_has_the_colours_of_the_knots_around_it():
 
 
 def test_nothing_but_the_lowest_frequencies_decides(prior):
-    """What else a sampler starts from may change as it likes."""
+    """Higher frequencies of the noise have no influence."""
     context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
     with torch.inference_mode():
         one, other = (prior(noise_for(numbers), context, HAS_PROMPT) for _ in range(2))
@@ -291,13 +291,13 @@ def test_nothing_but_the_lowest_frequencies_decides(prior):
 
 
 def test_a_small_change_of_the_noise_is_a_small_change_of_the_prior(prior):
-    """Where a hundredth of the noise's power is other noise; a choice among all draws is another in an eighth."""
+    """Replace a hundredth of the noise's power; the choice of the candidate then changes in an eighth of the cases."""
     prior.reader.told.weight.data *= 20
-    context = torch.randn(1, 6, CONTEXT).expand(500, 6, CONTEXT)
-    numbers, others = torch.randn(2, 500, 4, 4, 4)
+    context = torch.randn(1, 6, CONTEXT).expand(100, 6, CONTEXT)
+    numbers, others = torch.randn(2, 100, 4, 4, 4)
     with torch.inference_mode():
         one, other = (
-            prior(noise_for(n), context, HAS_PROMPT.expand(500)).flatten(1)
+            prior(noise_for(n), context, HAS_PROMPT.expand(100)).flatten(1)
             for n in (numbers, 0.995 * numbers + 0.1 * others)
         )
     mean = one.mean(dim=0)
@@ -305,7 +305,7 @@ def test_a_small_change_of_the_noise_is_a_small_change_of_the_prior(prior):
 
 
 def test_pure_noise_prefers_no_candidate(prior):
-    """Of 20 draws, each is mostly chosen by about a twentieth of 20,000."""
+    """Each of 20 candidates has about a twentieth of the weight over 20,000 noises."""
     shares = _blend_weights(prior._candidate_scores(torch.randn(20_000, 16)), CANDIDATE_MARGIN)
     torch.testing.assert_close(shares.sum(dim=1), torch.ones(20_000))
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
@@ -326,15 +326,15 @@ def test_between_two_noises_there_is_no_jump(prior):
 
     step = np.pi / 2 / 200
     coarse = changes(0, np.pi / 2)
-    assert coarse.max() > 5 * coarse.median()  # here another draw comes in
+    assert coarse.max() > 5 * coarse.median()  # here another candidate takes over
     largest = int(coarse.argmax())
     near = changes(largest * step, (largest + 1) * step)
     assert near.max() < 0.1 * coarse.max()
 
 
 # --- shapes that all channels have -----------------------------------------------------------------------------------
-def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise [1, 4, *size] with a share of a shape in all channels, and that shape [8, 8] itself."""
+def noise_with_shape(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw noise [1, 4, *size] with a shape in all channels, and return it with that shape [8, 8]."""
     shape = np.random.default_rng(0).normal(size=(DCT_ORDER, DCT_ORDER))
     shape[0, 0] = 0
     shape *= np.sqrt((shape.size - 1) / np.square(shape).sum())
@@ -343,7 +343,7 @@ def laid_out(strength: float, *size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(imprint_shape(noise, shape, strength))[None], torch.from_numpy(shown).float()
 
 
-def test_shapes_are_looked_for_where_sounds_have_them():
+def test_the_frequencies_of_shapes_are_those_of_sounds():
     np.testing.assert_allclose(dct_basis(24, torch.device("cpu")), cosine_basis(24), atol=1e-6)
 
 
@@ -351,7 +351,7 @@ def test_shapes_are_looked_for_where_sounds_have_them():
 def test_a_shape_of_all_channels_is_known_by_how_alike_they_are(size):
     heights = []
     for strength in (0.3, 0.5, 0.8, 1.0):
-        x_T, shape = laid_out(strength, *size)
+        x_T, shape = noise_with_shape(strength, *size)
         known = common_shape(x_T, 8, 8)[0, 0]
         assert torch.corrcoef(torch.stack([known.flatten(), shape.flatten()]))[0, 1] > 0.99 * strength**0.5
         heights.append(known.std(correction=0).item())
@@ -373,7 +373,7 @@ def test_cells_are_tinted_by_the_log_odds_of_their_shares():
     tinted = tint_by_shape(predicted, first, second, math.log(4) * odds)[0, 0, 0]
     torch.testing.assert_close(tinted[1:4], torch.tensor([0.5, 0.8, 16 / 17]))
     assert tint_by_shape(predicted, first, second, -9 * odds)[0, 0].max() < 0.04
-    assert torch.equal(tint_by_shape(predicted, first, first, odds), predicted)  # there is but one colour
+    assert torch.equal(tint_by_shape(predicted, first, first, odds), predicted)  # there is only one colour
 
 
 def test_cells_of_a_third_colour_stay_as_they_are():
@@ -386,15 +386,15 @@ def test_cells_of_a_third_colour_stay_as_they_are():
 def two_colours() -> PromptPrior:
     torch.manual_seed(0)
     prior = PromptPrior(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
-    for kept in (prior.shapes.patterns, prior.shapes.figures):
-        torch.nn.init.normal_(kept, std=0.2)
+    for stored in (prior.shapes.patterns, prior.shapes.figures):
+        torch.nn.init.normal_(stored, std=0.2)
     return prior
 
 
-def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colours):
+def test_the_prior_shows_the_shape_that_all_channels_of_the_noise_share(two_colours):
     context = torch.randn(1, 6, CONTEXT)
     for strength in (0.0, 0.5, 0.8):
-        x_T, shape = laid_out(strength, 8, 8)
+        x_T, shape = noise_with_shape(strength, 8, 8)
         with torch.inference_mode():
             predicted = two_colours(x_T, context, HAS_PROMPT)
             plain, first, second = warp(
@@ -410,11 +410,11 @@ def test_a_picture_shows_the_shape_that_its_noise_has_in_all_channels(two_colour
 
 @pytest.mark.parametrize("strength", [0.3, 0.5, 0.8, 1.0])
 def test_sampling_starts_without_the_shape_that_the_prior_shows(strength):
-    """What it starts from has nothing of it that all channels have; noise without a shape stays as it is."""
+    """The start has no common shape any more; noise without a shape does not change."""
     model = load_model(config.BUILTIN_MODEL_WEIGHTS)
     noise = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.start(noise), noise)
-    x_T = laid_out(strength, 32, 32)[0]
+    x_T = noise_with_shape(strength, 32, 32)[0]
     before, after = (
         cosine_basis(32) @ x.mean(dim=(0, 1)).numpy() @ cosine_basis(32).T for x in (x_T, model.start(x_T))
     )

@@ -1,4 +1,4 @@
-"""The samplers against diffusers' schedulers, closed forms, and their own promises (steps, seeds, evaluations)."""
+"""Compare the samplers with diffusers and closed forms, and test steps, seeds and numbers of evaluations."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from ldm.models.diffusion.sampling import (
 )
 from ldm.modules.diffusionmodules.schedule import make_betas
 
-# Of diffusers with numpy 2, nothing of ours.
+# a warning of diffusers with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SAMPLERS = [DDIMSampler, PLMSSampler, DPMSolverSampler]
@@ -214,13 +214,13 @@ def test_exact_model_leads_to_x0_with_noise():
 
 
 def error_midway(sampler, steps):
-    """How far x is from the ODE's exact solution halfway, where the last step, of order 1, does not count yet."""
+    """Measure the error of x halfway, before the last step, which is of order 1."""
     x_T, seen = noise(1, 4, 4, 4), []
     run(sampler(UnitGaussianData()), steps, x_T, on_step=lambda i, x, pred_x0: seen.append(x))
     return relative_difference(seen[steps // 2], x_T)
 
 
-# PLMS combines four eps, but its first steps, which know fewer, leave an error of order 2.
+# PLMS combines four eps, but its first steps have fewer and leave an error of order 2.
 @pytest.mark.parametrize("sampler, order", [(DDIMSampler, 1), (PLMSSampler, 2), (DPMSolverSampler, 2)])
 def test_order_of_convergence(sampler, order):
     coarse, fine = error_midway(sampler, 20), error_midway(sampler, 100)
@@ -369,7 +369,7 @@ def test_guidance_interval_saves_evaluations(conditioned, sampler):
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
 def test_rescaled_guidance_has_the_contrast_of_unguided_latents(conditioned, parameterization):
-    """In each image, whatever the model predicts; and x_t is still made of pred_x0 and eps."""
+    """Holds for each image and both parameterizations; x_t stays √a x0 + √(1 − a) eps."""
     model, x_T = ToyModel(parameterization), noise(3, 4, 8, 8)
     alphas = model.alphas_cumprod.tolist()
     c, uc = (conditioned[name][:1].expand(3, -1, -1) for name in ("conditioning", "unconditional"))

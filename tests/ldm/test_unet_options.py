@@ -1,4 +1,4 @@
-"""What the built-in model's U-Net has that published ones have not: the prompt's mean, and places."""
+"""Test the options of the built-in model's U-Net that published ones lack: the prompt's mean and positions."""
 
 import pytest
 import torch
@@ -36,14 +36,14 @@ def test_mean_of_the_prompt_reaches_maps_without_attention():
 
 
 def test_positions_tell_cells_apart():
-    """Of a flat map a convolution knows the borders only; with positions no two cells get the same."""
+    """On a flat map a convolution can only tell borders; with positions no two cells get the same output."""
     x, t, context = torch.zeros(1, 4, 32, 32), torch.tensor([3]), torch.randn(1, 5, 8)
     shape = {"channel_mult": [1], "attention_resolutions": [], "model_channels": 64}
     with torch.inference_mode():
-        plain, told = (unet(positions=positions, **shape)(x, t, context)[0] for positions in (False, True))
+        plain, positioned = (unet(positions=positions, **shape)(x, t, context)[0] for positions in (False, True))
     middle = (slice(None), slice(14, 18), slice(14, 18))  # 12 convolutions of 3×3 do not reach it from the border
     torch.testing.assert_close(plain[middle], plain[:, 15:16, 15:16].expand(4, 4, 4))
-    cells = rearrange(told[middle], "c h w -> (h w) c")
+    cells = rearrange(positioned[middle], "c h w -> (h w) c")
     assert torch.pdist(cells).min() > 1e-3
 
 

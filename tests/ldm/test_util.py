@@ -1,4 +1,4 @@
-"""What a yaml may name and what it may not."""
+"""Test which targets and parameters a yaml may name."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 from ldm.checkpoint import build_model
 from ldm.util import instantiate_from_config
 
-# As CompVis publishes txt2img-1p4B-eval.yaml, with what only its training needed, at a small size.
+# txt2img-1p4B-eval.yaml as CompVis publishes it, with the keys of its training, at a small size
 PUBLISHED = {
     "base_learning_rate": 5.0e-05,
     "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -78,7 +78,7 @@ PUBLISHED = {
 
 
 def published(path: str = "", **changes) -> dict:
-    """A copy of PUBLISHED with the params of the node at `path` changed; None takes one away."""
+    """Copy PUBLISHED with changed params of the node at `path`; None removes one."""
     config = copy.deepcopy(PUBLISHED)
     params = config["params"]
     for part in filter(None, path.split(".")):

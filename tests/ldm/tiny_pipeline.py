@@ -59,7 +59,7 @@ def make_text_encoder(layers: int = 3) -> LDMBertModel:
 
 @functools.cache
 def make_pipeline() -> LDMTextToImagePipeline:
-    """The whole pipeline, with the scheduler as CompVis's DDIM: last step to alphas_cumprod[0], timesteps + 1."""
+    """Make the whole pipeline, with a scheduler like CompVis's DDIM: last step to alphas_cumprod[0], timesteps + 1."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
@@ -90,6 +90,6 @@ def make_pipeline() -> LDMTextToImagePipeline:
 
 
 def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest difference, in units of the largest value."""
+    """Return the largest difference, relative to the largest value."""
     assert ours.shape == reference.shape
     return ((ours - reference).abs().max() / reference.abs().max()).item()
