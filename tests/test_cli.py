@@ -1,4 +1,4 @@
-"""What all scripts share: exit statuses, one line an error, files written whole or not at all."""
+"""Exit statuses, one line for each error, and files written whole or not at all: common to all scripts."""
 
 import argparse
 import importlib
@@ -17,6 +17,7 @@ import config
 from files import atomic_path, sha256_of
 from painting import options
 
+PATIENCE = 120.0  # seconds for a small process, on a busy machine
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
 
@@ -111,7 +112,7 @@ def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
     process = python(code, stdout=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and not list(tmp_path.iterdir())
 
 
@@ -119,19 +120,18 @@ def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
 def test_a_traceback_on_demand_changes_nothing_else(error, status, monkeypatch):
     monkeypatch.setenv("VOICETOIMG_TRACEBACK", "1")
     process = python(f"import cli\ndef main():\n raise {error}('why')\ncli.run(main)")
-    said = process.communicate(timeout=10)[1].splitlines()
+    said = process.communicate(timeout=PATIENCE)[1].splitlines()
     assert process.returncode == status and said[0].startswith("Traceback") and said[-1].endswith(": why")
 
 
 def test_a_closed_terminal_does_not_end_what_nohup_started():
-    code = "import cli, os, signal, time\ndef main():\n print('ready', flush=True); time.sleep(1); print('done')\n"
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"{code}cli.run(main)"], cwd=config.REPO_DIR, stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    process = python(
+        "import cli\ncli.run(lambda: print('ready', flush=True) or print(input()))",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
-    assert process.communicate(timeout=10)[0] == "done\n" and process.returncode == 0
+    assert process.communicate("done\n", timeout=PATIENCE) == ("done\n", "") and process.returncode == 0
 
 
 def test_a_path_of_any_bytes_can_be_printed():
@@ -152,13 +152,9 @@ def test_folders_are_folders(kind, tmp_path):
 def test_what_an_encoding_lacks_is_written_all_the_same(encoding, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
     code = "import cli\ndef main():\n print('голос…'); raise ValueError('голос…')\ncli.run(main)"
-    said, complaint = python(code, stdout=subprocess.PIPE, encoding=encoding).communicate(timeout=10)
+    said, complaint = python(code, stdout=subprocess.PIPE, encoding=encoding).communicate(timeout=PATIENCE)
     expected = "голос…".encode(encoding, "backslashreplace").decode(encoding)
-    assert (
-        len(said) > 5
-        and (said, complaint) == (said, f"-c: {said}")
-        and (encoding != "utf-8" or said == f"{expected}\n")
-    )
+    assert (said, complaint) == (f"{expected}\n", f"-c: {expected}\n")
 
 
 def test_text_can_be_written():
@@ -183,7 +179,7 @@ def test_a_reader_that_has_gone_is_named():
         "import cli, sys\ncli.run(lambda: [print('x' * 100_000) for _ in range(9)])", stdout=subprocess.PIPE
     )
     process.stdout.close()
-    assert process.wait(timeout=10) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     remedy = "the reader of this output closed the pipe; files already written are kept"
     assert process.stderr.readline() == f"-c: broken pipe: {remedy}\n"
 
@@ -205,7 +201,7 @@ def test_all_scripts_are_there():
     ]
 
 
-HEAVY = {"torch", "librosa", "scipy", "cv2", "numpy", "sounddevice", "omegaconf"}
+HEAVY = {"torch", "librosa", "scipy", "cv2", "numpy", "soundfile", "sounddevice", "omegaconf", "PIL"}
 TELL_HEAVY = f"""
 import runpy, sys
 del sys.argv[0]
@@ -255,18 +251,6 @@ def test_options_have_a_help_that_ends_like_all_others(script):
             continue
         assert action.help and not action.help.endswith("."), action.option_strings
         assert action.help[0].islower() or action.help.startswith("DDIM"), action.help
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_imports_nothing_heavy(script):
-    code = (
-        f"import sys, runpy\nsys.argv = [{script!r}, '--help']\n"
-        f"try: runpy.run_path({script!r}, run_name='__main__')\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'librosa', 'cv2', 'soundfile', 'sounddevice', 'PIL'} & set(sys.modules)\n"
-        "sys.exit(', '.join(heavy) or 0)"
-    )
-    process = python(code, stdout=subprocess.DEVNULL)
-    assert process.communicate()[1] == "" and process.returncode == 0
 
 
 def test_importing_config_creates_nothing(tmp_path):
