@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 VERSION = "0.1.0"
 REMEDIES = {
@@ -205,13 +205,21 @@ def show_warnings() -> None:
     warnings.showwarning = _print_warning
 
 
-def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    line = f"{'note' if category.__name__.endswith('Note') else 'warning'}: {' '.join(str(message).split())}"
+def _print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Do as `warnings.showwarning`, but print neither place nor source."""
+    text = f"{'note' if category.__name__.endswith('Note') else 'warning'}: {' '.join(str(message).split())}"
     tqdm = sys.modules.get("tqdm")
     if tqdm:  # above a progress bar, if there is one
-        tqdm.tqdm.write(line, file=sys.stderr)
+        tqdm.tqdm.write(text, file=sys.stderr)
     else:
-        print(line, file=sys.stderr)
+        print(text, file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:

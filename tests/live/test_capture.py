@@ -79,7 +79,7 @@ class Person(RecordingDisplay):
 
 
 @pytest.fixture
-def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Take | None, Microphones]]]:
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Take | None]]:
     monkeypatch.setattr(config, "ROOT_DIR", tmp_path)
     monkeypatch.setattr(config, "TEMP_AUDIO_WAV", tmp_path / "temp_live_audio.wav")
     monkeypatch.setattr(capture, "REFRESH", 0.0)

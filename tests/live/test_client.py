@@ -162,6 +162,7 @@ def test_a_script_at_work_ends_with_the_program_that_asked(script, tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(config.REPO_DIR)}
     with subprocess.Popen([sys.executable, "-c", asker], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         while not (line := process.stdout.readline()).strip().isdecimal():
             assert process.poll() is None
         time.sleep(0.3)

@@ -46,7 +46,7 @@ def test_each_run_has_its_own_names_and_gives_them_back(tmp_path):
 def test_a_run_that_was_killed_holds_no_names(tmp_path):
     environment = {"VOICETOIMG_DATA_DIR": str(tmp_path), "PYTHONPATH": str(config.REPO_DIR)}
     with subprocess.Popen([sys.executable, "-c", TAKE], env=environment, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline().strip() == str(tmp_path / "temp_live_audio.wav")
+        assert other.stdout and other.stdout.readline().strip() == str(tmp_path / "temp_live_audio.wav")
         with claim_run_files() as mine:
             assert mine.number == 2
         other.kill()
@@ -81,7 +81,7 @@ def test_only_a_recording_with_an_image_is_replaced(tmp_path):
         assert record(files, 3.0) is None
     with claim_run_files() as files:  # the first run was killed before it had an image
         earlier = record(files, 4.0)
-        assert seconds_of(earlier) == 3.0
+        assert earlier and seconds_of(earlier) == 3.0
         files.set_aside(files.wav)
         assert record(files, 5.0) is None
         files.mark_done()
