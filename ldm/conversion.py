@@ -36,7 +36,7 @@ FAMILIES = (
     ("cond_stage_model.transformer.text_model.", "latent diffusion with CLIP, as Stable Diffusion 1; not supported"),
     ("cond_stage_model.model.", "latent diffusion with OpenCLIP, as Stable Diffusion 2; not supported"),
     ("first_stage_model.quantize.", "latent diffusion on a VQ autoencoder; not supported"),
-    ("model.diffusion_model.", "latent diffusion without a text encoder that is known here"),
+    ("model.diffusion_model.", "latent diffusion without a known text encoder"),
     ("down_blocks.", "a U-Net or autoencoder of diffusers alone; name the folder of the whole pipeline instead"),
     ("decoder.up.", "an autoencoder alone"),
 )

@@ -138,27 +138,27 @@ class PromptPrior(nn.Module):
     def sample_colours(self, normals: Tensor, probabilities: Tensor) -> Tensor:
         """Sample the colour attributes as weights [B, A − S] from `normals` [B, N] ~ N(0, 1) and the reader's [B, A].
 
-        Again the Gumbel-max trick, but the Gumbel noise is a smooth function of `normals` and similar for colours that
-        are painted alike, so that `normals` is a point in a space of colours. Values close to the best are mixed.
+        Again the Gumbel-max trick, but the Gumbel noise is a smooth function of `normals` and similar for colours with
+        similar vectors, so that `normals` is a point in a space of colours. Values close to the best are mixed.
         (Relaxed samples of this kind: Maddison et al. 2016, arXiv 1611.00712; Jang et al. 2016, arXiv 1611.01144.)
         """
         normals = normals[:, : len(self.draws)]
         noises = (self.draws - self.draws.mean(dim=0))[: normals.shape[1]].float()  # [N, A]
         mixed = []
-        for p, noise, painted in zip(
+        for p, noise, vectors in zip(
             probabilities[:, self.shape_values :].split(self.colour_counts, dim=1),
             noises[:, self.shape_values :].split(self.colour_counts, dim=1),
             self.colours.float().split(self.colour_counts),
             strict=True,
         ):
             # project the fixed noise on the directions in which the colours differ: one unit vector for each value
-            similar = F.normalize(painted - painted.mean(dim=0), dim=1)
+            similar = F.normalize(vectors - vectors.mean(dim=0), dim=1)
             directions = F.normalize(similar @ (similar.T @ noise.T), dim=1)  # [values, N]
             scores = p.log() + gumbel(normals @ directions.T)
             is_open = _left_open(p, SURE_IF_NAMED)[:, None]
             weights = torch.where(is_open, _blend_weights(scores, COLOUR_MARGIN), _one_hot(p))
             # an average of vectors is shorter than its parts, and would give a paler colour
-            norm = weights @ painted.norm(dim=1) / (weights @ painted).norm(dim=1)
+            norm = weights @ vectors.norm(dim=1) / (weights @ vectors).norm(dim=1)
             mixed.append(weights * norm[:, None])
         return torch.cat(mixed, dim=1)
 
