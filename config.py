@@ -6,18 +6,12 @@ folder. Files that come with the program (`models/`, `configs/`) lie beside this
 
 import os
 from pathlib import Path
-from typing import Any
+
+from audio.recipe import MEAN_NAME, STD_NAME, Recipe
 
 # --- the recipe: from a recording to 4,096 numbers -------------------------------------------------------------------
-RECIPE: dict[str, Any] = {
-    "sample_rate": 22_050,  # Hz, after resampling
-    "n_mels": 64,  # mel bands
-    "n_fft": 2048,  # samples per window
-    "hop_length": 512,  # samples between windows
-    "top_db": 80.0,  # dB, depth of the spectrogram below its loudest cell
-    "picture_size": 64,  # side of the spectrogram; rows are mel bands, columns are time
-}
-VECTOR_SIZE: int = RECIPE["picture_size"] ** 2  # 4096 elements
+RECIPE = Recipe()  # its numbers: audio/recipe.py
+VECTOR_SIZE = RECIPE.vector_size  # 4096 elements
 LATENT_CHANNELS = 4
 LATENT_SIZE = int((VECTOR_SIZE / LATENT_CHANNELS) ** 0.5)  # 32 latent pixels
 LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)  # [C, H, W]
@@ -46,8 +40,8 @@ AUDIO_INPUT_DIR = DATA_DIR / "audio_input_batch"
 SIMILARITY_VECTOR_NPY = DATA_DIR / "vectors" / "audio_spectrogram_vectors.npy"
 ZSCORE_VECTOR_NPY = DATA_DIR / "vectors" / "audio_zscore_vectors.npy"
 STATS_DIR = DATA_DIR / "stats"
-MEAN_NPY = STATS_DIR / "mean.npy"
-STD_NPY = STATS_DIR / "std.npy"
+MEAN_NPY = STATS_DIR / MEAN_NAME
+STD_NPY = STATS_DIR / STD_NAME
 LATENT_TENSOR_PT = DATA_DIR / "latents" / "audio_latents_batch.pt"
 TEMP_AUDIO_WAV = ROOT_DIR / "temp_live_audio.wav"
 LIVE_LATENT_PT = ROOT_DIR / "live_latent.pt"

@@ -1,9 +1,9 @@
-"""Phase 1, step 1: calibration recordings -> one matrix of mel spectrogram vectors.
+"""Phase 1, step 1: turn calibration recordings into one matrix of mel spectrogram vectors.
 
-Reads every recording below the input folder (what libsndfile reads: wav, flac, ogg, opus, mp3, aiff, ...; with ffmpeg
-installed also m4a, aac, wma, video) and writes float32 (N, 4096), one row for each in the order of the paths. Beside
-it: .csv (what each row is), _skipped.csv (files that gave no row, and why) and .json (the recipe). A bad file never
-stops the rest. An interrupted run goes on where it was; recordings that were done before are not done again.
+Reads every recording below the input folder (wav, flac, ogg, opus, mp3, aiff, ...; with ffmpeg installed also m4a, aac,
+wma, video) and writes float32 (N, 4096), one row for each recording in the order of the paths. Beside the matrix: .csv
+(the recording of each row), _skipped.csv (files without a row, and why) and .json (the recipe). A bad file never stops
+the rest. An interrupted run continues where it stopped; recordings that were done before are not done again.
 
 examples:
   python prep_audio_spectrograms.py
@@ -24,7 +24,7 @@ def build_parser() -> cli.CommandParser:
         type=cli.existing_folder,
         default=config.AUDIO_INPUT_DIR,
         metavar="DIR",
-        help="recordings, in any folders below it (default: %(default)s)",
+        help="folder with recordings, also in folders below it (default: %(default)s)",
     )
     parser.add_argument(
         "--output_file",
@@ -37,14 +37,14 @@ def build_parser() -> cli.CommandParser:
         "--workers",
         type=cli.bounded(int, 1, 1024),
         metavar="N",
-        help="processes, the result is the same for any number (default: the cores, 2 at least)",
+        help="number of processes; the result is the same for any number (default: the number of cores, at least 2)",
     )
     parser.add_argument(
         "--dask_scheduler",
         metavar="ADDRESS",
-        help="let the workers of a Dask cluster do it, for instance tcp://10.0.0.1:8786 (see README.md)",
+        help="use the workers of a Dask cluster, for instance tcp://10.0.0.1:8786 (see README.md)",
     )
-    parser.add_argument("--verbose", action="store_true", help="say how fast it was, and which file was the slowest")
+    parser.add_argument("--verbose", action="store_true", help="print the speed and the slowest file")
     return parser
 
 
@@ -53,25 +53,24 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     output: Path = options.output_file
     if options.workers and options.dask_scheduler:
-        parser.error("argument --workers: the cluster has its own; leave it out with --dask_scheduler")
+        parser.error("argument --workers: a Dask cluster has its own workers; leave --workers out")
 
     if not options.input_dir.is_dir():
         raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")
 
     from joblib import cpu_count
 
-    from audio.batch import counted, prepare_batch
-    from audio.features import Recipe
+    from audio.batch import plural, prepare_batch
 
-    recipe, workers = Recipe(**config.RECIPE), options.workers or max(2, cpu_count())
-    with cli.keeping("what is done is kept, the same command goes on"):
-        report = prepare_batch(options.input_dir, output, recipe, workers, options.dask_scheduler, say=print)
-    recordings, sound = counted(report.rows, "recording"), cli.duration(report.seconds)
+    workers = options.workers or max(2, cpu_count())
+    with cli.keeping("what is done is kept, the same command continues"):
+        report = prepare_batch(options.input_dir, output, config.RECIPE, workers, options.dask_scheduler, say=print)
+    recordings, sound = plural(report.rows, "recording"), cli.duration(report.seconds)
     print(f"{recordings}, {sound} of sound, {report.new} of them done now: {output}")
-    print(f"{counted(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")
+    print(f"{plural(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")
     if report.damaged:
-        damaged = counted(report.damaged, "damaged recording")
-        print(f"{damaged}, what could be read counts: {output.with_suffix('.csv')}")
+        damaged = plural(report.damaged, "damaged recording")
+        print(f"{damaged}, used as far as they could be read: {output.with_suffix('.csv')}")
     if report.copies:
         copies = (
             "1 recording is a copy of another"
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{copies}, with the same sha256: {output.with_suffix('.csv')}")
     if options.verbose and not report.new:
-        print(f"{report.wall:.1f} s: nothing was new")
+        print(f"{report.wall:.1f} s: no new recordings")
     elif options.verbose:
         took, path = report.slowest
         print(

@@ -1,7 +1,7 @@
-"""Phase 1, step 3: z-scores -> latents.
+"""Phase 1, step 3: turn z-scores into latents.
 
-Reshapes float32 (N, 4096), row by row, to (N, 4, 32, 32), the shape of the initial latents of the diffusion model, and
-saves them as one tensor for `txt2img.py --init_latents`. The values stay the plain z-scores.
+Reshapes float32 (N, 4096), row by row, to (N, 4, 32, 32), the shape of the diffusion model's initial latents, and saves
+them as one tensor for `txt2img.py --init_latents`. The values do not change: they are the plain z-scores.
 
 examples:
   python prep_ldm.py
@@ -43,22 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     import numpy as np
 
     from audio import provenance
-    from audio.calibration import check_z_scores
-    from audio.features import Recipe
+    from audio.calibration import check_z_scores, to_latents
     from audio.npy import BLOCK, load_array
 
     z_scores = load_array(options.input_file, (None, config.VECTOR_SIZE))
-    check_z_scores(options.input_file, z_scores[:BLOCK], Recipe(**config.RECIPE))
+    check_z_scores(options.input_file, z_scores[:BLOCK], config.RECIPE)
 
     import torch
-    from einops import rearrange
 
-    channels, height, _ = config.LATENT_SHAPE
-    with warnings.catch_warnings():  # torch warns of memory that may not be written to; nothing writes
+    with warnings.catch_warnings():  # torch warns about read-only memory; nothing writes to it
         warnings.simplefilter("ignore", UserWarning)
         # a memory map, which is saved without being read into memory first
-        latents = torch.from_numpy(z_scores.astype(np.float32, copy=False))
-    latents = rearrange(latents, "n (c h w) -> n c h w", c=channels, h=height)
+        latents = torch.from_numpy(to_latents(z_scores.astype(np.float32, copy=False)))
     provenance.save_latents(options.output_file, latents, provenance.read_sidecar(options.input_file, len(z_scores)))
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     there = shlex.quote(str(options.output_file))

@@ -1,9 +1,9 @@
-"""Phase 1, step 2: vectors -> mean, standard deviation and z-scores.
+"""Phase 1, step 2: turn vectors into mean, standard deviation and z-scores.
 
-Each of the 4,096 elements gets its mean and standard deviation over the calibration recordings (never below 2.5 dB, so
-that an element that is constant in them stays bounded in a new recording), and each recording its z-score. Beside the
-statistics: whitening.npz, with which txt2img.py turns a z-score into x_T, calibration.json, how all this was made, and
-calibration.png, mean and standard deviation as pictures.
+Computes mean and standard deviation of each of the 4,096 elements over the calibration recordings, and the z-scores of
+each recording. The standard deviation is at least 2.5 dB, so that an element that is constant in the calibration stays
+bounded in a new recording. Beside the statistics: whitening.npz, with which txt2img.py turns a z-score into x_T;
+calibration.json, how all this was made; and calibration.png, a plot of mean and standard deviation.
 
 examples:
   python z_transformation_with_stats.py
@@ -20,7 +20,7 @@ import config
 
 if TYPE_CHECKING:
     from audio.calibration import CalibrationReport
-    from audio.features import Recipe
+    from audio.recipe import Recipe
 
 
 def build_parser() -> cli.CommandParser:
@@ -50,13 +50,13 @@ def build_parser() -> cli.CommandParser:
 
 
 def tell(report: "CalibrationReport", stats_dir: Path, output: Path, recipe: "Recipe") -> None:
-    """Print what the calibration found in the recordings, and what of it should be mended."""
+    """Print the statistics of the recordings, and advice on them."""
     from audio import calibration
 
     if report.recordings < calibration.FEW:
         print(
             f"warning: {report.recordings} recordings; with fewer than {calibration.FEW} the statistics describe these "
-            "few recordings rather than voices in general, and other voices will look alike: add more",
+            "few recordings rather than voices in general, and other voices will look alike: add recordings",
             file=sys.stderr,
         )
     sound = "" if report.seconds is None else f", {cli.duration(report.seconds)} of sound"
@@ -71,7 +71,7 @@ def tell(report: "CalibrationReport", stats_dir: Path, output: Path, recipe: "Re
     if report.band_hz:
         print(
             f"hint: these recordings hold nothing above {report.band_hz:.0f} Hz; voices from a microphone that records "
-            "higher pitches will all look alike there: calibrate with recordings from the microphone you will use"
+            "higher frequencies will all look alike there: calibrate with recordings from the microphone you will use"
         )
     own = round(100 * report.own_share)
     other = f" and {100 - own}% from the built-in calibration" if own < 100 else ""
@@ -97,17 +97,16 @@ def main(argv: list[str] | None = None) -> int:
         raise OSError(f"there is no file {options.input_file}; run prep_audio_spectrograms.py first")
 
     from audio import calibration, plots
-    from audio.features import Recipe
     from audio.whitening import Whitening
 
-    recipe = Recipe(**config.RECIPE)
+    recipe = config.RECIPE
     builtin = config.BUILTIN_CALIBRATION_DIR / calibration.WHITENING_NAME
     prior = Whitening.load(builtin) if builtin.is_file() else None
     made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
-    picture = options.stats_dir / "calibration.png"
-    plots.save_calibration(picture, made.mean_db, made.std_db, recipe)
+    plot = options.stats_dir / "calibration.png"
+    plots.save_calibration(plot, made.mean_db, made.std_db, recipe)
     tell(report, options.stats_dir, output, recipe)
-    print(f"mean and standard deviation as a picture: {picture}")
+    print(f"plot of mean and standard deviation: {plot}")
     elsewhere = "" if output == config.ZSCORE_VECTOR_NPY else f" --input_file {shlex.quote(str(output))}"
     print(f"next: python prep_ldm.py{elsewhere}")
     return 0

@@ -1,8 +1,8 @@
-"""From a folder of recordings to one matrix of vectors: in parallel, incremental, and hard to break.
+"""Turn a folder of recordings into one matrix of vectors: in parallel, incrementally, and safe to interrupt.
 
-Each file is a job of its own, whose result is committed to a ledger (`audio/batch_state.py`) as it comes; at the end
-the matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of workers, on
-the machines, or on how often the run was interrupted: they are those of one uninterrupted run.
+Each file is a job of its own. Its result is committed to the state on disk (`audio/batch_state.py`) as it comes; at the
+end the matrix and its tables are written in the order of the paths. So the bytes do not depend on the number of
+workers, on the machines, or on how often the run was interrupted.
 """
 
 import contextlib
@@ -15,35 +15,36 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from .batch_state import Ledger, Measured, refuse_foreign
+from .batch_state import BatchState, FileResult, refuse_foreign
 from .decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
-from .features import CONSTANTS, LIBRARIES, RECIPE, Recipe, listen
+from .features import LIBRARIES, extract
 from .files import sha256_of
+from .recipe import CONSTANTS, RECIPE, Recipe
 
 CHUNK = 4096  # files handed to the workers at a time
-FILES_A_TASK = 8  # files that go to a worker and come back together
-WAITING_TASKS = "2*n_jobs"  # tasks under way: one in each worker, and one that it finds when it has done that
-REASONS_SHOWN = 3  # where no file can be used
+FILES_A_TASK = 8  # files that are sent to a worker together
+WAITING_TASKS = "2*n_jobs"  # tasks under way: for each worker the current one, and the next
+REASONS_SHOWN = 3  # if no file can be used
 # the signals that end a program, as far as the system has them
 ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
 LOOK_EVERY = 0.5  # seconds between two looks whether the parent process is there
-LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # what a file may take before its decoder is held to hang
+LEAST_SECONDS, BYTES_A_SECOND = 60, 100_000  # time limit per file; a decoder that needs longer is considered hung
 
 
 @dataclass
 class BatchReport:
-    """What a batch did."""
+    """Counts and times of a batch."""
 
     rows: int = 0
     skipped: int = 0
-    damaged: int = 0  # rows of files that could be read in part
+    damaged: int = 0  # rows of files that could only be read in part
     seconds: float = 0.0  # of sound in all rows
-    copies: int = 0  # rows whose content is that of another one
+    copies: int = 0  # rows with the same content as another row
     new: int = 0  # files measured this time; the others were done before
     new_seconds: float = 0.0  # of sound in those
     wall: float = 0.0  # seconds that the batch took
@@ -58,67 +59,76 @@ def prepare_batch(
     dask_scheduler: str | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> BatchReport:
-    """Write the vectors of all recordings below `folder` to `output`, float32 [N, picture_size**2].
+    """Write the vectors of all recordings below `folder` to `output`, float32 [N, spectrogram_size**2].
 
-    Beside it, named after it: `.csv` (what each row is), `_skipped.csv` (which files gave no row, and why) and `.json`
-    (recipe, libraries, digests). They are replaced together at the end, or not at all. Files whose content is in the
-    older result are not done again. `workers` 1 is this process; otherwise a decoder that crashes or hangs takes a
-    worker along, never the batch. `dask_scheduler` is the address of a Dask cluster that does the work in their place.
+    Beside it, with the same stem: `.csv` (the recording of each row), `_skipped.csv` (files without a row, and why) and
+    `.json` (recipe, libraries, digests). They are replaced together at the end, or not at all. Files whose content is
+    in the older result are not measured again.
+
+    Args:
+        folder: recordings, in any folders below it.
+        output: the matrix.
+        recipe: how to make the vectors.
+        workers: number of processes; 1 is this one. In others, a decoder that crashes ends its worker, not the batch.
+        dask_scheduler: address of a Dask cluster that does the work in place of the workers.
+        say: called with a message if results of an earlier run cannot be reused.
 
     Raises:
-        ValueError: there are no recordings, or none that can be used; or `output` is a file of somebody else.
-        RuntimeError: another run is at work on `output`, or the cluster is not fit for it.
-        OSError: something cannot be written.
+        ValueError: there are no recordings, or none that can be used; or `output` was not written by this program.
+        RuntimeError: another run is at work on `output`, or the cluster cannot be used.
+        OSError: a file cannot be written.
     """
     started = time.perf_counter()
-    made_with = {"recipe": asdict(recipe), "constants": CONSTANTS, "libraries": LIBRARIES}
+    made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES}
     report = BatchReport()
     found = find_recordings(folder)
-    if (first := next(found, None)) is None:  # asked before anything is written
-        raise ValueError(f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name --input_dir")
+    if (first := next(found, None)) is None:  # before anything is written
+        raise ValueError(
+            f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name another folder"
+        )
     refuse_foreign(output)
-    with Ledger(output) as ledger, _pool(workers, dask_scheduler, folder) as pool:
-        if changed := ledger.begin(made_with, ffmpeg_version()):
-            say(f"{changed}: all recordings are done afresh")
-        files = ledger.enlist(itertools.chain([first], found))
-        if ledger.knows_anything():
-            for paths in ledger.open_files(CHUNK):
-                ledger.identify((one.path, one.sha256) for one in pool.run(identify, paths))
-        _measure_all(ledger, pool, recipe, files, report)
-        ledger.commit()
-        totals = ledger.totals()
+    with BatchState(output) as state, _pool(workers, dask_scheduler, folder) as pool:
+        if changed := state.begin(made_with, ffmpeg_version()):
+            say(f"{changed}: all recordings are done again")
+        files = state.enlist(itertools.chain([first], found))
+        if state.knows_anything():
+            for paths in state.open_files(CHUNK):
+                state.identify((one.path, one.sha256) for one in pool.run(identify, paths))
+        _measure_all(state, pool, recipe, files, report)
+        state.commit()
+        totals = state.totals()
         if not totals.rows and totals.skipped:
-            raise ValueError(f"{folder} holds {counted(files, 'file')}, but none that can be used; {_why_not(ledger)}")
+            raise ValueError(f"{folder} holds {plural(files, 'file')}, but none that can be used; {_why_not(state)}")
         if not totals.rows:
-            raise ValueError(f"{folder} holds {counted(files, 'file')}, but no recording")
-        ledger.finish(made_with, recipe.vector_size, totals)
+            raise ValueError(f"{folder} holds {plural(files, 'file')}, but no recording")
+        state.finish(made_with, recipe.vector_size, totals)
     report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
     report.seconds, report.copies = totals.seconds, totals.copies
     report.wall = time.perf_counter() - started
     return report
 
 
-def _why_not(ledger: Ledger) -> str:
-    """Why no file can be used: where that can be read, and the commonest reasons."""
-    noted = ledger.note_skipped()
-    where = f"{noted} says why" if noted else f"what {ledger.output} holds stays"
-    return f"{where}: " + ", ".join(f"{count} × {reason}" for reason, count in ledger.reasons(REASONS_SHOWN))
+def _why_not(state: BatchState) -> str:
+    """Explain why no file can be used: the most common reasons, and where the table of all is."""
+    noted = state.note_skipped()
+    where = f"{noted} says why" if noted else f"{state.output} stays as it is"
+    return f"{where}: " + ", ".join(f"{count} × {reason}" for reason, count in state.reasons(REASONS_SHOWN))
 
 
-def counted(number: int, noun: str) -> str:
-    """1 file, 2 files."""
+def plural(number: int, noun: str) -> str:
+    """Put a number and a noun together: 1 file, 2 files."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _measure_all(ledger: Ledger, pool: "_Pool", recipe: Recipe, files: int, report: BatchReport) -> None:
-    """Do what is not done, with a progress bar where somebody watches."""
+def _measure_all(state: BatchState, pool: "_Pool", recipe: Recipe, files: int, report: BatchReport) -> None:
+    """Measure the files without a result, with a progress bar if standard error is a terminal."""
     from tqdm import tqdm
 
-    open_files = sum(len(paths) for paths in ledger.open_files(CHUNK))
+    open_files = sum(len(paths) for paths in state.open_files(CHUNK))
     with tqdm(total=files, initial=files - open_files, unit="file", disable=None) as bar:
-        for paths in ledger.open_files(CHUNK):
+        for paths in state.open_files(CHUNK):
             for one in pool.run(functools.partial(measure, recipe=recipe), paths):
-                ledger.record(one)
+                state.record(one)
                 bar.update()
                 report.new += one.vector is not None
                 report.new_seconds += one.seconds
@@ -126,10 +136,10 @@ def _measure_all(ledger: Ledger, pool: "_Pool", recipe: Recipe, files: int, repo
 
 
 def find_recordings(folder: Path) -> Iterator[tuple[str, str]]:
-    """Every file below `folder` but hidden ones: its relative path, and the reason why it cannot be used, or "".
+    """Yield every file below `folder` that is not hidden: its relative path, and "" or the reason why it is skipped.
 
-    Links to folders are followed, each folder is read once. What has the name of a recording and is none, such as a
-    folder or a link to nothing, comes with its reason.
+    Symlinks are followed, and each folder is visited once. Entries that are named like a recording but are not files (a
+    folder, a dangling link) are yielded with the reason why they are skipped.
     """
     seen: set[tuple[int, int]] = set()
 
@@ -164,39 +174,49 @@ def _no_recording(path: str) -> str:
 
 
 # --- one file, in a worker -------------------------------------------------------------------------------------------
-def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> Measured:
-    """Do one file of a batch. Whatever is wrong with the file becomes a reason, so that a batch goes on."""
+def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> FileResult:
+    """Measure one file of a batch. Any problem with the file becomes a reason, so that the batch goes on."""
     started = time.perf_counter()
     file, digest = Path(folder, path), ""
     try:
         with _time_limit(file if limited else None):
             before = file.stat()
             digest = sha256_of(file)
-            heard = listen(file, recipe)
+            features = extract(file, recipe)
             after = file.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise OSError("the file changed while it was read; run this again")
+            raise OSError("the file changed while it was read; run this command again")
     except NotAudio as error:
-        return Measured(path, reason=_why(error) if named_as_sound(path) else "", took=time.perf_counter() - started)
+        return FileResult(path, reason=_why(error) if named_as_sound(path) else "", took=time.perf_counter() - started)
     except AudioError as error:
         took = time.perf_counter() - started
-        return Measured(path, decoder=ffmpeg_version(), sha256=digest, reason=_why(error), took=took)
+        return FileResult(path, decoder=ffmpeg_version(), sha256=digest, reason=_why(error), took=took)
     except (OSError, MemoryError) as error:
-        return Measured(path, reason=_why(error), took=time.perf_counter() - started)
+        return FileResult(path, reason=_why(error), took=time.perf_counter() - started)
     took = time.perf_counter() - started
-    return Measured(path, heard.vector, heard.seconds, heard.source_rate, heard.decoder, digest, "", took, heard.damage)
+    return FileResult(
+        path=path,
+        vector=features.vector,
+        seconds=features.seconds,
+        source_rate=features.source_rate,
+        decoder=features.decoder,
+        sha256=digest,
+        took=took,
+        damage=features.damage,
+    )
 
 
-def identify(folder: str, path: str, limited: bool) -> Measured:
-    """Only the digest of one file's content, "" if it cannot be read."""
+def identify(folder: str, path: str, limited: bool) -> FileResult:
+    """Return only the digest of one file's content, "" if it cannot be read."""
     try:
         with _time_limit(Path(folder, path) if limited else None):
-            return Measured(path, sha256=sha256_of(Path(folder, path)))
+            return FileResult(path, sha256=sha256_of(Path(folder, path)))
     except OSError:
-        return Measured(path)
+        return FileResult(path)
 
 
 def _why(error: Exception) -> str:
+    """Describe an error in one line, without the name of the file."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__
@@ -204,7 +224,7 @@ def _why(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _time_limit(path: Path | None) -> Iterator[None]:
-    """End this process if the block takes far too long for the size of a file: nothing else stops a decoder."""
+    """End this process if the block takes far too long for the size of a file; nothing else stops a hung decoder."""
     if path is None:
         yield
         return
@@ -216,10 +236,10 @@ def _time_limit(path: Path | None) -> Iterator[None]:
 
 
 def _end_after(seconds: float) -> None:
-    """End this process so much later, whatever it does then; 0: do not."""
+    """End this process after so many seconds, whatever it does then; 0 cancels this."""
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM, which nothing here handles
-    elif seconds:  # Windows: a thread that has to be started, and later waited for while all cores are busy
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # raises SIGALRM, which nothing here handles
+    elif seconds:  # Windows; slower, because it starts a thread
         faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere())
     else:
         faulthandler.cancel_dump_traceback_later()
@@ -232,12 +252,13 @@ def _nowhere() -> Any:
 
 # --- many files ------------------------------------------------------------------------------------------------------
 class _Pool:
-    """This process, workers of this machine, or those of a Dask cluster."""
+    """Where files are measured: in this process, in worker processes, or in a Dask cluster."""
 
     def __init__(self, folder: Path, n_jobs: int, died: tuple[type[Exception], ...] = ()) -> None:
+        """Use `n_jobs` workers; `died` are the errors that say that one has died, none if there are no workers."""
         self.folder, self.n_jobs, self.died = str(folder.absolute()), n_jobs, died
 
-    def run(self, function: Callable[..., Measured], paths: list[str]) -> Iterator[Measured]:
+    def run(self, function: Callable[..., FileResult], paths: list[str]) -> Iterator[FileResult]:
         """Yield one result for each path, as they come."""
         if not self.died:
             yield from (function(self.folder, path, limited=False) for path in paths)
@@ -252,33 +273,34 @@ class _Pool:
                     del waiting[one.path]
                     yield one
             except self.died:
-                # one of those under way ended its worker: each of them once more, alone
+                # one of the files under way ended its worker: measure each of them once more, alone
                 for path in itertools.chain(*under_way):
                     if path in waiting:
                         del waiting[path]
                         yield self._alone(function, path)
 
-    def _alone(self, function: Callable[..., Measured], path: str) -> Measured:
+    def _alone(self, function: Callable[..., FileResult], path: str) -> FileResult:
         try:
             return next(self._parallel(function, [[path]]))
         except self.died:
-            return Measured(path, reason="its decoder crashed or came to no end; convert it to wav")
+            return FileResult(path, reason="its decoder crashed or did not end; convert it to wav")
 
-    def _parallel(self, function: Callable[..., Measured], tasks: Iterable[list[str]]) -> Iterator[Measured]:
+    def _parallel(self, function: Callable[..., FileResult], tasks: Iterable[list[str]]) -> Iterator[FileResult]:
         from joblib import Parallel, delayed
 
-        # not joblib's batches: it counts WAITING_TASKS in files, so that workers would wait for their next batch
+        # tasks in place of joblib's batches: it would count WAITING_TASKS in files, and workers would run out of them
         settings = {"batch_size": 1, "pre_dispatch": WAITING_TASKS}
         parallel = Parallel(n_jobs=self.n_jobs, return_as="generator_unordered", **settings)
         return itertools.chain.from_iterable(parallel(delayed(_task)(function, self.folder, task) for task in tasks))
 
 
-def _task(function: Callable[..., Measured], folder: str, paths: list[str]) -> list[Measured]:
-    """Runs in a worker."""
+def _task(function: Callable[..., FileResult], folder: str, paths: list[str]) -> list[FileResult]:
+    """Measure a few files, in a worker."""
     return [function(folder, path, limited=True) for path in paths]
 
 
 def _noted(tasks: Iterable[list[str]], under_way: list[list[str]]) -> Iterator[list[str]]:
+    """Yield the tasks, and add each to `under_way` before."""
     for task in tasks:
         under_way.append(task)
         yield task
@@ -286,7 +308,7 @@ def _noted(tasks: Iterable[list[str]], under_way: list[list[str]]) -> Iterator[l
 
 @contextlib.contextmanager
 def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_Pool]:
-    """The workers, each with one thread, so that neither they nor their bits disturb each other."""
+    """Start the workers, each with one thread, so that they do not compete and their bits do not differ."""
     from joblib import parallel_config
     from threadpoolctl import threadpool_limits
 
@@ -308,8 +330,8 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
 def _worker_start() -> Callable[[int], None]:
     """Make the function that each worker begins with.
 
-    It makes this package importable under the name that it has here, which another program may have given it. So it is
-    pickled by value, as all inner functions are by joblib, and names nothing of this module.
+    It makes this package importable under the name that it has here: another program may have given it any name. joblib
+    pickles inner functions by value, so it needs no import, and it must not use any name of this module.
     """
     package, folder = __package__, os.path.dirname(os.path.abspath(__file__))
 
@@ -347,10 +369,10 @@ def _end_with(parent: int) -> None:
 
 
 def _start_workers(count: int) -> None:
-    """Start them with signals held back, for good in the workers: Ctrl-C would end one that starts with a traceback.
+    """Start the workers while signals are blocked: Ctrl-C would end a starting worker with a traceback.
 
-    One that comes meanwhile reaches this process once they have been started. The trackers, which remove what workers
-    leave behind, come first, since starting one lets signals through again.
+    In the workers signals stay blocked. A signal that comes meanwhile reaches this process once they have started. The
+    trackers, which remove files that workers leave behind, are started first, because that unblocks signals again.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.backend import resource_tracker as joblib_tracker

@@ -1,9 +1,9 @@
-"""What a batch has done so far, on disk: an SQLite file beside the result while a run is at work or interrupted.
+"""The state of a batch on disk: an SQLite file beside the result while a run is at work or interrupted.
 
-It makes the batch survive being killed (every result is committed as it comes), keeps a second run out (SQLite holds
-an exclusive lock, which ends with the process), and holds rows and paths that would not fit into memory. Results are
-kept by content, the sha256 of a file, so that a renamed file is known again. A finished batch needs no ledger: the
-next run learns what is done from the result itself.
+The batch survives being killed, because every result is committed as it comes. A second run is kept out by SQLite's
+exclusive lock, which ends with the process. Rows and paths need not fit into memory. Results are stored by content,
+the sha256 of a file, so that a renamed file is recognised. A finished batch needs no state file: the next run reads
+from the result itself what is done.
 """
 
 import csv
@@ -21,15 +21,17 @@ import numpy as np
 
 from .decoding import LIBSNDFILE, named_as_sound
 from .files import atomic_path, sha256_of
+from .manifest import check_files, read_manifest, write_manifest
 from .npy import NpyReader, NpyWriter
+from .recipe import first_difference
 
-COMMIT_EVERY = 8  # files; a commit for each takes a twentieth of the time
-LOG_PAGES = 16_384  # 64 MB that SQLite gathers before it waits for the disk; only a power cut can take them
-FORMAT = 2  # of the tables below and of the csv files; another number starts afresh
+COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
+LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
+FORMAT = 2  # of the tables below and of the csv files; results of another format are not reused
 DONE = """
-CREATE TABLE IF NOT EXISTS done (  -- what became of some content, under a name that promises sound, or not
+CREATE TABLE IF NOT EXISTS done (  -- the result for some content; named: the file has the name of a recording
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
-    damage TEXT, vector BLOB, base_row INTEGER,  -- the row of the result that there is already, in place of a vector
+    damage TEXT, vector BLOB, base_row INTEGER,  -- in place of a vector: its row in the existing result
     PRIMARY KEY (sha256, named)
 )
 """
@@ -37,7 +39,7 @@ SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
 {DONE};
 DROP TABLE IF EXISTS found;
-CREATE TABLE found (  -- the files of this run, reason: why a file gave nothing this time, '' if it holds no sound
+CREATE TABLE found (  -- the files of this run; reason: why a file was skipped this time, '' if it holds no sound
     path BLOB PRIMARY KEY, named INTEGER, sha256 TEXT, reason TEXT
 ) WITHOUT ROWID;
 """
@@ -59,36 +61,36 @@ SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One file of a batch: a vector, or the reason why there is none."""
+class FileResult:
+    """The result for one file of a batch: a vector, or the reason why there is none."""
 
     path: str  # relative to the folder
     vector: np.ndarray | None = None
     seconds: float = 0.0
     source_rate: int = 0  # Hz
     decoder: str = ""
-    sha256: str = ""  # "": the reason is not one of content, and the next run tries again
-    reason: str = ""  # "" without a vector: no sound is in it, nor promised
+    sha256: str = ""  # "": the reason does not lie in the content, and the next run tries again
+    reason: str = ""  # "" without a vector: the file holds no sound and does not have the name of a recording
     took: float = 0.0  # seconds
-    damage: str = ""  # what of the file is missing from the vector
+    damage: str = ""  # what is missing from the vector because the file is damaged
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What is in a result."""
+    """Counts of a result."""
 
     rows: int
     skipped: int
-    damaged: int  # rows of files that could be read in part
+    damaged: int  # rows of files that could only be read in part
     seconds: float  # of sound in all rows
-    copies: int  # rows whose content is that of another one
+    copies: int  # rows with the same content as another row
 
 
-class Ledger:
-    """The state of the batch whose result is `output`; a context manager that holds the lock."""
+class BatchState:
+    """The state of the batch that writes `output`; a context manager that holds the lock."""
 
     def __init__(self, output: Path) -> None:
-        """Lock, and complete a result that an earlier run was about to put in its place.
+        """Lock, and complete a result that an earlier run was about to move into place.
 
         Raises:
             RuntimeError: another run is at work.
@@ -97,9 +99,9 @@ class Ledger:
         self.output = output
         self.path, self.targets = _progress_of(output), _files_of(output)
         self._finished, self._uncommitted = False, 0
-        self._base: dict[str, Any] | None = None  # what an older result that is still of use says of itself
+        self._base: dict[str, Any] | None = None  # the manifest of an older result that can be reused
         output.parent.mkdir(parents=True, exist_ok=True)
-        with self._said_plainly():
+        with self._clear_errors():
             try:
                 self._connect()
             except sqlite3.DatabaseError as error:
@@ -114,7 +116,7 @@ class Ledger:
     def _connect(self) -> None:
         self._database = sqlite3.connect(self.path, timeout=0, isolation_level=None)
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._database.execute("PRAGMA synchronous = OFF")  # a new ledger has nothing to lose yet
+        self._database.execute("PRAGMA synchronous = OFF")  # a new file has nothing to lose yet
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
         self._database.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -125,19 +127,19 @@ class Ledger:
             self._database.execute(statement)
         self._database.execute("COMMIT")
 
-    def __enter__(self) -> "Ledger":
+    def __enter__(self) -> "BatchState":
         return self
 
     def __exit__(self, *_: object) -> None:
-        useless = self._finished
+        unneeded = self._finished
         with suppress(sqlite3.Error):
             if self._database.in_transaction:
                 self._database.execute("COMMIT")
-            useless |= not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
-            if useless and os.name != "nt":
-                self._unlink()  # before the lock goes, so that a run that comes now makes its own
+            unneeded |= not self._database.execute("SELECT 1 FROM done WHERE vector IS NOT NULL LIMIT 1").fetchone()
+            if unneeded and os.name != "nt":
+                self._unlink()  # before the lock is released, so that a run that starts now makes its own
         self._database.close()
-        if useless and os.name == "nt":  # which keeps open files
+        if unneeded and os.name == "nt":  # Windows does not remove open files
             self._unlink()
 
     def _unlink(self) -> None:
@@ -146,10 +148,10 @@ class Ledger:
 
     # --- what is known ----------------------------------------------------------------------------------------------
     def begin(self, made_with: dict[str, Any], ffmpeg: str) -> str:
-        """Learn what is done already, and forget what was done in another way; return what differs, or ""."""
-        with self._said_plainly(), self._transaction():
+        """Read what is done already, and drop results that were made in another way; return what differs, or ""."""
+        with self._clear_errors(), self._transaction():
             wanted = json.dumps({"format": FORMAT} | made_with, sort_keys=True)
-            about = self._about_result()
+            manifest = self._manifest_of_result()
             changed = ""
             if (earlier := self._get("made_with")) and earlier != wanted:
                 changed = _difference(json.loads(earlier), made_with)
@@ -157,30 +159,29 @@ class Ledger:
                 self._database.execute(DONE)
             self._set("made_with", wanted)
             self._database.execute("DELETE FROM done WHERE base_row IS NOT NULL")
-            if about and _difference(about, made_with):
-                changed = changed or _difference(about, made_with)
-            elif about:
-                self._base = about
-                self._learn()
-            # what ffmpeg read, or nothing could read, depends on the ffmpeg that is there
+            if manifest and _difference(manifest, made_with):
+                changed = changed or _difference(manifest, made_with)
+            elif manifest:
+                self._base = manifest
+                self._reuse_result()
+            # results of ffmpeg, and files that nothing could read, depend on the ffmpeg that is installed
             self._database.execute(
                 "DELETE FROM done WHERE decoder IS NOT ? AND (decoder IS NOT ? OR reason != '')", (ffmpeg, LIBSNDFILE)
             )
             return changed
 
-    def _about_result(self) -> dict[str, Any] | None:
-        """What the .json of an older result says, if the result is whole."""
-        matrix, table, _, about_path = self.targets
+    def _manifest_of_result(self) -> dict[str, Any] | None:
+        """Read the manifest of an older result; None if there is none, or the result is not complete."""
+        matrix, table, _, manifest_path = self.targets
         try:
-            about = json.loads(about_path.read_text(encoding="utf-8"))
-            digests = about["sha256"]
-            whole = digests[table.name] == sha256_of(table) and digests[matrix.name] == sha256_of(matrix)
-            return about if whole and isinstance(about.get("recipe"), dict) else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            manifest = read_manifest(manifest_path)
+            check_files(manifest, manifest_path)
+        except (OSError, ValueError):
             return None
+        return manifest if {matrix.name, table.name} <= manifest.get("sha256", {}).keys() else None
 
-    def _learn(self) -> None:
-        """Take over what an older result says of its files."""
+    def _reuse_result(self) -> None:
+        """Take over the rows and reasons of an older result."""
         insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)"
         _, table, skipped, _ = self.targets
         rows = (
@@ -198,33 +199,34 @@ class Ledger:
             self._database.executemany(insert, reasons)
 
     def knows_anything(self) -> bool:
+        """Tell whether there is any result to reuse."""
         return self._database.execute("SELECT 1 FROM done LIMIT 1").fetchone() is not None
 
     def enlist(self, found: Iterable[tuple[str, str]]) -> int:
-        """Note the files of this run, each with "" or the reason why it cannot be used; return how many there are."""
-        with self._said_plainly(), self._transaction():
+        """Store the files of this run, each with "" or the reason why it cannot be used; return their number."""
+        with self._clear_errors(), self._transaction():
             rows = ((os.fsencode(path), named_as_sound(path), reason or None) for path, reason in found)
             self._database.executemany("INSERT OR IGNORE INTO found VALUES (?, ?, NULL, ?)", rows)
             return self._database.execute("SELECT count(*) FROM found").fetchone()[0]
 
     def open_files(self, size: int) -> Iterator[list[str]]:
-        """The files that nothing is known of, in order, `size` at a time."""
+        """Yield the files without a result, in order, `size` at a time."""
         last = b""
         while rows := self._database.execute(OPEN_FILES, (last, size)).fetchall():
             yield [os.fsdecode(path) for (path,) in rows]
             last = rows[-1][0]
 
-    # --- what becomes known -----------------------------------------------------------------------------------------
+    # --- new results ----------------------------------------------------------------------------------------------
     def identify(self, digests: Iterable[tuple[str, str]]) -> None:
-        """Note the sha256 of files: what is known of their content need not be done again."""
-        with self._said_plainly(), self._transaction():
+        """Store the sha256 of files: if there is a result for the content, it is not made again."""
+        with self._clear_errors(), self._transaction():
             rows = ((digest or None, os.fsencode(path)) for path, digest in digests)
             self._database.executemany("UPDATE found SET sha256 = ? WHERE path = ?", rows)
 
-    def record(self, one: Measured) -> None:
-        """Note what became of one file; it outlasts the process as soon as COMMIT_EVERY of them are noted."""
+    def record(self, one: FileResult) -> None:
+        """Store the result for one file; it outlasts the process once COMMIT_EVERY of them are stored."""
         path = os.fsencode(one.path)
-        with self._said_plainly():
+        with self._clear_errors():
             if not self._database.in_transaction:
                 self._database.execute("BEGIN")
             self._uncommitted = (self._uncommitted + 1) % COMMIT_EVERY
@@ -233,12 +235,12 @@ class Ledger:
                 self.commit()
 
     def commit(self) -> None:
-        """Let all that was noted outlast the process."""
-        with self._said_plainly():
+        """Make everything stored so far outlast the process."""
+        with self._clear_errors():
             if self._database.in_transaction:
                 self._database.execute("COMMIT")
 
-    def _record(self, one: Measured, path: bytes) -> None:
+    def _record(self, one: FileResult, path: bytes) -> None:
         if one.vector is None and not (one.sha256 and one.reason):
             self._database.execute("UPDATE found SET reason = ? WHERE path = ?", (one.reason, path))
             return
@@ -250,51 +252,52 @@ class Ledger:
 
     # --- the result --------------------------------------------------------------------------------------------------
     def totals(self) -> Totals:
+        """Count the rows and files of the result."""
         rows, skipped, damaged, seconds = 0, 0, 0, 0.0
         for _, _, length, _, _, damage, reason in self._database.execute(ALL_FILES.format("")):
             if reason:
                 skipped += 1
             else:
-                rows, seconds = rows + 1, seconds + round(length, 6)  # as a later run reads it
+                rows, seconds = rows + 1, seconds + round(length, 6)  # rounded as in the table, which a later run reads
                 damaged += damage != ""
         (copies,) = self._database.execute(COPIES).fetchone()
         return Totals(rows, skipped, damaged, seconds, copies)
 
     def reasons(self, most: int) -> list[tuple[str, int]]:
-        """The commonest reasons why files were skipped, each with the number of its files."""
+        """Return the most common reasons why files were skipped, each with its number of files."""
         return self._database.execute(f"{REASONS} LIMIT ?", (most,)).fetchall()
 
     def note_skipped(self) -> Path | None:
-        """Write why files were skipped where there is no row, unless that belongs to an older result."""
-        matrix, table, skipped, about = self.targets
-        if any(path.exists() for path in (matrix, table, about)):
+        """Write the table of skipped files if there is no row, and no older result; return its path."""
+        matrix, table, skipped, manifest = self.targets
+        if any(path.exists() for path in (matrix, table, manifest)):
             return None
-        with self._said_plainly(), atomic_path(skipped) as temporary:
+        with self._clear_errors(), atomic_path(skipped) as temporary:
             self._write_skipped(temporary)
         return skipped
 
     def finish(self, made_with: dict[str, Any], width: int, totals: Totals) -> None:
-        """Write the result beside the older one, then put it in its place.
+        """Write the result beside the older one, then move it into place.
 
-        Whenever this is interrupted, the older result is whole, or the next run completes the new one.
+        If this is interrupted, either the older result is complete, or the next run completes the new one.
         """
-        matrix, table, skipped, about = (self._new(target) for target in self.targets)
+        matrix, table, skipped, manifest = (self._new(target) for target in self.targets)
         try:
-            with self._said_plainly():
+            with self._clear_errors():
                 self._write_table(table)
                 self._write_skipped(skipped)
                 digests = {self.targets[1].name: sha256_of(table)}
                 before = (self._base or {"sha256": {}})["sha256"]
-                if before.get(self.targets[1].name) == digests[self.targets[1].name]:  # the matrix is there already
+                if before.get(self.targets[1].name) == digests[self.targets[1].name]:  # the matrix would be the same
                     digests = before
                 else:
                     self._write_matrix(matrix, width)
                     digests[self.targets[0].name] = sha256_of(matrix)
                 text = {"format": FORMAT, "recordings": totals.rows, "seconds": totals.seconds, "sha256": digests}
-                about.write_text(json.dumps(made_with | text, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                write_manifest(manifest, made_with | text, sort_keys=True)
                 self._set("finishing", "yes")
         except BaseException:
-            for path in (matrix, table, skipped, about):
+            for path in (matrix, table, skipped, manifest):
                 path.unlink(missing_ok=True)
             raise
         self._rename()
@@ -353,16 +356,18 @@ class Ledger:
         self._database.execute("COMMIT")
 
     def _just_ended(self) -> RuntimeError:
-        return RuntimeError(f"another run on {self.output} has just ended; run this again")
+        return RuntimeError(f"another run on {self.output} has just ended; run this command again")
 
     @contextmanager
-    def _said_plainly(self) -> Iterator[None]:
-        """Turn SQLite's errors, and those that do not name a file, into ones that the user can act on."""
+    def _clear_errors(self) -> Iterator[None]:
+        """Turn SQLite's errors, and errors that do not name a file, into errors that the user can act on."""
         try:
             yield
         except sqlite3.Error as error:
             if "locked" in str(error):
-                raise RuntimeError(f"another run is at work on {self.output}; wait for its end, or end it") from error
+                raise RuntimeError(
+                    f"another run is at work on {self.output}; wait until it ends, or stop it"
+                ) from error
             if "full" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             if "readonly" in str(error) and not self.path.exists():  # removed after it was opened
@@ -377,29 +382,31 @@ class Ledger:
 
 
 def _progress_of(output: Path) -> Path:
-    """The ledger of a run that has not ended yet."""
+    """Return the state file of a run that has not ended yet."""
     return output.with_name(f".{output.stem}.progress.sqlite")
 
 
 def _files_of(output: Path) -> list[Path]:
-    """The files of a result: matrix, table of rows, table of what was skipped, what it was made with."""
+    """Return the files of a result: matrix, table of rows, table of skipped files, manifest."""
     return [output.with_name(output.stem + end) for end in (".npy", ".csv", "_skipped.csv", ".json")]
 
 
 def refuse_foreign(output: Path) -> None:
-    """Raises ValueError if a file of the result is there that is of no earlier result, nor of one half in place."""
-    _, table, skipped, about = files = _files_of(output)
-    ours = _content(table, 9) == b"row,path," or b'"recipe"' in _content(about)
-    ours = ours or (not output.exists() and _content(skipped, 12) == b"path,reason,")  # of a run that could use no file
+    """Raise ValueError if one of the output files exists and was not written by this program."""
+    _, table, skipped, manifest = files = _files_of(output)
+    ours = _content(table, 9) == b"row,path," or b'"recipe"' in _content(manifest)
+    ours = ours or (
+        not output.exists() and _content(skipped, 12) == b"path,reason,"
+    )  # written by a run that could use no file
     there = [path for path in files if path.exists()]
     if there and not ours and not _progress_of(output).exists():
         raise ValueError(
-            f"{there[0]} is there, and no result of prep_audio_spectrograms.py: name another --output_file"
+            f"{there[0]} exists and is not a result of prep_audio_spectrograms.py: choose another file for the result"
         )
 
 
 def _content(path: Path, most: int = -1) -> bytes:
-    """The first bytes of a file, none if there is no file."""
+    """Read the first bytes of a file; none if there is no file."""
     if not path.is_file():
         return b""
     with path.open("rb") as file:
@@ -407,14 +414,13 @@ def _content(path: Path, most: int = -1) -> bytes:
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first thing in which two results were made in different ways, in words, or ""."""
+    """Describe the first difference in how two results were made; "" if there is none."""
     for part, wanted in now.items():
         before = earlier.get(part)
-        for name, value in wanted.items():
-            was = before.get(name) if isinstance(before, dict) else None
-            if was != value:
-                return f"{name} was {was}, is now {value}"
-    return "" if earlier.get("format", FORMAT) == FORMAT else "the layout of the files has changed"
+        if difference := first_difference(before if isinstance(before, dict) else {}, wanted):
+            name, was, value = difference
+            return f"{name} was {was}, is now {value}"
+    return "" if earlier.get("format", FORMAT) == FORMAT else "the format of the files has changed"
 
 
 def _read_table(path: Path) -> Iterator[dict[str, str]]:
@@ -424,7 +430,7 @@ def _read_table(path: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _table(path: Path, heading: tuple[str, ...]) -> Iterator[Any]:
-    """Open a csv file with a heading, and yield its writer. File names are bytes: some are not UTF-8."""
+    """Open a csv file with a heading, and yield its writer. (File names are bytes, and some are not UTF-8.)"""
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(heading)

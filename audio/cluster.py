@@ -1,4 +1,4 @@
-"""A Dask cluster in place of the cores of one machine. Needs `requirements-dask.txt`."""
+"""A Dask cluster that measures recordings in place of this machine's cores. Needs `requirements-dask.txt`."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ CONNECT_SECONDS = 10.0
 
 @contextlib.contextmanager
 def connect(address: str, folder: Path) -> Iterator[tuple[type[Exception], ...]]:
-    """Connect to a scheduler; yield the errors that say that a worker died.
+    """Connect to a scheduler; yield the types of error that a worker's death raises.
 
     Raises:
-        RuntimeError: no Dask here, no scheduler there, no workers, or workers that would give other bits: with other
-            libraries, or without the recordings at the same path.
+        RuntimeError: Dask is not installed, no scheduler answers, it has no workers, or a worker has other versions of
+            the libraries (its bits would differ) or does not see the recordings at the same path.
     """
     try:
         from distributed import Client, KilledWorker
@@ -37,17 +37,17 @@ def connect(address: str, folder: Path) -> Iterator[tuple[type[Exception], ...]]
 
 
 def describe_worker(folder: str) -> dict[str, str | bool]:
-    """Runs in a worker: what decides its bits, and whether it sees the recordings."""
+    """Return, in a worker, the versions that its bits depend on, and whether it sees the recordings."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1)  # as long as the worker lives, so that its bits are those of one thread
     return LIBRARIES | {"ffmpeg": ffmpeg_version(), "folder": os.path.isdir(folder)}
 
 
-def check_workers(said: dict[str, object], folder: Path) -> None:
-    """Raises RuntimeError naming the first worker that is not fit, and why."""
+def check_workers(answers: dict[str, object], folder: Path) -> None:
+    """Raise RuntimeError naming the first worker that cannot be used, and why."""
     wanted = LIBRARIES | {"ffmpeg": ffmpeg_version()}
-    for worker, answer in said.items():
+    for worker, answer in answers.items():
         if not isinstance(answer, dict):
             raise RuntimeError(
                 f"the worker {worker} cannot run this program ({answer}); start it in a copy of this "
@@ -57,4 +57,6 @@ def check_workers(said: dict[str, object], folder: Path) -> None:
             raise RuntimeError(f"the worker {worker} does not see {folder.absolute()}; mount it there at the same path")
         for name, version in wanted.items():
             if answer[name] != version:
-                raise RuntimeError(f"the worker {worker} has {name} {answer[name]}, here is {version}: make them equal")
+                raise RuntimeError(
+                    f"the worker {worker} has {name} {answer[name]}, this machine {version}: make them equal"
+                )

@@ -15,8 +15,8 @@ import numpy as np
 # varies by 1/64 = 0.016, norm / 64 by 1/sqrt(2 * 4096) = 0.011, the correlation of 3,968 pairs of neighbours by 0.016.
 MEAN_LIMIT, RADIUS_LIMIT, NEIGHBOUR_LIMIT = 0.08, 0.06, 0.08
 CHANNEL_LIMIT = 0.16  # five standard deviations of the correlation of 1,024 pairs
-P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 is called not normal
-STRONG = 8.0  # times the power of N(0, I): two in a million of the rings of four elements have more
+P_LIMIT = 1e-5  # one draw from N(0, I) in 100,000 counts as not normal
+STRONG = 8.0  # times the power of N(0, I); of rings of four elements, two in a million have more
 SHOWN = (0, 1, 2, 4, 8, 16)  # cycles over the latent
 TITLES = ("right", "lower", "chann", "mean", "norm", "kurt")
 WIDTH, INDENT = 100, " " * 8
@@ -25,7 +25,7 @@ WORST = 5
 
 @dataclass(frozen=True)
 class Findings:
-    """What there is to say of one latent [C, H, W]."""
+    """Measurements of one latent [C, H, W]."""
 
     power: np.ndarray  # at 0, 1, 2, ... cycles over the latent
     right: float  # correlations
@@ -35,11 +35,11 @@ class Findings:
     radius: float  # norm / sqrt(elements)
     kurtosis: float
     p_normal: float  # probability that N(0, s²) gives a skewness and kurtosis as far off or farther
-    gaussian: bool  # txt2img.py --x_T auto leaves it as it is
+    gaussian: bool  # `is_gaussian`: it is sampled from as it is
 
 
 def examine(latent: np.ndarray) -> Findings:
-    """Measure one latent [C, H, W], finite."""
+    """Measure one latent [C, H, W] of finite elements."""
     x = np.asarray(latent, np.float64)
     batch = x[None]
     skewness, kurtosis = _skewness_and_kurtosis(x)
@@ -91,7 +91,7 @@ def _largest_channel_correlation(x: np.ndarray) -> float:
 
 
 def spatial_power(latents: np.ndarray) -> np.ndarray:
-    """Mean power of [B, C, H, W] in rings of the two-dimensional spectrum, at 0 ... min(H, W) / 2 cycles."""
+    """Average the power of [B, C, H, W] in rings of the two-dimensional spectrum, at 0 ... min(H, W) / 2 cycles."""
     height, width = latents.shape[-2:]
     spectrum = (np.abs(np.fft.fft2(latents)) ** 2).mean(axis=(0, 1)) / (height * width)
     down, across = (np.fft.fftfreq(size, 1 / size) for size in (height, width))
@@ -100,15 +100,15 @@ def spatial_power(latents: np.ndarray) -> np.ndarray:
 
 
 def jarque_bera(count: int, skewness: float, kurtosis: float) -> float:
-    """p-value of Jarque, Bera, "A test for normality of observations and regression residuals", 1987.
+    """Compute the p-value of Jarque, Bera, "A test for normality of observations and regression residuals", 1987.
 
-    Their statistic follows chi-squared with two degrees of freedom, whose upper tail is exp(-x / 2).
+    Their statistic follows the chi-squared distribution with two degrees of freedom, whose upper tail is exp(-x / 2).
     """
     return math.exp(-count / 12 * (skewness**2 + (kurtosis - 3) ** 2 / 4))
 
 
 def _skewness_and_kurtosis(x: np.ndarray) -> tuple[float, float]:
-    """Of all elements; 0 and 3, as if normal, where all are the same."""
+    """Compute skewness and kurtosis of all elements; 0 and 3, as of a normal distribution, if all are the same."""
     centred = x - x.mean()
     variance = (centred**2).mean()
     if not variance:
@@ -117,10 +117,10 @@ def _skewness_and_kurtosis(x: np.ndarray) -> tuple[float, float]:
 
 
 def complaints(found: Findings) -> list[str]:
-    """What tells a latent from N(0, I), the worst for a picture first."""
+    """List the differences of a latent from N(0, I), the worst for an image first."""
     strongest = int(found.power.argmax())
     checks = {
-        f"{found.power[strongest]:.3g} times the power of noise at frequency {strongest}, so pictures are flat": (
+        f"{found.power[strongest]:.3g} times the power of noise at frequency {strongest}, so images are flat": (
             found.power[strongest] > STRONG
         ),
         f"neighbours correlate by {max(found.right, found.lower, key=abs):.2f}": (
@@ -135,15 +135,16 @@ def complaints(found: Findings) -> list[str]:
 
 
 def verdict(found: Findings) -> str:
+    """Say in a line how a latent is used, and why."""
     wrong = complaints(found)
     if not wrong:
-        return "like noise: it is sampled from as it is"
-    treatment = "near enough to noise to be sampled from as it is" if found.gaussian else "to be whitened"
+        return "like noise: it is used as it is"
+    treatment = "close enough to noise to be used as it is" if found.gaussian else "to be whitened"
     return f"{treatment}: {'; '.join(wrong)}"
 
 
 def report(latents: np.ndarray) -> list[str]:
-    """Lines, no wider than a terminal, of what latents [N, C, H, W] are like: each by itself, then all of them."""
+    """Describe latents [N, C, H, W] in lines no wider than a terminal: each by itself, then all of them."""
     shown = [frequency for frequency in SHOWN if frequency <= min(latents.shape[-2:]) // 2]
     found = [examine(latent) for latent in latents]
     powers = "".join(f"{f'P {frequency}':>7}" for frequency in shown)
@@ -161,9 +162,9 @@ def _short(power: float) -> str:
 
 
 def _summary(found: list[Findings]) -> list[str]:
-    """How many are left alone and, of many, which are farthest from noise and what most of them suffer from."""
+    """Count the latents that are used as they are; if there are many, list the worst and the typical power."""
     alone = sum(one.gaussian for one in found)
-    lines = [f"{alone} of {len(found)} are left as they are by txt2img.py --x_T auto, the others are whitened"]
+    lines = [f"{alone} of {len(found)} are used as they are by txt2img.py --x_T auto, the others are whitened"]
     if len(found) > WORST:
         strongest = np.array([one.power.max() for one in found])
         worst = np.argsort(-strongest, kind="stable")[:WORST]

@@ -1,7 +1,6 @@
-"""Matrices on disk, .npy files of floating point numbers [N, P], read and written a few rows at a time.
+"""Matrices on disk: .npy files of floating point numbers [N, P], read and written a few rows at a time.
 
-Nothing here maps a whole file into memory, so that what a program holds does not grow with N, and a full disk is an
-OSError in place of a crash.
+Memory does not grow with N, and a full disk raises OSError (a mapped file would crash the process).
 """
 
 import io
@@ -16,7 +15,7 @@ class NpyReader:
     """A .npy file [N, P], read slice by slice: `matrix[begin:end]` is an array. Every row read is finite."""
 
     def __init__(self, path: Path, width: int) -> None:
-        """Raises ValueError and OSError as `load_array`."""
+        """Open a file; raises ValueError and OSError as `load_array`."""
         self.path = path
         self._map = map_array(path, (None, width))
         self.shape, self.dtype = self._map.shape, self._map.dtype
@@ -39,16 +38,17 @@ class NpyReader:
 
 
 class NpyWriter:
-    """A float32 .npy that grows row by row on disk, whose number of rows is known only at the end."""
+    """A float32 .npy that grows row by row on disk; the number of rows is known only at the end."""
 
     def __init__(self, path: Path, width: int) -> None:
+        """Begin a file of rows of `width` elements."""
         self.width, self.rows = width, 0
         self._file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self._header()
         self._data_start = self._file.tell()
 
     def append(self, rows: np.ndarray) -> None:
-        """Take one row [P], or several [B, P]."""
+        """Append one row [P], or several [B, P]."""
         assert rows.shape[-1] == self.width and rows.dtype == np.float32, (rows.shape, rows.dtype)
         self._file.write(np.ascontiguousarray(rows).data)
         self.rows += rows.size // self.width
@@ -68,7 +68,7 @@ class NpyWriter:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """As `np.save`, which does not say why it failed when a disk is full."""
+    """Save as `np.save` does, but let a full disk raise an OSError with its errno."""
     memory = io.BytesIO()
     np.save(memory, array, allow_pickle=False)
     path.write_bytes(memory.getbuffer())
@@ -77,11 +77,11 @@ def save_array(path: Path, array: np.ndarray) -> None:
 def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     """Map a .npy file into memory, read only, after checking that it is finite floating point of `shape`.
 
-    None in `shape` allows any length. Every element is looked at once, block by block.
+    None in `shape` allows any length. Every element is read once, block by block.
 
     Raises:
-        ValueError: broken, object arrays, another type or shape, no rows, or NaN or infinity.
-        OSError: the file is not there, or may not be read.
+        ValueError: a broken file, an object array, another type or shape, no rows, or NaN or infinity.
+        OSError: the file does not exist or cannot be read.
     """
     array = map_array(path, shape)
     for start in range(0, len(array), BLOCK):
@@ -93,12 +93,12 @@ def load_array(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 def map_array(path: Path, shape: tuple[int | None, ...]) -> np.memmap:
-    """As `load_array`, without looking at the elements."""
+    """Map a .npy file into memory as `load_array` does, without reading the elements."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
         raise
-    except Exception as error:  # a damaged header makes NumPy raise nearly anything, even tokenize's own errors
+    except Exception as error:  # a damaged header makes NumPy raise nearly any error, even tokenize's
         raise ValueError(f"{path} is not a .npy file of numbers, or is damaged; make it again") from error
     allowed = "(" + ", ".join("N" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
     found = getattr(array, "shape", None)

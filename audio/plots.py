@@ -1,4 +1,4 @@
-"""Pictures for people: what a calibration holds, and what a recording sounds like. Drawn with Pillow and OpenCV."""
+"""Plots for people: the statistics of a calibration, and a recording. Drawn with Pillow and OpenCV."""
 
 import math
 from pathlib import Path
@@ -7,17 +7,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .features import RECIPE, Recipe, mel_edges
+from .features import mel_edges
 from .files import atomic_path
+from .recipe import RECIPE, Recipe
 
 HEIGHT = 384  # pixels of a spectrogram
 MARGIN, GAP, LINE = 64, 24, 20  # pixels: axis labels at the left, between panels, a line of text
-FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz that are marked, where the recipe has them
+FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz; marks on the axis, as far as the recipe has them
 PAPER, INK, WAVE = (255, 255, 255), (40, 40, 40), (38, 84, 124)
 
 
 def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe: Recipe = RECIPE) -> None:
-    """Draw mean and standard deviation, [P] dB each, as heat maps: Hz upwards, part of the recording to the right.
+    """Draw mean and standard deviation, [P] dB each, as heat maps: frequency upwards, time to the right.
 
     Raises:
         OSError: the file cannot be written.
@@ -25,13 +26,13 @@ def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe
     width = MARGIN + HEIGHT + 2 * LINE + MARGIN
     image = Image.new("RGB", (2 * width, HEIGHT + 5 * LINE), PAPER)
     for index, (title, values) in enumerate((("mean, dB", mean_db), ("standard deviation, dB", std_db))):
-        picture = values.reshape(recipe.picture_size, recipe.picture_size)
+        cells = values.reshape(recipe.spectrogram_size, recipe.spectrogram_size)
         left, top = index * width + MARGIN, 2 * LINE
-        draw_heat_map(image, picture, (left, top, HEIGHT, HEIGHT), float(picture.min()), float(picture.max()))
+        draw_heat_map(image, cells, (left, top, HEIGHT, HEIGHT), float(cells.min()), float(cells.max()))
         _frequency_axis(image, left, top, recipe)
         percents = {part / 100: f"{part} %" for part in (0, 25, 50, 75, 100)}
         _axis(image, left, top, HEIGHT, percents, "part of the recording")
-        _scale(image, left + HEIGHT + GAP // 2, top, float(picture.min()), float(picture.max()))
+        _scale(image, left + HEIGHT + GAP // 2, top, float(cells.min()), float(cells.max()))
         _text(image, (left, top - LINE // 2), title, "ls")
     _save(image, path)
 
@@ -39,7 +40,7 @@ def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe
 def save_recording(
     path: Path, waveform: np.ndarray, decibels: np.ndarray, seconds: float, recipe: Recipe = RECIPE
 ) -> None:
-    """Draw a recording as `features.overview` gives it: waveform [2, columns], spectrogram [n_mels, columns] in dB.
+    """Draw a recording as `features.overview` returns it: waveform [2, columns], spectrogram [n_mels, columns] in dB.
 
     Raises:
         OSError: the file cannot be written.
@@ -66,7 +67,14 @@ def save_recording(
 def draw_waveform(
     image: Image.Image, waveform: np.ndarray, box: tuple[int, int, int], colour: tuple[int, int, int]
 ) -> None:
-    """Draw lowest and highest samples [2, columns], 1 is full scale, one pixel a column, at (left, top, height)."""
+    """Draw a waveform into a box (left, top, height), one pixel a column.
+
+    Args:
+        image: to draw on.
+        waveform: lowest and highest sample of each column, [2, columns]; 1 is full scale.
+        box: in pixels.
+        colour: RGB.
+    """
     left, top, height = box
     draw = ImageDraw.Draw(image)
     for x, (low, high) in enumerate(top + height // 2 - np.clip(waveform, -1, 1).T * (height // 2), start=left):
@@ -76,7 +84,10 @@ def draw_waveform(
 def draw_heat_map(
     image: Image.Image, values: np.ndarray, box: tuple[int, int, int, int], low: float, high: float
 ) -> None:
-    """Colour values [rows, columns], the lowest row at the bottom, into a box (left, top, width, height)."""
+    """Draw values [rows, columns], row 0 at the bottom, into a box (left, top, width, height).
+
+    `low` and `high` are the values of the first and the last colour.
+    """
     left, top, width, height = box
     grey = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
     large = cv2.resize(grey[::-1], (width, height), interpolation=cv2.INTER_NEAREST)
@@ -95,7 +106,7 @@ def _frequency_axis(image: Image.Image, left: int, top: int, recipe: Recipe) -> 
 
 
 def _axis(image: Image.Image, left: int, top: int, width: int, marks: dict[float, str], name: str) -> None:
-    """Mark parts of a width, 0 to 1, at the bottom of a heat map."""
+    """Draw an axis at the bottom of a heat map: marks at parts, 0 to 1, of its width."""
     for part, mark in marks.items():
         x = left + round(part * (width - 1))
         ImageDraw.Draw(image).line((x, top + HEIGHT, x, top + HEIGHT + 4), fill=INK)
@@ -112,7 +123,10 @@ def _scale(image: Image.Image, left: int, top: int, low: float, high: float) -> 
 
 
 def round_values(low: float, high: float) -> list[float]:
-    """From `low` to `high`, the multiples of 1, 2 or 5 times a power of ten: three to nine; one if both are equal."""
+    """Choose three to nine round values from `low` to `high`: multiples of 1, 2 or 5 times a power of ten.
+
+    If both are equal, there is one.
+    """
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / 3))

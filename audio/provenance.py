@@ -1,8 +1,8 @@
-"""Which calibration made latents: noted in their file, read from it, and found out by other means where it is not.
+"""Latents on disk, and which calibration made them: noted in their file, or found by trying calibrations on them.
 
-A z-score can be turned back into dB, and so into noise, only by the mean and the std that it was made with. The note
-is one more record in the zip archive that torch.save writes: torch.load returns the tensor and leaves it unread, and it
-goes wherever the file is copied. A file that was saved again has lost it; then the statistics here are tried on it.
+A z-score can be turned back into dB, and so into noise, only with the mean and std that it was made with. The note is
+one more record in the zip archive that torch.save writes: torch.load ignores it, and it stays when the file is copied.
+A file that another program saved again has lost the note; then the calibrations at hand are tried.
 """
 
 import hashlib
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 RECORD = "voicetoimg.json"
 LONGEST_RECORD = 4096  # bytes
 STATISTICS = "statistics_sha256"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the same latents, the same bytes
+EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same latents give the same bytes
 
 
 def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
-    """The fingerprint of a calibration, as far as z-scores depend on it: of mean and std as little-endian float32."""
+    """Compute the fingerprint of a calibration: the sha256 of mean and std as little-endian float32."""
     return hashlib.sha256(mean_db.astype("<f4").tobytes() + std_db.astype("<f4").tobytes()).hexdigest()
 
 
 def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
-    """Write latents [N, C, H, W] to the .pt file `path`, whole or not at all, with a `note` of what made them.
+    """Write latents [N, C, H, W] to the .pt file `path` atomically, with a `note` of the calibration that made them.
 
     Raises:
         OSError: the file cannot be written.
     """
-    import torch  # what only reads latents' notes starts faster without
+    import torch  # here, so that a program that only reads notes starts faster
 
     with atomic_path(path) as temporary:
         try:
             with temporary.open("wb") as file:
                 torch.save(latents, file)
-        except RuntimeError as error:  # torch's words do not say why
-            raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
+        except RuntimeError as error:  # torch's message does not say why
+            raise OSError(f"{path} cannot be written; is the disk full? ({error})") from error
         note(temporary, statistics)
 
 
@@ -63,28 +63,28 @@ def read_latents(path: Path) -> "Tensor":
 
 
 def note(path: Path, statistics: str | None) -> None:
-    """Add to the .pt file `path`, as torch.save has just written it, what made its latents. None: nothing is known."""
+    """Add to a .pt file, as torch.save has just written it, the fingerprint of its calibration; None adds nothing."""
     if statistics is None:
         return
     with zipfile.ZipFile(path, "a") as archive:
-        folder = archive.namelist()[0].partition("/")[0]  # all records of torch lie in one
+        folder = archive.namelist()[0].partition("/")[0]  # torch puts all records into one
         archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}", EPOCH), json.dumps({STATISTICS: statistics}))
 
 
 def read_note(path: Path) -> str | None:
-    """What `note` added to the file `path`; None if there is no note, or none that can be read."""
+    """Return the fingerprint that `note` added to the file; None if there is none, or it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             (record,) = (entry for entry in archive.infolist() if entry.filename.endswith(f"/{RECORD}"))
             if record.file_size > LONGEST_RECORD:
                 return None
             return _statistics_in(archive.read(record))
-    except Exception:  # no zip archive, no such record, or damage, for which zipfile raises nearly anything
+    except Exception:  # no zip archive, no such record, or damage, for which zipfile raises nearly any error
         return None
 
 
 def read_sidecar(z_scores: Path, rows: int) -> str | None:
-    """What made the `rows` z-scores in a .npy file, by the .json file beside it; None if that does not tell of them."""
+    """Return the fingerprint of z-scores in a .npy file from the .json beside it; None if that does not fit."""
     try:
         content = z_scores.with_suffix(".json").read_bytes()
         return _statistics_in(content) if json.loads(content)["rows"] == rows else None
@@ -95,10 +95,16 @@ def read_sidecar(z_scores: Path, rows: int) -> str | None:
 def find_whitening(
     voices: np.ndarray, statistics: str | None, folders: Sequence[Path]
 ) -> tuple[Path, Whitening] | tuple[None, None]:
-    """The whitening, of those in `folders`, of the calibration that made z-scores [B, C, H, W], and its file.
+    """Find the whitening of the calibration that made z-scores [B, C, H, W].
 
-    Where the note in their file does not say which that was, it is the one by whose statistics they look most like
-    spectrograms (`Whitening.fits`, `Whitening.misfit`). None, None: it is not here.
+    Args:
+        voices: the z-scores.
+        statistics: fingerprint of their calibration, as their file notes it; None if it does not. Then the calibration
+            is chosen with which they look most like spectrograms (`Whitening.fits`, `Whitening.plausibility_error`).
+        folders: calibrations to choose from.
+
+    Returns:
+        Its file and the whitening; None, None if it is not in `folders`.
 
     Raises:
         ValueError: a whitening is broken.
@@ -110,7 +116,7 @@ def find_whitening(
         if candidate is None or voices[0].size != candidate.mean_db.size or not candidate.fits(voices).all():
             continue
         if statistics in (None, statistics_sha256(candidate.mean_db, candidate.std_db)):
-            fitting.append((candidate.misfit(voices), path, candidate))
+            fitting.append((candidate.plausibility_error(voices), path, candidate))
     if not fitting:
         return None, None
     _, path, whitening = min(fitting, key=lambda one: one[0])

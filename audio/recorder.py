@@ -1,11 +1,10 @@
-"""The microphone: sound streamed to disk as it comes, mixed to mono, at the device's own sample rate.
+"""Record from a microphone: sound is written to disk as it comes, mixed to mono, at the device's own sample rate.
 
-PortAudio's thread puts blocks into a queue, the calling thread writes them to a file; the whole recording is never in
-memory, and the file can be read whatever ends the program. `sounddevice` is imported only when a microphone is used,
+PortAudio's thread puts blocks into a queue, and the calling thread writes them to a file. The whole recording is never
+in memory, and the file is complete however the program ends. `sounddevice` is imported only when a microphone is used,
 because it needs the PortAudio library.
 """
 
-import math
 import platform
 import queue
 import sys
@@ -20,18 +19,18 @@ from typing import Any
 
 import numpy as np
 
-LATENCY = 0.1  # seconds of sound that PortAudio may hold while the machine is busy elsewhere
-FIRST_SOUND = 5.0  # seconds; a Bluetooth headset takes two to wake up
-STALLED = 3.0  # seconds without any sound, not even silence, after which a microphone has gone
-POLL = 0.01  # seconds between two looks at `stop` and at the queue
-MAX_WAITING = 1024  # blocks in the queue, 9 s or more; beyond it a slow disk loses sound, not memory
-SERVER_CHANNELS = 32  # a "device" with so many inputs is a sound server, which makes up any number asked for
-SILENCE_DBFS = -120.0  # the level of no sound at all
-FULL_SCALE = 0.999  # a sample above this is as loud as the device can say
-SAMPLE_BYTES = 2
-WAV_BYTES = 2**32 - 64  # what the sizes in a wav file's header can say
+from .levels import count_clipped
 
-Heard = Callable[[np.ndarray, int], None]  # a block [T] float32, mono, and how many of its frames are clipped
+LATENCY = 0.1  # seconds of sound that PortAudio may hold while the machine is busy elsewhere
+FIRST_SOUND = 5.0  # seconds to wait for the first sound; a Bluetooth headset takes two to wake up
+STALLED = 3.0  # seconds without data, not even silence, after which a microphone counts as unplugged
+POLL = 0.01  # seconds between two checks of `stop` and of the queue
+MAX_WAITING = 1024  # blocks in the queue, at least 9 s; with a slower disk sound is lost, and memory does not grow
+SERVER_CHANNELS = 32  # a device with so many inputs is a sound server, which offers any number that is asked for
+SAMPLE_BYTES = 2
+WAV_BYTES = 2**32 - 64  # the largest size that the header of a wav file can hold
+
+OnBlock = Callable[[np.ndarray, int], None]  # called with a block [T] float32, mono, and its number of clipped frames
 
 INSTALL_PORTAUDIO = {  # by ID or ID_LIKE of /etc/os-release
     "debian": "sudo apt install libportaudio2",
@@ -45,7 +44,7 @@ INSTALL_PORTAUDIO = {  # by ID or ID_LIKE of /etc/os-release
 
 
 class MicrophoneError(RuntimeError):
-    """There is no microphone that can be used; the message, one line, says why and what to do."""
+    """No microphone can be used; the message, one line, says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +59,23 @@ class Microphone:
 
 @dataclass(frozen=True)
 class Recording:
-    """What was recorded, and what is worth knowing about it."""
+    """A finished recording."""
 
     path: Path
     seconds: float
     sample_rate: int  # Hz
     channels: int  # of the device; the file is mono
-    overflows: int  # times that sound was lost because the machine was busy
+    overflows: int  # how often sound was lost because the machine was busy
     stopped: float  # time.monotonic() at which the recording ended
-    ended_by: str  # why it ended before it was asked to, "" if it did not
+    ended_by: str  # why it ended early, "" if it did not
 
 
 # --- finding the microphone ------------------------------------------------------------------------------------------
 def find_microphone(choice: str = "") -> Microphone:
-    """Return an input device, tried with the settings that it will be recorded with.
+    """Find an input device, and try the settings that it will be recorded with.
 
-    `choice` is its number, its name, or a part of the name that no other input has in it, whatever the case; "" is the
-    system's default.
+    `choice` is its number, its name, or a part of the name that no other input contains, in upper or lower case; "" is
+    the system's default.
 
     Raises:
         MicrophoneError: no PortAudio library, no such input device, or one that is busy or refuses its own settings.
@@ -98,7 +97,7 @@ def find_microphone(choice: str = "") -> Microphone:
 
 
 def list_microphones() -> list[str]:
-    """One line for each input device: number, name, channels, sample rate, and which is the default.
+    """Describe each input device in a line: number, name, channels, sample rate, and which is the default.
 
     Raises:
         MicrophoneError: no PortAudio library, or no input device.
@@ -113,7 +112,7 @@ def list_microphones() -> list[str]:
 
 
 def forget_devices() -> None:
-    """Look again what is plugged in, when a microphone is wanted next. PortAudio notes that down only once."""
+    """Let the next call look for devices again; PortAudio looks for them only once."""
     sounddevice = _sounddevice()
     sounddevice._terminate()
     sounddevice._initialize()
@@ -156,7 +155,7 @@ def _sounddevice() -> ModuleType:
 
 
 def install_hint() -> str:
-    """The command that installs PortAudio on this system, or what to look for."""
+    """Return the command that installs PortAudio on this system, or the name of the library to look for."""
     if sys.platform == "darwin":
         return "brew install portaudio"
     if sys.platform == "win32":
@@ -194,80 +193,84 @@ def _refusal(sounddevice: ModuleType, microphone: Microphone, error: Exception) 
 
 # --- recording -------------------------------------------------------------------------------------------------------
 def record(
-    path: Path, microphone: Microphone, stop: Callable[[], bool], started: Callable[[], None], heard: Heard
+    path: Path, microphone: Microphone, stop: Callable[[], bool], started: Callable[[], None], on_block: OnBlock
 ) -> Recording:
     """Record to `path`, 16-bit mono wav, until `stop()` is true; `started()` is called once the first sound has come.
 
-    `heard` is given every block once it is written. The file grows as sound comes, and its header tells at any time
-    how much there is. Ctrl-C and SystemExit end the recording too, and what was recorded until then is kept. So is
-    what was recorded until the microphone went away or the disk was full: `Recording.ended_by` says so.
+    The file grows as sound comes, and its header is always up to date. Ctrl-C and SystemExit also end the recording;
+    the part recorded until then is kept. It is also kept if the microphone is unplugged or the disk is full:
+    `Recording.ended_by` says so.
+
+    Args:
+        path: a new file.
+        microphone: from `find_microphone`.
+        stop: asked a hundred times a second whether to end.
+        started: called once.
+        on_block: called with every block once it is written.
 
     Raises:
-        MicrophoneError: the microphone cannot be opened, or no sound comes from it; `path` is gone again.
-        OSError: the file cannot be made, or is there already.
+        MicrophoneError: the microphone cannot be opened, or no sound comes from it; `path` is removed.
+        OSError: the file cannot be made, or exists already.
     """
-    with _Tape(path, microphone.sample_rate, heard) as tape:
-        ended_by = _capture(microphone, tape, stop, started)
+    with _WavWriter(path, microphone.sample_rate, on_block) as writer:
+        ended_by = _capture(microphone, writer, stop, started)
     return Recording(
         path=path,
-        seconds=tape.frames / microphone.sample_rate,
+        seconds=writer.frames / microphone.sample_rate,
         sample_rate=microphone.sample_rate,
         channels=microphone.channels,
-        overflows=tape.overflows,
-        stopped=tape.stopped,
+        overflows=writer.overflows,
+        stopped=writer.stopped,
         ended_by=ended_by,
     )
 
 
-def decibels(amplitude: float) -> float:
-    """dB of full scale, for an amplitude or a root mean square of which 1.0 is full scale."""
-    return max(SILENCE_DBFS, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DBFS
-
-
-def _capture(microphone: Microphone, tape: "_Tape", stop: Callable[[], bool], started: Callable[[], None]) -> str:
-    """Open the microphone and write what comes until `stop()`; return why it ended earlier, or ""."""
+def _capture(
+    microphone: Microphone, writer: "_WavWriter", stop: Callable[[], bool], started: Callable[[], None]
+) -> str:
+    """Open the microphone and write sound until `stop()`; return why the recording ended earlier, or ""."""
     sounddevice = _sounddevice()
     try:
-        with sounddevice.InputStream(**_settings(microphone), latency=LATENCY, callback=tape.receive) as stream:
+        with sounddevice.InputStream(**_settings(microphone), latency=LATENCY, callback=writer.receive) as stream:
             try:
-                _await_sound(tape, stream)
-                failure = tape.write_waiting()
-                if tape.refusal:
-                    raise tape.refusal
+                _await_sound(writer, stream)
+                failure = writer.write_waiting()
+                if writer.refusal:
+                    raise writer.refusal
                 started()
                 while not failure and not stop():
                     time.sleep(POLL)
-                    gone = not stream.active  # asked before the last blocks are fetched
-                    if time.monotonic() - tape.received > STALLED:
+                    gone = not stream.active  # checked before the last blocks are fetched
+                    if time.monotonic() - writer.received > STALLED:
                         gone = True
-                        stream.abort()  # leaving the block would wait for sound that does not come
-                    failure = tape.write_waiting() or ("the microphone went away" if gone else "")
+                        stream.abort()  # because leaving the block would wait for sound that does not come
+                    failure = writer.write_waiting() or ("the microphone went away" if gone else "")
             finally:
-                tape.stopped = time.monotonic()
+                writer.stopped = time.monotonic()
     except sounddevice.PortAudioError as error:
         raise _refusal(sounddevice, microphone, error) from error
-    return failure or tape.write_waiting()
+    return failure or writer.write_waiting()
 
 
-def _await_sound(tape: "_Tape", stream: Any) -> None:
+def _await_sound(writer: "_WavWriter", stream: Any) -> None:
     deadline = time.monotonic() + FIRST_SOUND
-    while tape.blocks.empty():
+    while writer.blocks.empty():
         if not stream.active or time.monotonic() > deadline:
             raise MicrophoneError("no sound comes from the microphone: is it plugged in, and may this program use it?")
         time.sleep(POLL)
 
 
-class _Tape:
-    """Blocks of sound on their way to a wav file, and what is known of those that are written."""
+class _WavWriter:
+    """Writes blocks of sound to a wav file, from a queue that PortAudio's thread fills."""
 
-    def __init__(self, path: Path, sample_rate: int, heard: Heard) -> None:
-        self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)  # as `Heard` takes them
+    def __init__(self, path: Path, sample_rate: int, on_block: OnBlock) -> None:
+        self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)  # arguments of `OnBlock`
         self.frames = 0
         self.overflows = 0
         self.received = time.monotonic()  # when the last block came
-        self.stopped = 0.0  # time.monotonic() at which nothing more was wanted
-        self.refusal: OSError | None = None  # of the disk, to write any more
-        self._heard = heard
+        self.stopped = 0.0  # time.monotonic() at which the recording ended
+        self.refusal: OSError | None = None  # the error of the disk, after which nothing is written
+        self._on_block = on_block
         self._path = path
         self._file = path.open("xb")
         self._wav = wave.open(self._file, "wb")  # noqa: SIM115 (closed by __exit__)
@@ -275,12 +278,12 @@ class _Tape:
         self._wav.setsampwidth(SAMPLE_BYTES)
         self._wav.setframerate(sample_rate)
 
-    def __enter__(self) -> "_Tape":
+    def __enter__(self) -> "_WavWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.write_waiting()
-        with suppress(OSError):  # a full disk, which write_waiting() has told of
+        with suppress(OSError):  # a full disk, which write_waiting() has reported
             self._wav.close()
         with suppress(OSError):
             self._file.close()
@@ -288,28 +291,28 @@ class _Tape:
             self._path.unlink(missing_ok=True)
 
     def receive(self, block: np.ndarray, frames: int, when: Any, status: Any) -> None:
-        """Called by PortAudio's thread, which must never wait: [T, channels] -> [T] into the queue."""
+        """Put a block [T, channels] into the queue as mono [T]. PortAudio's thread calls this, and must never wait."""
         self.received = time.monotonic()
         self.overflows += bool(status.input_overflow)
-        clipped = int((np.abs(block) >= FULL_SCALE).any(axis=1).sum())  # of any channel: the mix hides it
+        clipped = count_clipped(block)  # before the channels are mixed, which hides it
         try:
             self.blocks.put_nowait((block.mean(axis=1), clipped))
         except queue.Full:
             self.overflows += 1
 
     def write_waiting(self) -> str:
-        """Write what waits in the queue; return what went wrong, or ""."""
-        for _ in range(self.blocks.qsize()):  # not "until it is empty": a slow disk would never come to an end
+        """Write the blocks in the queue; return what went wrong, or ""."""
+        for _ in range(self.blocks.qsize()):  # not "until it is empty": with a slow disk that would never end
             block, clipped = self.blocks.get_nowait()
             if (self.frames + block.size) * SAMPLE_BYTES > WAV_BYTES:
                 return "a wav file can hold no more"
             samples = np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
             try:
-                self._wav.writeframes(samples.tobytes())  # which also brings the header up to date
+                self._wav.writeframes(samples.tobytes())  # also brings the header up to date
                 self._file.flush()
             except OSError as error:
                 self.refusal = OSError(error.errno, error.strerror, str(self._path.parent))
                 return f"the recording cannot be written ({(error.strerror or '').lower()})"
             self.frames += block.size
-            self._heard(block, clipped)
+            self._on_block(block, clipped)
         return ""

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import cli  # noqa: E402
 import config  # noqa: E402
-from audio.initial_noise import mix  # noqa: E402
+from audio.initial_noise import mix_with_noise  # noqa: E402
 from ldm.devices import choose_device, choose_precision  # noqa: E402
 from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
 from painting.image_spec import ImageSpec
@@ -215,7 +215,7 @@ def x_T_of_recordings(source: Path, count: int) -> torch.Tensor:
     codes = voice.Codes()
     voices = codes.voices(codes.raw(sounds.read(sounds.held_out_paths(source))))
     noise = seeded_noise(list(range(count)), config.LATENT_SHAPE).numpy()
-    return torch.from_numpy(mix(np.resize(voices, noise.shape), noise, voice.STRENGTH))
+    return torch.from_numpy(mix_with_noise(np.resize(voices, noise.shape), noise, voice.STRENGTH))
 
 
 # --- pictures as a whole ---------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ import select_recordings as calibration_set  # noqa: E402
 
 import cli  # noqa: E402
 from audio import batch, features  # noqa: E402
-from audio.batch_state import Measured  # noqa: E402
+from audio.batch_state import FileResult  # noqa: E402
 
 PLAIN = """
 import sys, cv2, librosa, numpy as np
@@ -102,11 +102,11 @@ def _plain_loop(vector, paths: list[Path]) -> list:
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
-def made_up(folder: str, path: str, limited: bool, recipe: features.Recipe) -> Measured:
+def made_up(folder: str, path: str, limited: bool, recipe: features.Recipe) -> FileResult:
     """In place of `audio.batch.measure`: rows cost nothing here, so that 100,000 take minutes, not hours."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     vector = np.random.default_rng(int(digest[:8], 16)).uniform(-80, 0, recipe.vector_size).astype(np.float32)
-    return Measured(path, vector, 1.0, 22_050, "libsndfile", digest)
+    return FileResult(path, vector, 1.0, 22_050, "libsndfile", digest)
 
 
 def memory_figures(rows: int) -> None:

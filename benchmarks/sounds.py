@@ -18,9 +18,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "models" / "calibration")]
 import select_recordings as calibration_set  # noqa: E402
 
 import config  # noqa: E402
-from audio.features import AudioError, Recipe, load_audio  # noqa: E402
+from audio.features import AudioError, load_audio  # noqa: E402
 
-RECIPE = Recipe(**config.RECIPE)
+RECIPE = config.RECIPE
 PER_HALF = 75  # recordings of telephone speech, and as many wide-band ones
 ROOM_SNR_DB = 15
 CHATTERING = 6  # people who talk in the background

@@ -24,7 +24,7 @@ import config
 from audio.calibration import Calibration
 from audio.features import log_mel_vector
 from audio.gaussianity import correlation, spatial_power
-from audio.initial_noise import mix
+from audio.initial_noise import mix_with_noise
 from audio.orthogonal_map import SQUARES
 from audio.whitening import WHITENING_NAME, Whitening
 from painting.options import parse_options
@@ -83,7 +83,7 @@ def properties(x: np.ndarray) -> list[str]:
 
 def print_properties(raw: np.ndarray, voices: np.ndarray) -> None:
     noise = np.random.default_rng(0).standard_normal(raw.shape, np.float32)
-    columns = [properties(x) for x in (noise, raw, mix(voices, noise, STRENGTH), mix(voices, noise, 1.0))]
+    columns = [properties(x) for x in (noise, raw, mix_with_noise(voices, noise, STRENGTH), mix_with_noise(voices, noise, 1.0))]
     names = [
         "power at " + ", ".join(map(str, SHOWN)),
         "least and largest power, 0 to 16",
@@ -223,7 +223,7 @@ def print_pictures(codes: Codes, recordings: list[np.ndarray], changes: dict[str
     """How often the picture of a changed recording is found again among those of all, the mean picture removed."""
 
     def x_T(raw: np.ndarray, whitened: bool) -> np.ndarray:
-        return mix(codes.voices(raw), np.repeat(artist.noise, len(raw), axis=0), STRENGTH) if whitened else raw
+        return mix_with_noise(codes.voices(raw), np.repeat(artist.noise, len(raw), axis=0), STRENGTH) if whitened else raw
 
     raw, kinds = codes.raw(recordings), (False, True)
     known = {kind: artist.thumbnails(x_T(raw, kind), "pictures") for kind in kinds}

@@ -80,7 +80,7 @@ def rank_gaussian(x: np.ndarray) -> np.ndarray:
 
 def tapered(whitening: Whitening, power: float = 0.5) -> Code:
     """From aligned pictures to coefficients times their standard deviation to `power`, over it: 0 is flat, 1 is none at
-    all, 0.5 is `Whitening.codes`."""
+    all, 0.5 is `Whitening.embed`."""
     axes = whitening.components.astype(np.float64).T * whitening.scales.astype(np.float64) ** (power - 1)
     return lambda aligned: (aligned - whitening.centre_db) @ axes
 
@@ -173,7 +173,7 @@ def print_memory(rows: int) -> None:
         made_up = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         for start in range(0, rows, 1024):
             block = made_up[start : start + 1024]
-            steps = rng.normal(0, 2, (len(block), RECIPE.picture_size, RECIPE.picture_size))
+            steps = rng.normal(0, 2, (len(block), RECIPE.spectrogram_size, RECIPE.spectrogram_size))
             block[:] = steps.cumsum(axis=1).cumsum(axis=2).reshape(block.shape).clip(-80, 0)
         del made_up, block
         peak, started = Peak(), time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from audio import features, plots
-from audio.features import Recipe
+from audio.recipe import Recipe
 from files import atomic_path
 
 WIDTH, HEIGHT, DPI = 1920, 1080, 300
@@ -32,7 +32,7 @@ def save_card(recording: Path, image: Path, prompt: str, path: Path, recipe: Rec
         ValueError: the recording or the image cannot be decoded.
         OSError: a file cannot be read or written.
     """
-    seconds = features.listen(recording, recipe).seconds
+    seconds = features.extract(recording, recipe).seconds
     waveform, decibels = features.overview(recording, LEFT, seconds, recipe)
     waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills the height, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 import config
-from audio.recorder import decibels
+from audio.levels import dbfs
 
 REFRESH = 1 / 15  # seconds between two updates of the display
 BOTTOM_DBFS = -60.0  # the left end of the bar
@@ -65,7 +65,7 @@ class Meter:
     @property
     def rms_dbfs(self) -> float:
         """Root-mean-square level of the whole sound."""
-        return decibels((self._energy / max(self.frames, 1)) ** 0.5)
+        return dbfs((self._energy / max(self.frames, 1)) ** 0.5)
 
     def _falling(self) -> float:
         """Return the amplitude of the peak mark: held for HOLD seconds, then falling."""
@@ -94,7 +94,7 @@ class Meter:
         """Return the level since the last call, and the peak mark, in dBFS."""
         energy, frames = self._window
         self._window = (0.0, 0)
-        level, peak = decibels((energy / max(frames, 1)) ** 0.5), decibels(self._falling())
+        level, peak = dbfs((energy / max(frames, 1)) ** 0.5), dbfs(self._falling())
         return max(level, LOWEST_DBFS), max(peak, LOWEST_DBFS)
 
     # --- advice -------------------------------------------------------------------------------------------------------
@@ -126,8 +126,8 @@ class Meter:
         if self.warning:
             return f"clipping: {self.warning}"
         if self.peak < LOW_PEAK:
-            return f"low: the loudest was {decibels(self.peak):.0f} dBFS; speak louder, or turn the microphone up"
-        return f"good: the loudest was {decibels(self.peak):.0f} dBFS"
+            return f"low: the loudest was {dbfs(self.peak):.0f} dBFS; speak louder, or turn the microphone up"
+        return f"good: the loudest was {dbfs(self.peak):.0f} dBFS"
 
 
 def bar(level: float, peak: float, width: int) -> str:
@@ -165,7 +165,7 @@ class SpeechEnd:
         samples = np.concatenate([self._rest, block])
         whole = len(samples) // self._size * self._size
         for window in samples[:whole].reshape(-1, self._size):
-            self._judge(decibels(float(np.sqrt(np.square(window, dtype=np.float64).mean()))))
+            self._judge(dbfs(float(np.sqrt(np.square(window, dtype=np.float64).mean()))))
         self._rest = samples[whole:]
 
     def _judge(self, level: float) -> None:

@@ -308,11 +308,10 @@ class Pipeline:
 
     def _card(self, take: Take, image: Path) -> Path:
         """Draw the card of an image; return its path."""
-        from audio.features import Recipe
         from live.card import save_card
 
         with reserved(config.OUTPUT_DIR / "cards", alternatives(image.name)) as path:
-            save_card(take.path, image, self.options.prompt, path, Recipe(**config.RECIPE))
+            save_card(take.path, image, self.options.prompt, path, config.RECIPE)
         self.display.say(f"card: {path}")
         return path
 

@@ -145,7 +145,7 @@ class Inputs:
             model_sha256=self._model_sha256.result(),
             latents_sha256=self.latents_sha256(spec),
             calibration_sha256=self._calibration_sha256,
-            recipe=config.RECIPE,
+            recipe=config.RECIPE.to_json(),
             version=cli.VERSION,
         )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audio.initial_noise import shares, walk
+from audio.initial_noise import normalised_weights, walk
 from cli import WrongOption
 from ldm.devices import choose_precision
 from painting.image_spec import ImageSpec
@@ -83,7 +83,7 @@ def starts_of(args: argparse.Namespace, rows: list[int]) -> list[tuple[int | Non
     if args.init_latents:
         return [(row, ()) for row in (range(rows[0]) if args.subject_idx is None else args.subject_idx)]
     chosen = args.subject_idx * len(rows) if len(args.subject_idx) == 1 else args.subject_idx
-    weights = walk(len(rows), args.frames) if args.walk else [shares(args.weights or [1.0] * len(rows))]
+    weights = walk(len(rows), args.frames) if args.walk else [normalised_weights(args.weights or [1.0] * len(rows))]
     return [(None, tuple(zip(chosen, each, strict=True))) for each in weights]
 
 

@@ -167,13 +167,13 @@ def test_a_duet_follows_its_weights_and_is_made_again(apart, voices, tmp_path):
 
 
 def test_layout_shows_the_shape_of_the_sound(apart, tmp_path):
-    from audio.initial_noise import cosine_basis, layout_of
+    from audio.initial_noise import cosine_basis, sound_shape
     from audio.whitening import Whitening
 
     whitening, basis = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"), cosine_basis(256)
 
     def likeness(voice: Path, strength: float) -> float:
-        layout = layout_of(whitening, torch.load(voice, weights_only=True).numpy()).ravel()
+        layout = sound_shape(whitening, torch.load(voice, weights_only=True).numpy()).ravel()
         options = ["--init_latents", voice, "--layout_strength", strength, "--ddim_steps", 8]
         picture = paint(tmp_path / f"{voice.stem} {strength}", *options)[0]
         coarse = np.stack([(basis @ picture[..., colour] @ basis.T).ravel() for colour in range(3)])

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ import soundfile
 import prep_audio_spectrograms
 from audio import batch, batch_state, decoding
 from audio.batch import find_recordings, prepare_batch
-from audio.features import Recipe, listen
+from audio.features import extract
+from audio.recipe import Recipe
 from files import sha256_of
 from tests.audio.test_features import BAD, EXAMPLES, ROOT, speech, write_bad
 
@@ -84,11 +84,11 @@ def test_batch(folder, tmp_path):
         file = soundfile.info(folder / row["path"])
         assert int(row["sample_rate"]) == file.samplerate
         assert float(row["seconds"]) == pytest.approx(file.duration, abs=1e-3)
-        np.testing.assert_allclose(matrix[index], listen(folder / row["path"]).vector, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(matrix[index], extract(folder / row["path"]).vector, rtol=0, atol=1e-4)
     for row in skipped:
         assert BAD[row["path"].removesuffix(".wav")] in row["reason"] and row["reason"]
     about = json.loads(output.with_suffix(".json").read_text())
-    assert Recipe(**about["recipe"]) == Recipe() and about["recordings"] == len(rows)
+    assert about["recipe"] == Recipe().to_json() and about["recordings"] == len(rows)
     assert report.seconds == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=0.01)
     assert sorted(p.name for p in output.parent.iterdir()) == sorted("vectors" + end for end in ENDS)
 
@@ -231,30 +231,30 @@ def test_files_that_are_no_recordings_are_not_enough(tmp_path):
 )
 def test_what_the_system_refuses_is_a_reason(tmp_path, monkeypatch, error, reason):
     folder = many(tmp_path / "in", 2)
-    hear = batch.listen
+    hear = batch.extract
 
-    def listen(path: Path, recipe: Recipe) -> object:
+    def extract(path: Path, recipe: Recipe) -> object:
         if path.name == "001.wav":
             raise error
         return hear(path, recipe)
 
-    monkeypatch.setattr(batch, "listen", listen)
+    monkeypatch.setattr(batch, "extract", extract)
     assert prepare_batch(folder, tmp_path / "v.npy").rows == 1
     assert read_table(tmp_path / "v_skipped.csv")[0]["reason"] == reason
 
 
 def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(tmp_path, monkeypatch):
     folder = many(tmp_path / "in", 2)
-    hear = batch.listen
+    hear = batch.extract
 
-    def listen(path: Path, recipe: Recipe) -> object:
+    def extract(path: Path, recipe: Recipe) -> object:
         heard = hear(path, recipe)
         if path.name == "001.wav":
             with path.open("ab") as file:
                 file.write(b"more")
         return heard
 
-    monkeypatch.setattr(batch, "listen", listen)
+    monkeypatch.setattr(batch, "extract", extract)
     assert prepare_batch(folder, tmp_path / "v.npy").rows == 1
     assert "changed while it was read" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
     monkeypatch.undo()
@@ -290,14 +290,14 @@ def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
     path.write_bytes(whole[:2000] + bytes(100) + whole[2100:])
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert prepare_batch(folder, output).new == 1
-    np.testing.assert_allclose(np.load(output)[1], listen(path).vector, atol=1e-4)
+    np.testing.assert_allclose(np.load(output)[1], extract(path).vector, atol=1e-4)
 
 
 def test_another_recipe_starts_afresh_and_says_so(tmp_path):
     folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
     prepare_batch(folder, output, say=said.append)
     report = prepare_batch(folder, output, Recipe(hop_length=256), say=said.append)
-    assert report.new == 3 and said == ["hop_length was 512, is now 256: all recordings are done afresh"]
+    assert report.new == 3 and said == ["hop_length was 512, is now 256: all recordings are done again"]
 
 
 def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
@@ -310,11 +310,11 @@ def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
 
 def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
     folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
-    with batch_state.Ledger(output) as unfinished:
-        unfinished.begin({"recipe": asdict(Recipe(n_mels=32))}, "")
+    with batch_state.BatchState(output) as unfinished:
+        unfinished.begin({"recipe": Recipe(n_mels=32).to_json()}, "")
         unfinished._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
     assert prepare_batch(folder, output, say=said.append).new == 3
-    assert said == ["n_mels was 32, is now 64: all recordings are done afresh"]
+    assert said == ["n_mels was 32, is now 64: all recordings are done again"]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
 )
 def test_what_goes_wrong_with_the_ledger_is_said_plainly(tmp_path, error, kind, message):
     with (
-        batch_state.Ledger(tmp_path / "v.npy") as one,
+        batch_state.BatchState(tmp_path / "v.npy") as one,
         pytest.raises(kind, match=message.format(folder=tmp_path)),
         one._said_plainly(),
     ):
@@ -365,7 +365,7 @@ def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sqlite3, "connect", late)
     with pytest.raises(RuntimeError, match="another run on .*v.npy has just ended; run this again"):
-        batch_state.Ledger(tmp_path / "v.npy")
+        batch_state.BatchState(tmp_path / "v.npy")
 
 
 def test_a_damaged_ledger_is_begun_again(tmp_path):
@@ -486,7 +486,7 @@ def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
     soundfile.write(folder / "new.wav", speech(0.4, 8000), 8000)
     prepare_batch(folder, tmp_path / "new" / "v.npy")
     wanted = contents(tmp_path / "new" / "v.npy")
-    with batch_state.Ledger(output) as half:
+    with batch_state.BatchState(output) as half:
         half._set("finishing", "yes")
         half._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
     for index, end in enumerate(ENDS):
@@ -498,7 +498,7 @@ def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
 
 def test_a_second_run_says_so_and_stops(tmp_path):
     folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
-    with batch_state.Ledger(output):
+    with batch_state.BatchState(output):
         process = script("--input_dir", folder, "--output_file", output, "--workers", 1)
         _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1 and said.count("\n") == 1 and f"another run is at work on {output}" in said
@@ -534,10 +534,10 @@ def test_a_full_disk_leaves_the_old_result(tmp_path, small_disk):
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
-    def deadly(folder: str, path: str, limited: bool) -> batch_state.Measured:
+    def deadly(folder: str, path: str, limited: bool) -> batch_state.FileResult:
         if path == "7":
             os.kill(os.getpid(), signal.SIGKILL)
-        return batch_state.Measured(path, seconds=1.0)
+        return batch_state.FileResult(path, seconds=1.0)
 
     with batch._pool(2, None, tmp_path) as pool:
         results = {one.path: one for one in pool.run(deadly, [str(i) for i in range(50)])}
@@ -546,8 +546,8 @@ def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
 
 
 def test_a_worker_that_ends_a_task_finds_the_next_one(tmp_path):
-    def done(folder: str, path: str, limited: bool) -> batch_state.Measured:
-        return batch_state.Measured(path)
+    def done(folder: str, path: str, limited: bool) -> batch_state.FileResult:
+        return batch_state.FileResult(path)
 
     under_way: list[list[str]] = []
     tasks = [[str(i)] for i in range(50)]
@@ -775,13 +775,13 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     report = prepare_batch(folder, tmp_path / "v.npy", workers=2)
     skipped = {row["path"]: row["reason"] for row in read_table(tmp_path / "v_skipped.csv")}
     assert report.rows == 9 and set(skipped) == {"no sound.mp4", "list.wav"} and report.damaged == 1
-    assert "there is no sound in it" in skipped["no sound.mp4"]
+    assert "it holds no sound" in skipped["no sound.mp4"]
     for reason in skipped.values():
         assert "neither libsndfile nor ffmpeg can" in reason and "`ffmpeg" not in reason
     assert all(row["decoder"].startswith("ffmpeg ") for row in read_table(tmp_path / "v.csv"))
     damage = {row["path"]: row["damage"] for row in read_table(tmp_path / "v.csv")}
     assert damage.pop("cut.mka").endswith("(File ended prematurely)") and not any(damage.values())
-    wanted, vectors = listen(VOICE).vector, np.load(tmp_path / "v.npy")
+    wanted, vectors = extract(VOICE).vector, np.load(tmp_path / "v.npy")
     # lossy, and AAC begins 0.1 s late
     assert all(np.corrcoef(vector, wanted)[0, 1] > 0.8 for vector in vectors)
 
@@ -789,7 +789,7 @@ def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
 @needs_ffmpeg
 def test_ffmpeg_gives_the_samples_of_libsndfile(tmp_path):
     convert(tmp_path / "a.mka", "-c:a", "pcm_s16le")
-    np.testing.assert_array_equal(listen(tmp_path / "a.mka").vector, listen(VOICE).vector)
+    np.testing.assert_array_equal(extract(tmp_path / "a.mka").vector, extract(VOICE).vector)
 
 
 @needs_ffmpeg
@@ -800,7 +800,7 @@ def test_installing_ffmpeg_brings_back_what_it_can_read(tmp_path, monkeypatch):
         without.setenv("PATH", "")
         decoding.ffmpeg_version.cache_clear()
         assert prepare_batch(folder, output).skipped == 1
-        assert "more kinds once ffmpeg is installed" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
+        assert "or install ffmpeg" in read_table(tmp_path / "v_skipped.csv")[0]["reason"]
     decoding.ffmpeg_version.cache_clear()
     report = prepare_batch(folder, output)
     assert (report.new, report.rows, report.skipped) == (1, 3, 0)

@@ -10,8 +10,10 @@ from PIL import Image
 import config
 from audio import calibration, plots
 from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std
-from audio.features import Recipe, mel_edges
+from audio.features import mel_edges
+from audio.files import sha256_of
 from audio.npy import load_array
+from audio.recipe import Recipe
 from audio.whitening import Whitening
 
 BUILTIN = config.BUILTIN_CALIBRATION_DIR
@@ -81,21 +83,15 @@ def test_z_stays_bounded_for_any_recording(made):
 def test_describes_itself(made):
     folder, _ = made
     about = json.loads((folder / "stats" / "calibration.json").read_text())
-    assert Recipe(**about["recipe"]) == Recipe()
+    assert about["recipe"] == Recipe().to_json()
     assert set(about["sha256"]) == {"mean.npy", "std.npy", "whitening.npz"}
     for name, digest in about["sha256"].items():
-        assert calibration.sha256_of(folder / "stats" / name) == digest
-
-
-def test_names_are_those_of_config():
-    assert (config.MEAN_NPY.name, config.STD_NPY.name) == (calibration.MEAN_NAME, calibration.STD_NAME)
-    assert Recipe(**config.RECIPE) == Recipe()
+        assert sha256_of(folder / "stats" / name) == digest
 
 
 def test_builtin_calibration():
     """The one that is shipped belongs to the recipe in config.py, and its three files to each other."""
-    recipe = Recipe(**config.RECIPE)
-    builtin = Calibration.load(BUILTIN, recipe)
+    builtin = Calibration.load(BUILTIN, config.RECIPE)
     whitening = Whitening.load(BUILTIN / "whitening.npz")
     np.testing.assert_array_equal(whitening.mean_db, builtin.mean_db)
     np.testing.assert_array_equal(whitening.std_db, builtin.std_db)
@@ -103,7 +99,7 @@ def test_builtin_calibration():
     assert sum(p.stat().st_size for p in BUILTIN.iterdir()) < 2 << 20
     about = json.loads((BUILTIN / "calibration.json").read_text())
     for name, digest in about["sha256"].items():
-        assert calibration.sha256_of(BUILTIN / name) == digest
+        assert sha256_of(BUILTIN / name) == digest
 
 
 @pytest.fixture
@@ -200,7 +196,7 @@ def test_one_recording_is_refused_and_nothing_written(tmp_path, vectors):
 
 def test_vectors_of_another_recipe_are_refused(tmp_path, vectors):
     np.save(tmp_path / "v.npy", vectors)
-    (tmp_path / "v.json").write_text(json.dumps({"recipe": vars(Recipe(n_fft=1024)), "recordings": 60}))
+    (tmp_path / "v.json").write_text(json.dumps({"recipe": Recipe(n_fft=1024).to_json(), "recordings": 60}))
     with pytest.raises(ValueError, match="n_fft 1024"):
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
 
@@ -210,7 +206,7 @@ def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
     """The same recordings as if nothing were above so many mel bands."""
     pictures = vectors.reshape(-1, 64, 64).copy()
     pictures[:, bands:] = -80
-    return plots.reshape(len(vectors), 4096)
+    return pictures.reshape(len(vectors), 4096)
 
 
 def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
@@ -249,21 +245,21 @@ def test_z_scores_of_another_recipe_are_refused_by_name(made, tmp_path, part, na
 
 def test_vectors_of_which_some_are_missing_are_refused(tmp_path, vectors):
     np.save(tmp_path / "v.npy", vectors)
-    (tmp_path / "v.json").write_text(json.dumps({"recipe": vars(Recipe()), "recordings": 61}))
-    with pytest.raises(ValueError, match="v.json tells of 61 recordings, .*v.npy has 60"):
+    (tmp_path / "v.json").write_text(json.dumps({"recipe": Recipe().to_json(), "recordings": 61}))
+    with pytest.raises(ValueError, match="v.json says 61 recordings, but .*v.npy has 60"):
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
 
 
 def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, vectors):
     np.save(tmp_path / "v.npy", vectors)
-    about = {"recipe": vars(Recipe()), "recordings": 60, "sha256": {"v.npy": "0" * 64}}
+    about = {"recipe": Recipe().to_json(), "recordings": 60, "sha256": {"v.npy": "0" * 64}}
     (tmp_path / "v.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="v.npy is not the file"):
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
 
 
 def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
-    recipe, peaks = Recipe(picture_size=16), []
+    recipe, peaks = Recipe(spectrogram_size=16), []
     for rows in (3000, 9000):
         pictures = np.random.default_rng(0).uniform(-80, 0, (rows, 256)).astype(np.float32)
         np.save(tmp_path / "v.npy", pictures)
@@ -310,7 +306,7 @@ def test_pictures(tmp_path, vectors):
 
 def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sound():
     """Two fifths of the columns vary in every band; then in the lower half of the bands alone."""
-    size = Recipe().picture_size
+    size = Recipe().spectrogram_size
     std = np.full((size, size), STD_FLOOR_DB, np.float32)
     std[:, : 2 * size // 5] = 5.0
     assert Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz() is None

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from audio import decoding, features
-from audio.features import AudioError, Recipe, listen, load_audio, log_mel_vector
+from audio.features import AudioError, extract, load_audio, log_mel_vector
+from audio.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".wav", ".ogg"))
@@ -34,7 +35,7 @@ def speech(seconds: float, rate: int) -> np.ndarray:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
 def test_equals_librosa_on_recordings(path):
-    vector = listen(path).vector
+    vector = extract(path).vector
     assert vector.shape == (4096,) and vector.dtype == np.float32
     np.testing.assert_allclose(vector, reference(path), rtol=0, atol=1e-3)
 
@@ -46,7 +47,7 @@ def test_equals_librosa_at_every_rate(tmp_path, rate, channels):
     sound = np.stack([np.roll(one, 1000 * c) for c in range(channels)], axis=1)
     soundfile.write(tmp_path / "sound.wav", sound, rate, subtype="FLOAT")
     np.testing.assert_allclose(
-        listen(tmp_path / "sound.wav").vector, reference(tmp_path / "sound.wav"), rtol=0, atol=1e-3
+        extract(tmp_path / "sound.wav").vector, reference(tmp_path / "sound.wav"), rtol=0, atol=1e-3
     )
 
 
@@ -54,7 +55,7 @@ def test_equals_librosa_at_every_rate(tmp_path, rate, channels):
 def test_equals_librosa_at_every_length(tmp_path, seconds):
     soundfile.write(tmp_path / "sound.flac", speech(seconds, RATE), RATE)
     np.testing.assert_allclose(
-        listen(tmp_path / "sound.flac").vector, reference(tmp_path / "sound.flac"), rtol=0, atol=1e-3
+        extract(tmp_path / "sound.flac").vector, reference(tmp_path / "sound.flac"), rtol=0, atol=1e-3
     )
 
 
@@ -139,16 +140,16 @@ def test_bad_files_are_refused_in_one_line(tmp_path, kind, message):
     path = tmp_path / f"{kind}.wav"
     write_bad(path, kind)
     with pytest.raises(AudioError, match=message) as caught:
-        listen(path)
+        extract(path)
     assert "\n" not in str(caught.value)
 
 
 def test_raw_and_missing_files(tmp_path):
     (tmp_path / "sound.raw").write_bytes(bytes(4000))
     with pytest.raises(AudioError, match="not a recording"):
-        listen(tmp_path / "sound.raw")
+        extract(tmp_path / "sound.raw")
     with pytest.raises(FileNotFoundError):
-        listen(tmp_path / "none.wav")
+        extract(tmp_path / "none.wav")
 
 
 def test_no_memory_for_a_recording_is_its_reason(tmp_path, monkeypatch):
@@ -164,11 +165,11 @@ def test_no_memory_for_a_recording_is_its_reason(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rate", [8_000, RATE, 48_000])
 def test_blocks_do_not_change_a_bit(tmp_path, monkeypatch, rate):
     soundfile.write(tmp_path / "s.wav", speech(30.0, rate), rate)
-    whole, samples = listen(tmp_path / "s.wav").vector, load_audio(tmp_path / "s.wav").samples
+    whole, samples = extract(tmp_path / "s.wav").vector, load_audio(tmp_path / "s.wav").samples
     monkeypatch.setattr(decoding, "READ_BLOCK", 4321)
     monkeypatch.setattr(features, "FEED", 1234)
     monkeypatch.setattr(features, "SPOOL", 10_000)  # bytes: the rest goes to a temporary file
-    np.testing.assert_array_equal(listen(tmp_path / "s.wav").vector, whole)
+    np.testing.assert_array_equal(extract(tmp_path / "s.wav").vector, whole)
     np.testing.assert_array_equal(load_audio(tmp_path / "s.wav").samples, samples)
     np.testing.assert_array_equal(log_mel_vector(samples), whole)
 
@@ -177,7 +178,7 @@ def test_blocks_do_not_change_a_bit(tmp_path, monkeypatch, rate):
 def test_long_recordings_are_averaged_as_opencv_does(tmp_path, monkeypatch, seconds):
     soundfile.write(tmp_path / "s.wav", speech(seconds, 8000), 8000)
     monkeypatch.setattr(features, "RESIZED_WHOLE", 64)
-    np.testing.assert_allclose(listen(tmp_path / "s.wav").vector, reference(tmp_path / "s.wav"), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(extract(tmp_path / "s.wav").vector, reference(tmp_path / "s.wav"), rtol=0, atol=1e-3)
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
@@ -187,7 +188,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
     for minutes in (5, 20):
         soundfile.write(tmp_path / "s.wav", np.tile(speech(60.0, 8000), minutes), 8000)
         tracemalloc.start()
-        listen(tmp_path / "s.wav")
+        extract(tmp_path / "s.wav")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0] < 50e6  # the samples alone are 106 MB
@@ -202,7 +203,7 @@ def test_a_header_that_lies_takes_no_memory(tmp_path):
     (tmp_path / "s.wav").write_bytes(content)
     tracemalloc.start()
     with pytest.raises(AudioError):  # 0.006 s are there
-        listen(tmp_path / "s.wav")
+        extract(tmp_path / "s.wav")
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
 
@@ -210,13 +211,13 @@ def test_a_header_that_lies_takes_no_memory(tmp_path):
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM"])
 def test_equals_librosa_for_every_kind_of_sample(tmp_path, subtype):
     soundfile.write(tmp_path / "s.wav", speech(1.0, 16_000), 16_000, subtype=subtype)
-    np.testing.assert_allclose(listen(tmp_path / "s.wav").vector, reference(tmp_path / "s.wav"), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(extract(tmp_path / "s.wav").vector, reference(tmp_path / "s.wav"), rtol=0, atol=1e-3)
 
 
 def test_the_name_does_not_decide(tmp_path):
     for name in ("voice.raw", "voice.txt", "voice"):
         (tmp_path / name).write_bytes(EXAMPLES[0].read_bytes())
-        np.testing.assert_array_equal(listen(tmp_path / name).vector, listen(EXAMPLES[0]).vector)
+        np.testing.assert_array_equal(extract(tmp_path / name).vector, extract(EXAMPLES[0]).vector)
 
 
 def test_flaws_of_an_mp3_are_not_commented_on(tmp_path):
@@ -224,7 +225,7 @@ def test_flaws_of_an_mp3_are_not_commented_on(tmp_path):
     content = bytearray((tmp_path / "s.mp3").read_bytes())
     content[1000:1100] = bytes(100)
     (tmp_path / "s.mp3").write_bytes(content)
-    code = f"from audio.features import listen; print(listen({str(tmp_path / 's.mp3')!r}).seconds)"
+    code = f"from audio.features import extract; print(extract({str(tmp_path / 's.mp3')!r}).seconds)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert float(result.stdout) > 0.5 and not result.stderr
 

@@ -5,18 +5,18 @@ import pytest
 
 import config
 from audio.calibration import Calibration
-from audio.features import listen
+from audio.features import extract
 from audio.gaussianity import is_gaussian
 from audio.initial_noise import (
-    LAYOUT_ORDER,
+    SHAPE_ORDER,
     Voices,
-    blend,
+    combine_voices,
     cosine_basis,
     imprint_shape,
     initial_noise,
-    layout_of,
-    mix,
-    shares,
+    mix_with_noise,
+    normalised_weights,
+    sound_shape,
     walk,
 )
 from audio.whitening import Whitening
@@ -31,7 +31,7 @@ def whitening() -> Whitening:
 def voices() -> np.ndarray:
     calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
     paths = sorted(config.EXAMPLES_DIR.glob("voice_*.wav"))
-    return np.stack([calibration.z_score(listen(path).vector) for path in paths]).reshape(-1, 4, 32, 32)
+    return np.stack([calibration.z_score(extract(path).vector) for path in paths]).reshape(-1, 4, 32, 32)
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +43,17 @@ def test_mix():
     voice, noise = np.random.default_rng(1).standard_normal((2, 5, 4, 32, 32)).astype(np.float32)
     radius = np.linalg.norm(noise.reshape(5, -1), axis=1)
     for strength in (0, 0.25, 1):
-        blend = mix(voice, noise, strength).reshape(5, -1)
+        blend = mix_with_noise(voice, noise, strength).reshape(5, -1)
         np.testing.assert_allclose(np.linalg.norm(blend, axis=1), radius, rtol=1e-5)
         share = (blend * voice.reshape(5, -1)).sum(1) / radius / np.linalg.norm(voice.reshape(5, -1), axis=1)
         np.testing.assert_allclose(share, strength**0.5, atol=0.05)
-    np.testing.assert_array_equal(mix(voice, noise, 0), noise)
+    np.testing.assert_array_equal(mix_with_noise(voice, noise, 0), noise)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_mix_refuses_strengths_beyond_0_to_1(noise, strength):
     with pytest.raises(ValueError, match="0 .* to 1"):
-        mix(noise, noise, strength)
+        mix_with_noise(noise, noise, strength)
 
 
 # --- several voices --------------------------------------------------------------------------------------------------
@@ -74,17 +74,17 @@ def test_a_duet_holds_each_voice_by_its_weight_and_is_noise(whitening, voices, n
 
 
 def test_blend_keeps_the_variance(noise):
-    x = blend(noise[:3], shares([1, 2, 3]))
+    x = combine_voices(noise[:3], normalised_weights([1, 2, 3]))
     assert np.linalg.norm(x) / 64 == pytest.approx(1, abs=0.04)
-    np.testing.assert_allclose(blend(noise[[0, 0]], (0.3, 0.7)), noise[0], rtol=1e-5)  # a voice with itself
-    assert not blend(np.stack([noise[0], -noise[0]]), (0.5, 0.5)).any()
+    np.testing.assert_allclose(combine_voices(noise[[0, 0]], (0.3, 0.7)), noise[0], rtol=1e-5)  # a voice with itself
+    assert not combine_voices(np.stack([noise[0], -noise[0]]), (0.5, 0.5)).any()
 
 
 def test_shares():
-    assert shares([1, 3]) == (0.25, 0.75)
+    assert normalised_weights([1, 3]) == (0.25, 0.75)
     for wrong in ([0, 0], [-1, 2], [float("nan"), 1], [float("inf"), 1]):
         with pytest.raises(ValueError, match="one above 0"):
-            shares(wrong)
+            normalised_weights(wrong)
 
 
 @pytest.mark.parametrize(("count", "frames"), [(2, 2), (2, 24), (3, 7), (5, 4)])
@@ -136,16 +136,16 @@ def test_latents_that_are_used_as_they_are_have_one_shape(whitening, voices, noi
 # --- layout ----------------------------------------------------------------------------------------------------------
 def test_cosine_basis_is_scipys():
     dct = pytest.importorskip("scipy.fft").dct
-    np.testing.assert_allclose(cosine_basis(32), dct(np.eye(32), axis=0, norm="ortho")[:LAYOUT_ORDER], atol=1e-12)
+    np.testing.assert_allclose(cosine_basis(32), dct(np.eye(32), axis=0, norm="ortho")[:SHAPE_ORDER], atol=1e-12)
 
 
 def test_layout_shows_the_sound_and_stays_noise(whitening, voices, noise):
-    layout = layout_of(whitening, voices[:1])
-    special = whitening.align(whitening.decibels(voices[:1]))[0] - whitening.centre_db
+    layout = sound_shape(whitening, voices[:1])
+    special = whitening.align(whitening.to_decibels(voices[:1]))[0] - whitening.centre_db
     picture = special.reshape(64, 64)[::-1]
     coarse = cosine_basis(64).T @ layout @ cosine_basis(64)
     assert np.corrcoef(coarse.ravel(), picture.ravel())[0, 1] > 0.3
-    assert (layout**2).sum() == pytest.approx(LAYOUT_ORDER**2 - 1) and layout[0, 0] == 0
+    assert (layout**2).sum() == pytest.approx(SHAPE_ORDER**2 - 1) and layout[0, 0] == 0
     basis = cosine_basis(32)
     for strength in (0.0, 0.2, 1.0):
         x_T = imprint_shape(noise[0], layout, strength)
@@ -158,7 +158,7 @@ def test_layout_shows_the_sound_and_stays_noise(whitening, voices, noise):
 
 
 def test_layout_leaves_the_rest_of_the_frequencies(whitening, voices, noise):
-    changed = imprint_shape(noise[0], layout_of(whitening, voices[:1]), 0.7)
+    changed = imprint_shape(noise[0], sound_shape(whitening, voices[:1]), 0.7)
     scale = (changed * noise[0]).sum() / (noise[0] ** 2).sum()
     assert 0.9 < scale < 1.1
     spectrum, before = (np.fft.fft2(x)[..., 12:16, 12:16] for x in (changed, noise[0]))
@@ -168,7 +168,7 @@ def test_layout_leaves_the_rest_of_the_frequencies(whitening, voices, noise):
 @pytest.mark.parametrize("shape", [(4, 64, 64), (4, 40, 24), (16, 8, 8), (4, 4, 100)], ids=str)
 def test_layout_of_other_shapes(whitening, voices, shape):
     noise = np.random.default_rng(9).standard_normal(shape, dtype=np.float32)
-    layout = layout_of(whitening, voices[:1])
+    layout = sound_shape(whitening, voices[:1])
     x_T = imprint_shape(noise, layout, 1.0)
     down, across = cosine_basis(shape[1]), cosine_basis(shape[2])
     np.testing.assert_allclose(down @ down.T, np.eye(len(down)), atol=1e-12)
@@ -180,7 +180,7 @@ def test_layout_of_other_shapes(whitening, voices, shape):
 
 def test_a_voice_and_noise_of_two_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
-        mix(np.ones((1, 4, 8, 8)), np.ones((1, 4, 16, 16)), 0.5)
+        mix_with_noise(np.ones((1, 4, 8, 8)), np.ones((1, 4, 16, 16)), 0.5)
 
 
 def test_a_layout_of_nothing_changes_nothing():

@@ -16,7 +16,7 @@ import process_live_audio
 from audio import provenance
 from audio.whitening import Whitening
 
-ABOUT = {"recipe": config.RECIPE, provenance.STATISTICS: "f" * 64}
+ABOUT = {"recipe": config.RECIPE.to_json(), provenance.STATISTICS: "f" * 64}
 RECORDING = config.EXAMPLES_DIR / "voice_it.wav"
 
 

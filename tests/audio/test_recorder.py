@@ -169,10 +169,10 @@ def test_clipping_is_noticed(record, microphone, tmp_path):
 
 def test_lost_sound_is_counted_and_the_rest_written(tmp_path):
     kept, lost = np.full((100, 2), 0.5, np.float32), SimpleNamespace(input_overflow=True)
-    with recorder._Tape(tmp_path / "tape.wav", 8000, lambda *_: None) as tape:
+    with recorder._WavWriter(tmp_path / "tape.wav", 8000, lambda *_: None) as writer:
         for number in range(recorder.MAX_WAITING + 3):  # nobody writes: three blocks find no room
-            tape.receive(kept, 100, None, lost if number == 0 else SimpleNamespace(input_overflow=False))
-    assert tape.overflows == 4
+            writer.receive(kept, 100, None, lost if number == 0 else SimpleNamespace(input_overflow=False))
+    assert writer.overflows == 4
     samples, rate = soundfile.read(tmp_path / "tape.wav")
     assert rate == 8000 and len(samples) == 100 * recorder.MAX_WAITING and (samples == 0.5).all()
 

@@ -28,13 +28,13 @@ assert not [name for name in sys.modules if name.split(".")[0] in ("audio", "fil
 
 import numpy as np
 from another_name.calibration import Calibration
-from another_name.features import listen
+from another_name.features import extract
 from another_name.gaussianity import is_gaussian
 from another_name.initial_noise import Voices, initial_noise
 from another_name.whitening import Whitening
 
 calibration, recording = Path(sys.argv[2]), Path(sys.argv[3])
-latents = Calibration.load(calibration).z_score(listen(recording).vector).reshape(1, 4, 32, 32)
+latents = Calibration.load(calibration).z_score(extract(recording).vector).reshape(1, 4, 32, 32)
 voices = Voices(latents, Whitening.load(calibration / "whitening.npz"))
 noise = np.random.default_rng(0).standard_normal((16, 64, 64), dtype=np.float32)
 x_T = initial_noise([(voices, 0, 1.0)], noise, 0.9)

@@ -12,11 +12,11 @@ import config
 from audio.calibration import Calibration
 from audio.features import load_audio, log_mel_vector
 from audio.gaussianity import examine, is_gaussian, spatial_power
-from audio.initial_noise import mix
+from audio.initial_noise import mix_with_noise
 from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
-RATE = config.RECIPE["sample_rate"]
+RATE = config.RECIPE.sample_rate
 FROZEN_SHA256 = "198679f04ff2bf30566972caf18ad616669b2d15ce198866479717290fa2dbd5"
 SHAPES = [
     (4, 32, 32),
@@ -109,7 +109,7 @@ def test_different_recordings_point_elsewhere(builtin, voices):
 
 @pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
 def test_looks_gaussian_to_a_sampler(builtin, voices, noise, strength):
-    x_T = mix(builtin.whiten(voices), noise[: len(voices)], strength)
+    x_T = mix_with_noise(builtin.whiten(voices), noise[: len(voices)], strength)
     assert x_T.shape == voices.shape and x_T.dtype == np.float32
     assert is_gaussian(x_T).all() and not is_gaussian(voices).any()
     power = np.abs(np.fft.fft2(x_T)) ** 2 / 1024  # 1 at every frequency for N(0, I)
@@ -164,7 +164,7 @@ def test_the_same_bits_alone_and_in_a_batch(builtin, voices):
 
 def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
     """The same dB picture gives the same x_T, whichever mean and std the z-score was made with."""
-    decibels = builtin.decibels(voices)
+    decibels = builtin.to_decibels(voices)
     other = replace(builtin, mean_db=np.full(4096, -30, np.float32), std_db=np.full(4096, 7, np.float32))
     again = ((decibels + 30) / 7).reshape(voices.shape)
     np.testing.assert_allclose(other.whiten(again), builtin.whiten(voices), atol=1e-2)
@@ -195,7 +195,7 @@ def test_align_stretches_the_voice_from_edge_to_edge(builtin, first, last):
 
 def test_align_hardly_moves_when_noise_lifts_the_pauses(builtin, sounds):
     """What a threshold on single columns did: one of them above it, and the whole picture was stretched otherwise."""
-    picture = builtin.decibels(latents_of(sounds[:1])).reshape(64, 64)
+    picture = builtin.to_decibels(latents_of(sounds[:1])).reshape(64, 64)
     noisy = np.maximum(picture, picture.max() - builtin.floor_db + np.random.default_rng(1).uniform(-9, 1, (64, 64)))
     one, other = builtin.align(np.stack([picture, noisy]))
     assert np.corrcoef(one, other)[0, 1] > 0.9
@@ -230,7 +230,7 @@ def test_fit_finds_the_principal_axes(pictures):
     np.testing.assert_allclose(np.cov((coefficients / fitted.scales).T, ddof=0), np.eye(5), atol=0.01)
     tapered = coefficients / fitted.scales**0.5
     np.testing.assert_allclose(
-        fitted.codes(aligned), tapered / np.linalg.norm(tapered, axis=1, keepdims=True), atol=1e-6
+        fitted.embed(aligned), tapered / np.linalg.norm(tapered, axis=1, keepdims=True), atol=1e-6
     )
 
 
@@ -280,7 +280,7 @@ def test_broken_files_are_refused(tmp_path, builtin, spoil):
         np.savez(path, **{k: v for k, v in (arrays | changes[spoil]).items() if v is not None})
     else:
         path.write_bytes({"text": b"hello", "empty": b"", "truncated": path.read_bytes()[:5000]}[spoil])
-    with pytest.raises(ValueError, match="w.npz is no whitening") as caught:
+    with pytest.raises(ValueError, match="w.npz is not a whitening") as caught:
         Whitening.load(path)
     assert "\n" not in str(caught.value)
 
@@ -296,7 +296,7 @@ def test_damaged_files_are_refused_or_harmless(tmp_path, builtin, seed):
     try:
         Whitening.load(path)
     except ValueError as error:
-        assert "is no whitening" in str(error)
+        assert "is not a whitening" in str(error)
 
 
 @pytest.mark.parametrize("latents", [np.zeros((1, 4, 32, 31)), np.full((1, 4, 32, 32), np.nan)], ids=["shape", "nan"])

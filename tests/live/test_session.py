@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import config
-from audio.features import Recipe
 from live.card import IMAGE, LEFT, save_card
 from live.session import Session
 
@@ -56,7 +55,7 @@ def test_two_sessions_of_one_second_have_two_folders(tmp_path, image):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_card_shows_voice_image_and_prompt_side_by_side(tmp_path, image, prompt):
     path = tmp_path / "cards" / "card.png"
-    save_card(VOICE, image, prompt, path, Recipe(**config.RECIPE))
+    save_card(VOICE, image, prompt, path, config.RECIPE)
     with Image.open(path) as card:
         pixels = np.asarray(card)
         assert card.info["dpi"] == pytest.approx((300, 300), abs=0.1)
