@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,3 +119,20 @@ def microphone(sound_system: None) -> Iterator[sound.SoundServer]:
     """A microphone that the tests can speak into; each worker of pytest-xdist has its own."""
     with sound.sound_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Latents [2, 4, 32, 32] of an English and an Italian voice; beside the file one of each, en.pt and it.pt."""
+    import torch
+
+    import config
+    import process_live_audio
+
+    folder = tmp_path_factory.mktemp("voices")
+    for language in ("en", "it"):
+        recording, latent = config.EXAMPLES_DIR / f"voice_{language}.wav", folder / f"{language}.pt"
+        assert process_live_audio.main([f"--input_file={recording}", f"--output_file={latent}"]) == 0
+    rows = [torch.load(folder / name, weights_only=True) for name in ("en.pt", "it.pt")]
+    torch.save(torch.cat(rows), folder / "voices.pt")
+    return folder / "voices.pt"

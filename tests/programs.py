@@ -12,10 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+from PIL import Image
+
 import cli
 import config
 
 PATIENCE = 300.0  # seconds for a script, on a busy machine
+
+TINY = ("--H", 64, "--W", 64)  # a seventh of the work of 256×256
+SMALL = ("--H", 128, "--W", 128)  # half of it
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -73,3 +79,12 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)):
             signal.signal(number, handlers[number])
+
+
+def paint(folder: Path, *arguments: object) -> list[np.ndarray]:
+    """Return the images [H, W, 3] that `txt2img.main` makes in `folder`, in the order of their names."""
+    import txt2img  # here, because not all tests that use this module need the room of painting
+
+    standard = ["--outdir", folder, "--prompt", "a golden spiral on purple", "--steps", 3]
+    assert txt2img.main([str(argument) for argument in [*standard, *arguments]]) == 0
+    return [np.asarray(Image.open(path)) for path in sorted((folder / "samples").iterdir())]
