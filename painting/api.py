@@ -1,0 +1,151 @@
+"""The Python API: a recording to x_T, and x_T to an image, with the same bits as the scripts.
+
+import painting
+
+voice = painting.load_voice("examples/voice_it.wav")      # latents [1, 4, 32, 32], and how to whiten them
+x_T = painting.initial_noise(voice, seed=42)              # torch float32 [1, 4, 32, 32], N(0, I)
+image = painting.paint("a golden spiral on purple", x_T)  # PIL image
+image.save("voice.png")
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import audio.initial_noise
+import config
+from audio.calibration import voice_latents
+from audio.initial_noise import Voices, normalised_weights
+from audio.whitening import WHITENING_NAME, Whitening
+from ldm.checkpoint import find_model
+from ldm.models.diffusion.sampling import seeded_noise
+from painting.image_spec import ImageSpec
+from painting.ldm_painter import LatentDiffusionPainter
+from painting.painter import Painter
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """One recording as latents, with the whitening of the calibration that they were made with."""
+
+    latents: Tensor  # [1, 4, 32, 32] float32: plain z-scores, as process_live_audio.py writes them
+    whitening: Whitening
+    seconds: float  # length of the sound
+
+
+def load_voice(
+    source: str | Path | np.ndarray, sample_rate: int | None = None, calibration: str | Path | None = None
+) -> Voice:
+    """Turn a recording into latents.
+
+    Args:
+        source: a sound file, or samples [T] or [T, channels]: floats in −1…1, or integers over their whole range.
+        sample_rate: of the samples, in Hz; None for a file.
+        calibration: a folder with mean.npy, std.npy and whitening.npz; None: your own if phase 1 has been run, else
+            the built-in one.
+
+    Raises:
+        ValueError: no usable sound, or a broken calibration.
+        OSError: a file cannot be read.
+    """
+    folder = config.calibration_dirs()[0] if calibration is None else Path(calibration)
+    made = voice_latents(source, folder, config.RECIPE, sample_rate)
+    latents = torch.from_numpy(made.latents)
+    return Voice(latents, Whitening.load(folder / WHITENING_NAME), made.info.seconds)
+
+
+def initial_noise(
+    voices: Voice | Sequence[Voice],
+    *,
+    seed: int = ImageSpec.seed,
+    weights: Sequence[float] | None = None,
+    voice_strength: float = ImageSpec.voice_strength,
+    layout_strength: float = ImageSpec.layout_strength,
+    height: int = ImageSpec.height,
+    width: int = ImageSpec.width,
+    painter: Painter | None = None,
+) -> Tensor:
+    """Make x_T, float32 [1, C, h, w] from N(0, I), that voices decide.
+
+    Args:
+        voices: one, or several that are blended by `weights` (all the same if None).
+        seed: of the noise that is mixed in.
+        voice_strength: share of the variance that the voices have, 0 to 1.
+        layout_strength: share of the shape of the sound in the lowest frequencies, 0 to 1.
+        height, width: pixels of the image.
+        painter: the model; None: the built-in one, whose latents are [4, height / 8, width / 8].
+
+    Raises:
+        ValueError: a value out of its range, or a size that the model does not have.
+    """
+    chosen = [voices] if isinstance(voices, Voice) else list(voices)
+    shares = normalised_weights([1.0] * len(chosen) if weights is None else weights)
+    parts = [
+        (Voices(voice.latents.numpy(), voice.whitening), 0, share) for voice, share in zip(chosen, shares, strict=True)
+    ]
+    shape = (config.LATENT_CHANNELS, height // 8, width // 8)
+    if painter is not None:
+        shape = painter.latent_shape(height, width)
+    noise = seeded_noise([seed], shape)
+    x_T = audio.initial_noise.initial_noise(parts, noise[0].numpy(), voice_strength, layout_strength)
+    return torch.from_numpy(x_T)[None]
+
+
+def load_painter(
+    model: str | Path | None = None, precision: str = "auto", device: str = "auto"
+) -> LatentDiffusionPainter:
+    """Load a model.
+
+    Args:
+        model: the name of a folder in models/, or the path of weights or of a folder; None: the built-in model.
+        precision: "fp32", "bf16" or "fp16"; "auto" is the fastest that the device computes in.
+        device: "cpu", "cuda" or "mps"; "auto" is a GPU if there is one.
+
+    Raises:
+        ValueError: no such model, broken weights, or no such device.
+        OSError: a file cannot be read.
+    """
+    if model is None:
+        return LatentDiffusionPainter(precision=precision, device=device)
+    path = Path(model)
+    if path.exists() and path.parent != Path("."):
+        return LatentDiffusionPainter(path, None, precision, device)
+    return LatentDiffusionPainter(*find_model(config.MODELS_DIR / path), precision, device)
+
+
+@functools.cache
+def _builtin_painter() -> LatentDiffusionPainter:
+    return load_painter()
+
+
+def paint(prompt: str, x_T: Tensor, *, painter: Painter | None = None, **settings: Any) -> Image.Image:
+    """Sample one image.
+
+    Args:
+        prompt: what the image shows.
+        x_T: start noise [1, C, h, w] or [C, h, w].
+        painter: a model from `load_painter`; None: the built-in one, which is loaded once.
+        settings: other fields of `ImageSpec`: steps, scale, sampler, negative_prompt, seed, height, width …
+
+    Raises:
+        TypeError: an unknown setting.
+        ValueError: a value out of its range, or x_T of another shape than the image needs.
+    """
+    painter = painter or _builtin_painter()
+    spec = ImageSpec(prompt, **{**painter.defaults, "precision": painter.precision, **settings})
+    shape = painter.latent_shape(spec.height, spec.width)
+    x_T = x_T[None] if x_T.ndim == 3 else x_T
+    if tuple(x_T.shape) != (1, *shape):
+        raise ValueError(
+            f"x_T is {list(x_T.shape)}, but an image of {spec.height} × {spec.width} pixels needs {[1, *shape]}; set "
+            "height and width, here and for the noise"
+        )
+    (pixels,) = painter.paint([spec], x_T.float())
+    return Image.fromarray(pixels)
