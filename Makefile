@@ -1,46 +1,62 @@
-# make demo: a picture from a real voice    make live: from the microphone    make test: all tests
-# make lint: style and types    make bench: the README's figures    make train: the built-in model anew
+# make demo: an image from a recorded voice      make live: from the microphone
+# make test: all tests                           make test-quick: those that take a minute altogether
+# make lint: style and types                     make coverage: the lines that no test runs
+# make bench: the README's figures               make train: the built-in model anew
 PYTHON ?= python3
 PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
 STEPS ?= 20
+# processes that run tests: one more than there are cores, because some tests wait; each takes about 1 GB of memory
+JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$cores -lt 8 ] || cores=8; echo $$((cores + 1)))
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
-export PROMPT VOICE STEPS VOICES BENCH_QUICK
+export PYTHON PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live test lint coverage bench train clean
+.PHONY: demo live test test-quick plan quick-plan test-programs lint coverage bench train clean
 .DEFAULT_GOAL := demo
+.NOTPARALLEL:
 
 demo: $(VENV)/.ready
 	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS" --input_file "$$VOICE"
+	@tools/look
 
 live: $(VENV)/.ready
 	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
 	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
 
-test: $(VENV)/.ready-dev
+test: plan $(VENV)/.ready-dev test-programs
+	@$(PYTEST)
+
+test-quick: quick-plan $(VENV)/.ready-dev test-programs
+	@$(PYTEST) -m "not slow"
+
+plan:
+	@echo "all tests, $(JOBS) at a time: about 4 minutes on two cores (make test-quick: 1 minute)"
+
+quick-plan:
+	@echo "the quick tests, $(JOBS) at a time: about 1 minute on two cores (make test: all of them, 4 minutes)"
+
+test-programs:
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
 	@[ "$$(uname)" != Linux ] || tools/need "testing m4a, wma and video" ffmpeg || true
-	@$(PY) -m pytest
 
 lint: $(VENV)/.ready-dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-# which lines no test runs
-coverage: $(VENV)/.ready-dev
-	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered
+coverage: $(VENV)/.ready-dev test-programs
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-# the figures of the README, into benchmarks/results.md: make bench VOICES=FOLDER (see benchmarks/report.py)
+# into benchmarks/results.md: make bench VOICES=FOLDER (see python -m benchmarks.report --help)
 bench: $(VENV)/.ready-dev
-	@$(PY) benchmarks/report.py $${VOICES:+--voices "$$VOICES"} $${BENCH_QUICK:+--quick}
+	@$(PY) -m benchmarks.report $${VOICES:+--voices "$$VOICES"} $${BENCH_QUICK:+--quick}
 
-# hours on a CPU; every step resumes where it was stopped
+# hours on a CPU; every stage resumes where it was stopped
 train: $(VENV)/.ready-dev
 	@$(PY) -m training words
 	@$(PY) -m training first_stage
@@ -51,21 +67,8 @@ train: $(VENV)/.ready-dev
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
 
-$(VENV)/bin/python:
-	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON): install Python 3.10 or newer" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or newer is needed, this is $$($(PYTHON) --version): make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/need "a virtual environment" python3-venv
-	@$(PYTHON) -m venv $(VENV)
+$(VENV)/.ready: requirements.txt
+	@tools/install requirements.txt
 
-$(VENV)/.ready: requirements.txt | $(VENV)/bin/python
-	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing what requirements.txt lists into $(VENV) (once)"
-	@$(PIP) -r requirements.txt
-	@$(PY) -c "import cv2" 2>/dev/null || tools/need "OpenCV" libgl1 libglib2.0-0
-	@touch $@
-
-$(VENV)/.ready-dev: requirements-dev.txt requirements-dask.txt $(VENV)/.ready
-	@echo "installing what requirements-dev.txt lists into $(VENV) (once)"
-	@$(PIP) -r requirements-dev.txt
-	@touch $@
+$(VENV)/.ready-dev: requirements.txt requirements-dev.txt requirements-dask.txt
+	@tools/install requirements-dev.txt
