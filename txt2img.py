@@ -54,9 +54,13 @@ def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mean = Path(folder, "mean.pt")
         torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
-        start = {"init_latents": mean, "mix": None, "walk": None, "weights": None, "subject_idx": [0], "x_T": "auto"}
-        changes = {**start, "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None}
-        paint(argparse.Namespace(**{**vars(args), **changes, "outdir": Path(folder)}), emit)
+        options = vars(args) | {"mix": None, "walk": None, "weights": None, "init_latents": mean, "subject_idx": [0]}
+        options |= {"x_T": "auto", "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None}
+        options["outdir"] = Path(folder)
+        try:
+            paint(argparse.Namespace(**options), emit)
+        except ValueError:  # the smallest images cannot hold a voice; any other error comes again
+            paint(argparse.Namespace(**{**options, "init_latents": None}), emit)
 
 
 def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Path]:

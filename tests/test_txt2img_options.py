@@ -14,7 +14,7 @@ from PIL import Image
 
 import config
 import standby
-from tests.programs import SMALL, run_main, run_script
+from tests.programs import SMALL, TINY, run_main, run_script
 
 LIVE, BATCH = str(config.LIVE_LATENT_PT), str(config.LATENT_TENSOR_PT)  # which are not there
 
@@ -179,6 +179,11 @@ def test_a_process_answers_with_events_and_images(voices, tmp_path):
     assert events.count(preview) == 2 and events.index(preview) == 2
     assert len(lines[plain]["pictures"]) == 2
     assert lines[mixed]["warned"] == lines[plain]["warned"] == []
+
+
+def test_images_too_small_for_a_voice_can_be_asked_for(tmp_path):
+    (answer,) = stand_by([{"seed": 1}], *TINY, "--outdir", tmp_path, data=tmp_path)
+    assert answer["pictures"]
 
 
 def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
