@@ -3,23 +3,12 @@
 import copy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from omegaconf import OmegaConf
-from tiny_pipeline import (
-    PROMPT,
-    SIZE,
-    WIDTH,
-    WORDS,
-    make_autoencoder,
-    make_pipeline,
-    make_text_encoder,
-    make_unet,
-    randomise,
-    relative_error,
-)
 from torch import nn
 
 from config import CONFIGS_DIR
@@ -35,10 +24,22 @@ from ldm.diffusers_folder import (
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.modules.attention import BasicTransformerBlock
-from ldm.modules.diffusionmodules.openaimodel import ResBlock, UNetModel
+from ldm.modules.diffusionmodules.openaimodel import ResBlock
 from ldm.modules.diffusionmodules.util import GroupNorm
 from ldm.modules.shapes import NAMED_ATTRIBUTES
 from ldm.util import instantiate_from_config
+from tests.ldm.tiny_pipeline import (
+    PROMPT,
+    SIZE,
+    WIDTH,
+    WORDS,
+    make_autoencoder,
+    make_pipeline,
+    make_text_encoder,
+    make_unet,
+    randomise,
+    relative_error,
+)
 
 TOLERANCE = 1e-5  # relative, in float32
 LARGE = CONFIGS_DIR / "latent-diffusion" / "txt2img-1p4B-eval.yaml"
@@ -47,7 +48,7 @@ HERE = Path("the test")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers about themselves
 
 
-def load_ours(reference: nn.Module, node: dict, rename) -> nn.Module:
+def load_ours(reference: nn.Module, node: dict, rename) -> Any:
     """Build our module by the config of `reference`, with its weights."""
     ours = instantiate_from_config(node)
     prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
@@ -61,7 +62,7 @@ def load_ours(reference: nn.Module, node: dict, rename) -> nn.Module:
     return ours.eval()
 
 
-def unet_pair(**changes) -> tuple[UNetModel, nn.Module]:
+def unet_pair(**changes) -> tuple[Any, Any]:
     reference = make_unet(**changes)
     config = dict(reference.config)
     rename = lambda name: unet_name(name, config["layers_per_block"], config["up_block_types"])  # noqa: E731
@@ -116,7 +117,8 @@ def test_keys_and_values_of_a_prompt_are_computed_once():
     assert len(computed) == 3 * len(projections)
     with torch.enable_grad():  # in training the projections change, and their gradients are needed
         ours(x, t, first).sum().backward()
-    assert all(projection.weight.grad.abs().sum() > 0 for projection in projections)
+    gradients = [projection.weight.grad for projection in projections]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
 @pytest.mark.parametrize("size", [(2, 64, 8, 8), (1, 64, 32, 32), (2, 96, 16, 4)])
@@ -174,7 +176,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("vocabulary", ["tokenizer.json", "vocab.txt"])
 def test_tokens_agree_with_transformers(folder, tmp_path, vocabulary):
-    model = load_model(folder)
+    model: Any = load_model(folder)
     if vocabulary == "vocab.txt":
         (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
         model.cond_stage_model.load_vocabulary(tmp_path)
@@ -235,7 +237,8 @@ def test_keys_are_those_that_diffusers_converts_from_compvis(folder):
 def test_bert_layers_are_those_that_diffusers_converts_from_compvis(folder):
     from diffusers.pipelines.stable_diffusion.convert_from_ckpt import convert_ldm_bert_checkpoint
 
-    reference, transformer = make_pipeline().bert, load_model(folder).cond_stage_model.transformer
+    model: Any = load_model(folder)
+    reference, transformer = make_pipeline().bert, model.cond_stage_model.transformer
     transformer.to_logits = nn.Linear(WIDTH, len(WORDS))
     converted = convert_ldm_bert_checkpoint(SimpleNamespace(transformer=transformer), reference.config).state_dict()
     expected = reference.state_dict()
@@ -313,7 +316,8 @@ def test_norms_have_the_published_eps():
 
 
 def test_builtin_yaml_builds():
-    node = OmegaConf.to_container(OmegaConf.load(CONFIGS_DIR / "latent-diffusion" / "chladni.yaml"))["model"]
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS_DIR / "latent-diffusion" / "chladni.yaml"))
+    node = node["model"]
     node["params"]["cond_stage_config"]["params"].update(vocab_size=10, vector_dim=64)  # training fills these in
     node["params"]["unet_config"]["params"]["layout"].update(
         size=32,

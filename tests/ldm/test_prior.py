@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,14 @@ HAS_PROMPT = torch.tensor([True])
 VIEW = {"nearest": augment.NEAREST, "bend": augment.BEND, "knots": augment.KNOTS}
 SHAPES = {"pattern": 3, "figure": 2, "composition": 2, "mood": 2, "second": 4, "blend": 2}
 WIDTHS = {"extent": 12, "fields": 2, "width": 16, "cell_width": 8, "maps": 3}
-OPTIONS = {"size": 8, "shape_attributes": SHAPES, "colour_attributes": [4], "variants": 5, **WIDTHS, **VIEW}
+OPTIONS: dict[str, Any] = {
+    "size": 8,
+    "shape_attributes": SHAPES,
+    "colour_attributes": [4],
+    "variants": 5,
+    **WIDTHS,
+    **VIEW,
+}
 
 
 @pytest.fixture
@@ -254,9 +262,13 @@ def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, varia
 
 def place_colours(prior: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
     """Return the colour attributes [places, 4] of one prior."""
-    painted = []
-    colorize = prior._colorize
-    monkeypatch.setattr(prior, "_colorize", lambda *parts: (painted.append(parts[-1]), colorize(*parts))[1])
+    painted, colorize = [], prior._colorize
+
+    def spy(masks: torch.Tensor, h: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+        painted.append(colours)
+        return colorize(masks, h, colours)
+
+    monkeypatch.setattr(prior, "_colorize", spy)
     with torch.inference_mode():
         prior(torch.randn(1, 4, 8, 8), context, HAS_PROMPT)
     monkeypatch.undo()
@@ -317,14 +329,14 @@ def test_between_two_noises_there_is_no_jump(prior):
     context, (a, b) = torch.randn(1, 6, CONTEXT), torch.randn(2, 4, 8, 8)
 
     def changes(first: float, last: float) -> torch.Tensor:
-        angle = torch.linspace(first, last, 201)[:, None, None, None]
+        angle = torch.linspace(first, last, 101)[:, None, None, None]
         with torch.inference_mode():
             predicted = prior(
-                angle.cos() * a + angle.sin() * b, context.expand(201, 6, CONTEXT), HAS_PROMPT.expand(201)
+                angle.cos() * a + angle.sin() * b, context.expand(101, 6, CONTEXT), HAS_PROMPT.expand(101)
             ).flatten(1)
         return (predicted[1:] - predicted[:-1]).norm(dim=1)
 
-    step = np.pi / 2 / 200
+    step = np.pi / 2 / 100
     coarse = changes(0, np.pi / 2)
     assert coarse.max() > 5 * coarse.median()  # here another candidate takes over
     largest = int(coarse.argmax())
@@ -457,7 +469,8 @@ def unet() -> UNetModel:
     model = UNetModel(
         4, 4, 32, 1, [2], CONTEXT, channel_mult=[1, 2], num_heads=2, layout={**OPTIONS, "size": 16}
     ).eval()
-    torch.nn.init.normal_(model.out[2].weight)
+    last: Any = model.out[2]
+    torch.nn.init.normal_(last.weight)
     return model
 
 

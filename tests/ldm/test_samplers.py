@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,9 @@ STEP_COUNTS = range(1, 1001) if os.environ.get("VOICETOIMG_EVERY_STEP_COUNT") el
 
 class StartlessModel:
     """A model without a prior: sampling starts from x_T itself."""
+
+    def apply_model(self, x, t, c):
+        raise NotImplementedError
 
     def conditioned(self, c, x_T):
         return partial(self.apply_model, c=c)
@@ -179,7 +183,8 @@ def test_timesteps_agree_with_diffusers():
 
 def test_betas_agree_with_diffusers():
     diffusers = pytest.importorskip("diffusers")
-    for name, theirs in [("linear", SCALED_LINEAR), ("cosine", {"beta_schedule": "squaredcos_cap_v2"})]:
+    schedules: dict[str, Any] = {"linear": SCALED_LINEAR, "cosine": {"beta_schedule": "squaredcos_cap_v2"}}
+    for name, theirs in schedules.items():
         betas = make_betas(name)
         assert betas.dtype == torch.float64
         assert torch.allclose(betas.float(), diffusers.DDIMScheduler(**theirs).betas, rtol=1e-3, atol=1e-6)
@@ -258,7 +263,8 @@ def test_impossible_numbers_of_steps_are_refused(timesteps, steps):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_step_is_one_evaluation(sampler, schedule):
     for steps in STEP_COUNTS:
-        model, seen = ToyModel(betas=make_betas(schedule)), []
+        seen: list[int] = []
+        model = ToyModel(betas=make_betas(schedule))
         if schedule == "cosine":
             model.parameterization = "v"
         x = run(sampler(model), steps, noise(1, 1, 2, 2), on_step=lambda i, x, pred_x0, seen=seen: seen.append(i))
@@ -281,7 +287,7 @@ def test_start_noise_of_a_seed_is_the_same_in_every_batch():
     batch = seeded_noise([1, 2, 3, 4], (4, 32, 32))
     assert batch.shape == (4, 4, 32, 32) and batch.dtype == torch.float32 and batch.device.type == "cpu"
     for i, seed in enumerate([1, 2, 3, 4]):
-        assert torch.equal(seeded_noise(np.array([seed]), (4, 32, 32))[0], batch[i])
+        assert torch.equal(seeded_noise([np.int64(seed)], (4, 32, 32))[0], batch[i])  # type: ignore[list-item]
     assert not torch.allclose(batch[0], batch[1])
     assert abs(batch.mean()) < 0.05 and abs(batch.std() - 1) < 0.05
     with pytest.raises(ValueError, match="seed"):
@@ -414,17 +420,17 @@ def test_states_are_float32_whatever_the_model_computes_in():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_front_of_compvis_gives_what_run_gives(sampler, conditioned, capsys):
-    x_T, c, uc = noise(2, 4, 4, 4), *conditioned.values()
+    x_T = noise(2, 4, 4, 4)
     samples, kept = sampler(ToyModel()).sample(
         S=10,
-        conditioning=c,
+        conditioning=conditioned["conditioning"],
         batch_size=2,
         shape=(4, 4, 4),
         verbose=True,
         x_T=x_T,
         eta=0.0,
         unconditional_guidance_scale=3.0,
-        unconditional_conditioning=uc,
+        unconditional_conditioning=conditioned["unconditional"],
     )
     assert torch.equal(samples, run(sampler(ToyModel()), 10, x_T, scale=3.0, **conditioned))
     assert [len(kept[name]) for name in ("x_inter", "pred_x0")] == [11, 11]  # x_T and ten steps

@@ -1,5 +1,7 @@
 """Test the options of the built-in model's U-Net that published ones lack: the prompt's mean and positions."""
 
+from typing import Any
+
 import pytest
 import torch
 from einops import rearrange
@@ -10,7 +12,12 @@ from ldm.modules.diffusionmodules.util import POSITION_CHANNELS, position_featur
 
 def unet(**changes) -> UNetModel:
     torch.manual_seed(0)
-    options = {"model_channels": 32, "num_res_blocks": 1, "attention_resolutions": [2], "context_dim": 8}
+    options: dict[str, Any] = {
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "attention_resolutions": [2],
+        "context_dim": 8,
+    }
     model = UNetModel(
         **{"in_channels": 4, "out_channels": 4, "channel_mult": [1, 2], "num_heads": 2, **options, **changes}
     )
@@ -28,9 +35,10 @@ def test_sizes_that_cannot_be_halved_are_refused(height, width):
 def test_mean_of_the_prompt_reaches_maps_without_attention():
     model = unet(pool_context=True, attention_resolutions=[])
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, 8)
+    attention: Any = model.middle_block[1]  # the one attention that is always there
     with torch.inference_mode():
-        for parameter in model.middle_block[1].proj_out.parameters():
-            parameter.zero_()  # the one attention that is always there
+        for parameter in attention.proj_out.parameters():
+            parameter.zero_()
         assert not torch.equal(model(x, t, context), model(x, t, context + 1.0))
         torch.testing.assert_close(model(x, t, context.flip(1)), model(x, t, context))  # a mean has no order
 

@@ -1,6 +1,7 @@
 """Test which targets and parameters a yaml may name."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from ldm.checkpoint import build_model
 from ldm.util import instantiate_from_config
 
 # txt2img-1p4B-eval.yaml as CompVis publishes it, with the keys of its training, at a small size
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "base_learning_rate": 5.0e-05,
     "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
     "params": {

@@ -17,16 +17,16 @@ SIZE = 64  # pixels, so that latents are 8×8
 WIDTH = 48  # of the text encoder
 
 
-def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomise(module: nn.Module | Any, seed: int = 0) -> Any:
     """Disturb all weights, the norms' ones and zeros included, so that no two of them can be swapped unnoticed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return module.eval()
 
 
-def make_unet(**changes: Any) -> UNet2DConditionModel:
+def make_unet(**changes: Any) -> Any:
     options = {
         "sample_size": SIZE // 8,
         "in_channels": 4,
@@ -41,7 +41,7 @@ def make_unet(**changes: Any) -> UNet2DConditionModel:
     return randomise(UNet2DConditionModel(**{**options, **changes}), seed=1)
 
 
-def make_autoencoder(**changes: Any) -> AutoencoderKL:
+def make_autoencoder(**changes: Any) -> Any:
     options = {
         "block_out_channels": (32, 32, 64, 64),
         "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -52,13 +52,13 @@ def make_autoencoder(**changes: Any) -> AutoencoderKL:
     return randomise(AutoencoderKL(**{**options, **changes}), seed=2)
 
 
-def make_text_encoder(layers: int = 3) -> LDMBertModel:
+def make_text_encoder(layers: int = 3) -> Any:
     config = LDMBertConfig(vocab_size=len(WORDS), d_model=WIDTH, encoder_layers=layers, encoder_ffn_dim=4 * WIDTH)
     return randomise(LDMBertModel(config), seed=3)
 
 
 @functools.cache
-def make_pipeline() -> LDMTextToImagePipeline:
+def make_pipeline() -> Any:
     """Make the whole pipeline, with a scheduler like CompVis's DDIM: last step to alphas_cumprod[0], timesteps + 1."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def make_pipeline() -> LDMTextToImagePipeline:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    pipeline = LDMTextToImagePipeline(
+    pipeline: Any = LDMTextToImagePipeline(
         vqvae=make_autoencoder(layers_per_block=1),
         bert=make_text_encoder(layers=2),
         tokenizer=tokenizer,
