@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         q = self._split(self.to_q(x))
         k, v = self._keys_values(x) if context is None else self._cached_keys_values(context)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, dim_head]
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
         h = self.proj_in(self.norm(x))
-        tokens = rearrange(h, "b c h w -> b (h w) c")
+        tokens = rearrange(h, "b c h w -> b (h w) c")  # each cell is a token
         for block in self.transformer_blocks:
             tokens = block(tokens, context)
         h = rearrange(tokens, "b (h w) c -> b c h w", h=x.shape[2])

@@ -55,7 +55,7 @@ def node(folder) -> dict:
 
 @pytest.fixture
 def place(tmp_path, folder, node) -> Path:
-    """A folder with the yaml and the vocabulary; tests write a file `model.*` into it."""
+    """Make a folder with the yaml and the vocabulary; tests write a file `model.*` into it."""
     OmegaConf.save(OmegaConf.create({"model": node}), tmp_path / "model.yaml")
     shutil.copy(folder / "tokenizer" / "tokenizer.json", tmp_path)
     return tmp_path
@@ -413,7 +413,7 @@ def test_files_that_hold_no_weights_are_refused_in_one_line(place, make, words):
 
 @pytest.fixture
 def foreign_module(monkeypatch):
-    """A module that a checkpoint refers to, and that the test then removes from sys.modules."""
+    """Make a module that a checkpoint refers to, and that the test then removes from sys.modules."""
     module = types.ModuleType("departed_lightning.callbacks")
     source = """
 import collections

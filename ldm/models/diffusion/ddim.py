@@ -29,7 +29,7 @@ class DDIMSampler(Sampler):
     timesteps = staticmethod(leading_timesteps)
 
     def _loop(self, x: Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[Tensor]) -> States:
-        for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):
+        for t, t_prev in zip(timesteps, [*timesteps[1:], 0], strict=True):  # the last step leads to timestep 0
             a, a_prev = self.alphas[t], self.alphas[t_prev]
             eps, pred_x0 = denoise(x, t)
             variance = eta**2 * (1 - a_prev) / (1 - a) * (1 - a / a_prev)

@@ -142,6 +142,7 @@ class LatentDiffusion(nn.Module):
             return partial(self.apply_model, c=c)
         if c is None:
             raise ValueError("this model predicts a prior from the prompt: conditioning is needed")
+        # training gives the empty prompt a prior of 0, so sampling does too
         has_prompt = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY_DISTANCE
         return partial(self.apply_model, c=c, prior=prompt_prior(x_T, c.to(self.dtype), has_prompt))
 

@@ -27,12 +27,12 @@ class DPMSolverSampler(Sampler):
 
     def _loop(self, x: Tensor, denoise: Denoise, timesteps: list[int], eta: float, noise: Iterator[Tensor]) -> States:
         before, h_before = None, math.nan
-        levels = [*(self.alphas[t] for t in timesteps), 1.0]
+        levels = [*(self.alphas[t] for t in timesteps), 1.0]  # a = 1 is clean data
         for t, a_s, a_t in zip(timesteps, levels[:-1], levels[1:], strict=True):
             _, pred_x0 = denoise(x, t)
             h = _half_log_snr(a_t) - _half_log_snr(a_s)
-            D = pred_x0
-            if before is not None and a_t < 1:
+            D = pred_x0  # order 1
+            if before is not None and a_t < 1:  # order 2
                 D = pred_x0 + h / (2 * h_before) * (pred_x0 - before)
             x = math.sqrt((1 - a_t) / (1 - a_s)) * x - math.sqrt(a_t) * math.expm1(-h) * D
             before, h_before = pred_x0, h

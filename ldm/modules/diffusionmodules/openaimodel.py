@@ -216,12 +216,12 @@ class UNetModel(nn.Module):
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels).to(x.dtype))
         if context is not None and hasattr(self, "context_embed"):
             emb = emb + self.context_embed(context.mean(dim=1))
-        known = x
+        known = x  # all that is known of the clean latents: the noisy ones, and the prior
         if self.layout is not None:
             if prior is None:
                 raise ValueError("this U-Net needs a prior beside the latents: prior is None")
             known = torch.cat([x, prior.to(x.dtype)], dim=1)
-        skips, h = [], known
+        skips, h = [], known  # skips: outputs of the way down, which the way up takes in reverse order
         if self.positions:
             where = position_features(h.shape[2], h.shape[3], h.device).to(h.dtype)
             h = torch.cat([h, repeat(where, "c h w -> b c h w", b=len(h))], dim=1)
@@ -235,5 +235,5 @@ class UNetModel(nn.Module):
         if self.layout is None:
             return y
         # a linear function of latents and prior is nearly right, so the network learns only the difference from it
-        shares = self.bypass(F.silu(emb))[:, :, None, None, None]  # [B, 2, 1, 1, 1]
+        shares = self.bypass(F.silu(emb))[:, :, None, None, None]  # [B, 2, 1, 1, 1]: latents, prior
         return y + (shares * rearrange(known, "b (n c) h w -> b n c h w", n=2)).sum(dim=1)
