@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -222,6 +221,8 @@ def test_image_agrees_with_diffusers(folder):
 
 def test_keys_are_those_that_diffusers_converts_from_compvis(folder):
     """The converters of diffusers take our names for CompVis's, and return the weights of the pipeline."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
     pipeline, model = make_pipeline(), load_model(folder)
     state = model.state_dict()
     for converted, reference in (

@@ -1,4 +1,7 @@
-"""A text-to-image pipeline of diffusers with random weights, small enough for tests: the independent reference."""
+"""A text-to-image pipeline of diffusers with random weights, small enough for tests: the independent reference.
+
+The functions import diffusers and transformers, which takes ten seconds, so that only a worker that needs them waits.
+"""
 
 import functools
 import tempfile
@@ -6,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LDMTextToImagePipeline, UNet2DConditionModel
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from torch import nn
-from transformers import BertTokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "golden", "spiral", "on", "purple", "blue", "##s", ",", "."]
 PROMPT = "A golden spirals, on Qurple"  # an upper-case letter, a word of two pieces, an unknown one
@@ -27,6 +27,8 @@ def randomise(module: nn.Module | Any, seed: int = 0) -> Any:
 
 
 def make_unet(**changes: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
     options = {
         "sample_size": SIZE // 8,
         "in_channels": 4,
@@ -42,6 +44,8 @@ def make_unet(**changes: Any) -> Any:
 
 
 def make_autoencoder(**changes: Any) -> Any:
+    from diffusers import AutoencoderKL
+
     options = {
         "block_out_channels": (32, 32, 64, 64),
         "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -53,6 +57,8 @@ def make_autoencoder(**changes: Any) -> Any:
 
 
 def make_text_encoder(layers: int = 3) -> Any:
+    from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
+
     config = LDMBertConfig(vocab_size=len(WORDS), d_model=WIDTH, encoder_layers=layers, encoder_ffn_dim=4 * WIDTH)
     return randomise(LDMBertModel(config), seed=3)
 
@@ -60,6 +66,9 @@ def make_text_encoder(layers: int = 3) -> Any:
 @functools.cache
 def make_pipeline() -> Any:
     """Make the whole pipeline, with a scheduler like CompVis's DDIM: last step to alphas_cumprod[0], timesteps + 1."""
+    from diffusers import DDIMScheduler, LDMTextToImagePipeline
+    from transformers import BertTokenizer
+
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.txt"
