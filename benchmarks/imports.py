@@ -1,10 +1,11 @@
-"""What txt2img.py imports, beside torch alone: python benchmarks/imports.py [--repeat 7] [--slowest 10]
+"""Measure the imports of txt2img.py beside torch alone: python -m benchmarks.imports [--repeat 7] [--slowest 10]
 
-Runs txt2img.py once and notes which modules it has imported when it ends; then imports torch alone, and all of these,
-in fresh processes by turns, and prints the medians and their ratio. Bar: 1.3.
+Runs txt2img.py once and lists the modules that it has imported at its end. Then imports torch alone, and all of these
+modules, by turns in fresh processes, and prints the medians and their ratio. The limit is 1.3.
 """
 
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -12,10 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import cli  # noqa: E402
+import cli
+import config
 
 LATENTS = """
 import torch
@@ -38,13 +37,14 @@ print(time.perf_counter() - start)
 
 
 def python(code: str, folder: Path, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    """Run `code` in a fresh process that finds this program's modules."""
-    command = [sys.executable, *options, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    """Run `code` in `folder`, in a fresh process that can import the modules of this checkout."""
+    command = [sys.executable, *options, "-c", code, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(config.REPO_DIR)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
 
 
 def needed(folder: Path) -> list[str]:
-    """Names of the modules that txt2img.py has imported at its end and torch alone does not, in their order."""
+    """List the modules that txt2img.py has imported at its end and torch alone does not import, in their order."""
     python(LATENTS, folder)
     used = json.loads(python(MODULES, folder).stdout.splitlines()[-1])
     torch_alone = "import json, sys, torch\nprint(json.dumps(list(sys.modules)))"
@@ -53,13 +53,11 @@ def needed(folder: Path) -> list[str]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = cli.CommandParser(__doc__)
-    parser.add_argument(
-        "--repeat", type=cli.bounded(int, 1), default=7, metavar="N", help="imports of either kind (default: 7)"
-    )
-    parser.add_argument(
-        "--slowest", type=cli.bounded(int, 1), default=10, metavar="N", help="modules to name (default: 10)"
-    )
+    add = parser.add_argument
+    add("--repeat", type=cli.bounded(int, 1), default=7, metavar="N", help="imports of each kind (default: 7)")
+    add("--slowest", type=cli.bounded(int, 1), default=10, metavar="N", help="slowest modules to list (default: 10)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -67,7 +65,7 @@ def main() -> None:
         seconds = [[float(python(SECONDS, folder, *names).stdout) for names in both] for _ in range(args.repeat)]
         alone, everything = (statistics.median(column) for column in zip(*seconds, strict=True))
         print(f"import torch: {alone:.2f} s; everything, {len(both[1]) - 1} modules more: {everything:.2f} s")
-        print(f"ratio: {everything / alone:.2f} (bar: 1.30)")
+        print(f"ratio: {everything / alone:.2f} (limit: 1.30)")
         said = python(SECONDS, folder, *both[1], options=("-X", "importtime")).stderr
         times = re.findall(r"import time:\s+\d+ \|\s+(\d+) \|\s+(\S+)", said)
         beside_torch = [(int(total), module) for total, module in times if module in both[1][1:]]

@@ -1,228 +1,174 @@
-"""What the built-in model can do: python benchmarks/model.py [--voices SOURCE]; --help lists the sizes
+"""Measure the built-in model, for the table of its card: python -m benchmarks.model [--voices SOURCE]
 
-Prints the table of the model card: how well the first stage gives back unseen renders, how often pictures show the
-colours and the pattern that the prompt names, what words do that no caption used, how near pictures are to renders as a
-whole (Fréchet distance in the features of the judge, benchmarks/judge.py), whether they are copies of training
-pictures, and how long loading and painting take. With --voices also from voices, and how much pictures of one prompt
-differ; SOURCE as for benchmarks/voice.py.
+Prints the PSNR of the first stage on unseen renders; how often images show the colours and the pattern that the prompt
+names; which colour words that no caption used have the right effect; the Fréchet distance between images and renders,
+in the features of benchmarks/pattern_classifier.py; the distance to the nearest training render, which shows copies;
+and the time to load the model and to make an image. With --voices also the same from voices, and how much images of one
+prompt differ; SOURCE as for benchmarks/voice.py.
 """
 
 import itertools
 import statistics
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
-import sounds
 import torch
-import voice
-from judge import Judge, single_pattern, trained_judge
 from scipy.spatial.distance import cdist
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import cli  # noqa: E402
-import config  # noqa: E402
-from audio.initial_noise import mix_with_noise  # noqa: E402
-from ldm.devices import choose_device, choose_precision  # noqa: E402
-from ldm.models.diffusion.sampling import seeded_noise  # noqa: E402
+import cli
+import config
+from audio.initial_noise import mix_with_noise
+from benchmarks import sounds, voice
+from benchmarks.builtin_model import BuiltinModel, thumbnails
+from benchmarks.pattern_classifier import PatternClassifier, single_pattern, trained_classifier
+from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
-from painting.ldm_painter import LatentDiffusionPainter  # noqa: E402
-from training.scenes.captions import HELD_OUT_SYNONYMS, caption  # noqa: E402
-from training.scenes.palette import COLOURS, srgb_to_oklab  # noqa: E402
-from training.scenes.render import render  # noqa: E402
-from training.scenes.render_cache import render_chunks  # noqa: E402
-from training.scenes.scenes import PATTERNS, Scene, recoloured, sample_scene  # noqa: E402
-from training.compute import to_tensor  # noqa: E402
+from training.compute import to_tensor
+from training.first_stage import psnr
+from training.scenes.captions import HELD_OUT_SYNONYMS, caption
+from training.scenes.palette import COLOURS, srgb_to_oklab
+from training.scenes.render import render
+from training.scenes.render_cache import render_chunks
+from training.scenes.scenes import PATTERNS, Scene, recoloured, sample_scene
 
-UNSEEN = 2**31  # seeds from here on are in no training
-UNET_SEEDS = range(10_000_000, 10_024_576)  # of the scenes that the U-Net saw first: models/chladni/README.md
-DRIFTING_SEEDS = range(10_016_384, 10_022_528)  # of those that it has also seen in drifting colours
-LATER_SEEDS = range(20_000_000, 20_192_000)  # seen then: those in which nothing comes together that had not before
-LATER_DRIFTING_SEEDS = range(30_000_000, 30_063_936)  # and those of these, in drifting colours
+UNSEEN = 2**31  # seeds from here on are in no training data
+# Seeds of the U-Net's training scenes in its first stages, and those of them in drifting colours; see the model's card.
+UNET_SEEDS, DRIFTING_SEEDS = range(10_000_000, 10_024_576), range(10_016_384, 10_022_528)
+# The same of its later stages; their scenes combine no pattern and colours that the first ones did not combine.
+LATER_SEEDS, LATER_DRIFTING_SEEDS = range(20_000_000, 20_192_000), range(30_000_000, 30_063_936)
 NAMES = tuple(COLOURS)
 NAMED_LAB = srgb_to_oklab(np.array([COLOURS[name] for name in NAMES]) / 255)
 CLUSTERS = 6
-DOMINANT = 0.05  # share of the picture
-BATCH = 8
+DOMINANT = 0.05  # share of the image's pixels
 SYNONYM_SEEDS = 4
-THUMBNAIL = 16
-VARIED = 16  # pictures of one prompt
+VARIED = 16  # images of one prompt
 
-
-class Way(NamedTuple):
-    """How a picture is sampled."""
-
-    sampler: str = "dpmpp"
-    steps: int = 20
-    scale: float = ImageSpec.scale
-    rescale: float = config.BUILTIN_RESCALE
-    interval: tuple[float, float] = (0.0, 1.0)
-
-
-DEFAULT = Way()
-WAYS = (
-    *(Way(scale=scale) for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
-    *(Way(rescale=rescale) for rescale in (0.0, 0.5, 0.7)),
-    *(Way(rescale=0.0, interval=(0.0, high)) for high in (0.7, 0.8, 0.9)),
-    *(Way(steps=steps) for steps in (8, 12, 30)),
-    *(Way("ddim", steps) for steps in (20, 50)),
-    Way("plms", 20),
+# Settings to compare, as fields of `ImageSpec` that differ from the defaults.
+SETTINGS: tuple[dict[str, Any], ...] = (
+    *({"scale": scale} for scale in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
+    *({"guidance_rescale": phi} for phi in (0.0, 0.5, 0.7)),
+    *({"guidance_rescale": 0.0, "guidance_interval": (0.0, high)} for high in (0.7, 0.8, 0.9)),
+    *({"steps": steps} for steps in (8, 12, 30)),
+    *({"sampler": "ddim", "steps": steps} for steps in (20, 50)),
+    {"sampler": "plms"},
 )
 
 
-class Studio:
-    """The built-in model, and pictures from it."""
-
-    def __init__(self) -> None:
-        device = choose_device("auto")
-        self.precision = choose_precision("auto", device)
+def seconds_an_image(model: BuiltinModel) -> float:
+    """Measure the median time of five images at batch 1, decoding included."""
+    times = []
+    for seed in range(6):
         start = time.perf_counter()
-        self.painter = LatentDiffusionPainter(config.BUILTIN_MODEL_WEIGHTS, None, self.precision, device)
-        self.loading = time.perf_counter() - start
+        model.paint_from_noise(["a red flower"], seed)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])  # the first one warms up
 
-    def paint(self, prompts: list[str], x_T: torch.Tensor, way: Way = DEFAULT) -> np.ndarray:
-        """Pictures [N, 256, 256, 3] uint8 of N prompts from `x_T` [N, 4, 32, 32]."""
-        pictures = []
-        for first in range(0, len(prompts), BATCH):
-            rows = slice(first, first + BATCH)
-            specs = [
-                voice.spec_of(
-                    prompt,
-                    self.precision,
-                    sampler=way.sampler,
-                    steps=way.steps,
-                    scale=way.scale,
-                    guidance_interval=way.interval,
-                    guidance_rescale=way.rescale,
-                )
-                for prompt in prompts[rows]
-            ]
-            pictures.append(self.painter.paint(specs, x_T[rows]))
-        return np.concatenate(pictures)
 
-    def from_noise(self, prompts: list[str], first_seed: int = 0, way: Way = DEFAULT) -> np.ndarray:
-        seeds = list(range(first_seed, first_seed + len(prompts)))
-        return self.paint(prompts, seeded_noise(seeds, config.LATENT_SHAPE), way)
-
-    def seconds_a_picture(self) -> float:
-        """Median of five at batch 1, decoding included."""
-        times = []
-        for seed in range(6):
-            start = time.perf_counter()
-            self.from_noise(["a red flower"], seed)
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])
-
-    def psnr(self, pictures: np.ndarray) -> float:
-        """Mean peak signal-to-noise ratio, dB, of the first stage's reconstructions of [N, H, W, 3]."""
-        values, model = [], self.painter.model
-        for picture in tqdm(pictures, "first stage"):
-            x = to_tensor(picture[None]).to(self.painter.device)
-            with torch.inference_mode():
-                y = model.decode_first_stage(model.encode_first_stage(x.to(model.dtype))).clamp(-1, 1)
-            values.append(-10 * ((x - y) / 2).pow(2).mean().log10().item())
-        return statistics.mean(values)
+def first_stage_psnr(model: BuiltinModel, images: np.ndarray) -> float:
+    """Compute the mean PSNR in dB of the first stage's reconstructions of images [N, H, W, 3]."""
+    values, network = [], model.painter.model
+    for image in tqdm(images, "first stage"):
+        x = to_tensor(image[None]).to(model.painter.device)
+        with torch.inference_mode():
+            y = network.decode_first_stage(network.encode_first_stage(x.to(network.dtype))).clamp(-1, 1)
+        values.append(psnr(x, y).item())
+    return statistics.mean(values)
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def new_scenes(count: int) -> list[Scene]:
-    """Scenes of one pattern in which pattern and first two colours come together as in no picture of the U-Net's.
+    """Find scenes of one pattern whose combination of pattern and first two colours the U-Net was not trained on.
 
-    The layout, which learns shapes and colours apart, has met nearly all of the 12,000 that there are.
+    The prior, which learns shapes and colours separately, was trained on nearly all of the 12,000 combinations.
     """
 
     def combination(scene: Scene) -> tuple[str, frozenset[str]]:
         return scene.pattern, frozenset(scene.colours[:2])
 
-    seen = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
-    seen |= {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
-    scenes: list[Scene] = []
-    for seed in range(UNSEEN, UNSEEN + 100 * count):
-        scene = single_pattern(seed)
-        if len(scenes) < count and combination(scene) not in seen:
-            scenes.append(scene)
-    return scenes
+    known = {combination(sample_scene(seed)) for seed in UNET_SEEDS}
+    known |= {combination(recoloured(sample_scene(seed))) for seed in DRIFTING_SEEDS}
+    scenes = (single_pattern(seed) for seed in range(UNSEEN, UNSEEN + 100 * count))
+    return list(itertools.islice((scene for scene in scenes if combination(scene) not in known), count))
 
 
 def prompt_of(scene: Scene) -> str:
+    """Name the first two colours and the pattern."""
     return f"a {scene.colours[0]} and {scene.colours[1]} {scene.pattern}"
 
 
-def dominant_colours(picture: np.ndarray) -> set[str]:
-    """Names of the colours nearest to the k-means centres, in Oklab, that hold 5 % or more of [H, W, 3] uint8."""
-    small = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
+def dominant_colours(image: np.ndarray) -> set[str]:
+    """Name the colours nearest to the k-means centres, in Oklab, with 5 % or more of the pixels of [H, W, 3] uint8."""
+    small = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
     pixels = srgb_to_oklab(small.reshape(-1, 3) / 255).astype(np.float32)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 1e-3)
     cv2.setRNGSeed(0)
-    start = np.zeros((len(pixels), 1), np.int32)  # not looked at, but OpenCV's types ask for it
+    start = np.zeros((len(pixels), 1), np.int32)  # unused, but OpenCV's types require it
     _, labels, centres = cv2.kmeans(pixels, CLUSTERS, start, criteria, 3, cv2.KMEANS_PP_CENTERS)
     shares = np.bincount(labels.ravel(), minlength=CLUSTERS) / len(pixels)
     nearest = np.linalg.norm(centres[:, None] - NAMED_LAB, axis=2).argmin(axis=1)
     return {NAMES[name] for name, share in zip(nearest, shares, strict=True) if share >= DOMINANT}
 
 
-def followed(scenes: list[Scene], pictures: np.ndarray, judge: Judge) -> str:
-    """A table row's cells: both colours dominant, pattern recognised."""
-    pairs = list(zip(scenes, pictures, strict=True))
-    colours = statistics.mean(set(scene.colours[:2]) <= dominant_colours(picture) for scene, picture in pairs)
-    recognised = judge.look(pictures)[1]
+def prompt_following(scenes: list[Scene], images: np.ndarray, classifier: PatternClassifier) -> str:
+    """Return two table cells: how often both colours are dominant, and how often the pattern is recognised."""
+    pairs = list(zip(scenes, images, strict=True))
+    colours = statistics.mean(set(scene.colours[:2]) <= dominant_colours(image) for scene, image in pairs)
+    recognised = classifier.classify(images)[1]
     patterns = statistics.mean(PATTERNS[r] == scene.pattern for r, scene in zip(recognised, scenes, strict=True))
     return f"{colours:.0%} | {patterns:.0%}"
 
 
-def synonyms_that_steer(studio: Studio) -> list[str]:
-    """Of the words for colours that no caption used, those that bring pictures nearer to the colour they mean."""
+def print_synonyms(model: BuiltinModel) -> None:
+    """Print which colour words that no caption used make images more like the colour that they mean."""
     words = {word: colour for word, colour in HELD_OUT_SYNONYMS.items() if colour in COLOURS}
-    plain = studio.from_noise(["a pattern"] * SYNONYM_SEEDS)
-    steering = []
+    plain = model.paint_from_noise(["a pattern"] * SYNONYM_SEEDS)
+    right = set()
     for word, colour in tqdm(words.items(), "synonyms"):
         target = NAMED_LAB[NAMES.index(colour)]
-        named = studio.from_noise([f"a {word} pattern"] * SYNONYM_SEEDS)
-        before, after = (np.linalg.norm(srgb_to_oklab(p / 255) - target, axis=-1).mean() for p in (plain, named))
+        named = model.paint_from_noise([f"a {word} pattern"] * SYNONYM_SEEDS)
+        before, after = (np.linalg.norm(srgb_to_oklab(x / 255) - target, axis=-1).mean() for x in (plain, named))
         if after < before:
-            steering.append(word)
-    print(f"colour words that no caption used and that steer right: {len(steering)} of {len(words)}", end="")
-    print(f"; not: {', '.join(sorted(words.keys() - set(steering)))}")
-    return steering
+            right.add(word)
+    print(f"colour words that no caption used and that steer right: {len(right)} of {len(words)}", end="")
+    print(f"; not: {', '.join(sorted(words.keys() - right))}")
 
 
-def compare_ways(studio: Studio, judge: Judge, scenes: list[Scene]) -> None:
-    """Print how samplers, steps and guidance scales do: what the defaults were chosen by."""
+def print_settings(model: BuiltinModel, classifier: PatternClassifier, scenes: list[Scene]) -> None:
+    """Print how well images follow prompts with other samplers, steps and guidance."""
     prompts = [prompt_of(scene) for scene in scenes]
     print("| sampler | steps | scale | rescaled by | guided at | both colours dominant | pattern recognised |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for way in WAYS:
-        pictures = studio.from_noise(prompts, way=way)
-        low, high = way.interval
-        how = f"| {way.sampler} | {way.steps} | {way.scale} | {way.rescale} | {low:g} to {high:g} |"
-        print(f"{how} {followed(scenes, pictures, judge)} |", flush=True)
+    for settings in SETTINGS:
+        images = model.paint_from_noise(prompts, **settings)
+        spec = ImageSpec(**{**model.painter.defaults, **settings})
+        low, high = spec.guidance_interval
+        row = f"| {spec.sampler} | {spec.steps} | {spec.scale} | {spec.guidance_rescale} | {low:g} to {high:g} |"
+        print(f"{row} {prompt_following(scenes, images, classifier)} |", flush=True)
 
 
 def x_T_of_recordings(source: Path, count: int) -> torch.Tensor:
-    """x_T [count, 4, 32, 32] of recordings that the calibration has never heard, with txt2img.py's share of noise.
+    """Make x_T [count, 4, 32, 32] of recordings that are not in the calibration, with the default share of noise.
 
-    Where there are fewer recordings than pictures, they come again with other noise.
+    If there are fewer recordings than `count`, they are used again with other noise.
     """
-    codes = voice.Codes()
-    voices = codes.voices(codes.raw(sounds.read(sounds.held_out_paths(source))))
+    latents = voice.VoiceLatents()
+    voices = latents.whitened(latents.raw(sounds.read(sounds.held_out_paths(source))))
     noise = seeded_noise(list(range(count)), config.LATENT_SHAPE).numpy()
     return torch.from_numpy(mix_with_noise(np.resize(voices, noise.shape), noise, voice.STRENGTH))
 
 
-# --- pictures as a whole ---------------------------------------------------------------------------------------------
+# --- distributions of images -----------------------------------------------------------------------------------------
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Distance of two Gaussians fitted to features [N, D] (Heusel et al. 2017, equation 6)."""
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute the distance of two Gaussians fitted to features [N, D] (Heusel et al. 2017, equation 6)."""
     covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     # the trace of the root of a product of two covariances: its eigenvalues are real and not negative
     roots = np.sqrt(np.linalg.eigvals(covariance_a @ covariance_b).real.clip(0))
@@ -230,106 +176,109 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return float(mean @ mean + np.trace(covariance_a) + np.trace(covariance_b) - 2 * roots.sum())
 
 
-def realism(studio: Studio, judge: Judge, count: int) -> None:
-    """Print the Fréchet distance of samples to renders, and that of two sets of renders."""
+def print_distance_to_renders(model: BuiltinModel, classifier: PatternClassifier, count: int) -> None:
+    """Print the Fréchet distance of images to renders, and that between two sets of renders."""
     scenes = [single_pattern(UNSEEN + 10**8 + i) for i in range(3 * count)]
-    drawn = [render(scene, 128) for scene in tqdm(scenes[: 2 * count], "rendering")]
-    first, second = (judge.look(part)[0] for part in (drawn[:count], drawn[count:]))
+    renders = [render(scene, 128) for scene in tqdm(scenes[: 2 * count], "rendering")]
+    first, second = (classifier.classify(part)[0] for part in (renders[:count], renders[count:]))
     rng = np.random.default_rng(0)
-    painted = studio.from_noise([caption(scene, rng) for scene in scenes[2 * count :]], 10**6)
-    to_renders, of_renders = frechet(judge.look(painted)[0], second), frechet(first, second)
-    print(f"Fréchet distance, {count} pictures: to renders {to_renders:.2f}, between two sets of renders", end=" ")
+    images = model.paint_from_noise([caption(scene, rng) for scene in scenes[2 * count :]], 10**6)
+    to_renders = frechet_distance(classifier.classify(images)[0], second)
+    of_renders = frechet_distance(first, second)
+    print(f"Fréchet distance, {count} images: to renders {to_renders:.2f}, between two sets of renders", end=" ")
     print(f"{of_renders:.2f}, ratio {to_renders / of_renders:.1f}")
 
 
-def realism_of_voices(studio: Studio, judge: Judge, x_T: torch.Tensor) -> None:
-    """Print the Fréchet distance of pictures from voices to those from noise, and that of two sets from noise."""
+def print_distance_to_noise(model: BuiltinModel, classifier: PatternClassifier, x_T: torch.Tensor) -> None:
+    """Print the Fréchet distance of images from voices to those from noise, and that between two sets from noise."""
     rng = np.random.default_rng(0)
     prompts = [caption(single_pattern(UNSEEN + 2 * 10**8 + i), rng) for i in range(len(x_T))]
-    noise, other_noise = (judge.look(studio.from_noise(prompts, seed))[0] for seed in (10**6, 2 * 10**6))
-    to_noise = frechet(judge.look(studio.paint(prompts, x_T))[0], noise)
-    of_noise = frechet(other_noise, noise)
-    print(f"Fréchet distance, {len(x_T)} pictures of the same prompts: voices to noise {to_noise:.2f},", end=" ")
+    noise, other = (classifier.classify(model.paint_from_noise(prompts, seed))[0] for seed in (10**6, 2 * 10**6))
+    to_noise = frechet_distance(classifier.classify(model.paint(prompts, x_T))[0], noise)
+    of_noise = frechet_distance(other, noise)
+    print(f"Fréchet distance, {len(x_T)} images of the same prompts: voices to noise {to_noise:.2f},", end=" ")
     print(f"noise to other noise {of_noise:.2f}, ratio {to_noise / of_noise:.2f}")
 
 
-def thumbnails(pictures: Iterable[np.ndarray]) -> np.ndarray:
-    """[N, 768] float64 in 0…1."""
-    small = [cv2.resize(p, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA) for p in pictures]
-    return np.stack(small).reshape(len(small), -1) / 255
+def flat_thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
+    """Shrink images to vectors [N, 768] in 0…1."""
+    return thumbnails(images).reshape(-1, 3 * 16 * 16)
 
 
-def copies(pictures: np.ndarray, unseen: np.ndarray) -> None:
-    """Print how near pictures come to training pictures, beside unseen renders."""
+def print_nearest_renders(images: np.ndarray, unseen: np.ndarray) -> None:
+    """Print the distance of images to their nearest training render, beside that of unseen renders."""
     chunks = itertools.chain(
         *(render_chunks(seeds[0], len(seeds), 64) for seeds in (UNET_SEEDS, LATER_SEEDS)),
         *(render_chunks(seeds[0], len(seeds), 64, "drifting") for seeds in (DRIFTING_SEEDS, LATER_DRIFTING_SEEDS)),
     )
-    known = [thumbnails(chunk) for chunk in tqdm(chunks, "training pictures, by 128")]
+    known = [flat_thumbnails(chunk) for chunk in tqdm(chunks, "training renders, by 128")]
 
-    def nearest(pictures: np.ndarray) -> np.ndarray:
-        rows = thumbnails(pictures)
+    def nearest(images: np.ndarray) -> np.ndarray:
+        rows = flat_thumbnails(images)
         least = [cdist(rows, chunk, "sqeuclidean").min(axis=1) for chunk in known]
         return np.sqrt(np.min(least, axis=0) / rows.shape[1])
 
-    ours, others = nearest(pictures), nearest(unseen)
-    print("distance to the nearest training picture (RMS of 16×16 thumbnails), least and median:", end=" ")
+    ours, others = nearest(images), nearest(unseen)
+    print("distance to the nearest training render (RMS of 16×16 thumbnails), least and median:", end=" ")
     print(f"{ours.min():.3f}, {np.median(ours):.3f}; unseen renders {others.min():.3f}, {np.median(others):.3f}")
 
 
-def variety(pictures: np.ndarray) -> float:
-    """Median distance (RMS of 16×16 thumbnails) between two of the pictures [N, H, W, 3]."""
-    rows = thumbnails(pictures)
+def variety(images: np.ndarray) -> float:
+    """Compute the median distance (RMS of 16×16 thumbnails) between two of the images [N, H, W, 3]."""
+    rows = flat_thumbnails(images)
     pairs = itertools.combinations(range(len(rows)), 2)
     return statistics.median(float(np.sqrt(((rows[i] - rows[j]) ** 2).mean())) for i, j in pairs)
 
 
-def varieties(studio: Studio, x_T: torch.Tensor) -> None:
-    """Print how much pictures of one prompt differ, from Gaussian noise and from voices `x_T`."""
+def print_variety(model: BuiltinModel, x_T: torch.Tensor) -> None:
+    """Print how much images of one prompt differ, from Gaussian noise and from voices `x_T`."""
     prompts = ["psychedelic mandala, orange and teal"] * len(x_T)
-    noise, voices = (variety(pictures) for pictures in (studio.from_noise(prompts), studio.paint(prompts, x_T)))
-    print(f"distance between two of {len(x_T)} pictures of one prompt (RMS of 16×16 thumbnails), median:", end=" ")
+    noise, voices = (variety(images) for images in (model.paint_from_noise(prompts), model.paint(prompts, x_T)))
+    print(f"distance between two of {len(x_T)} images of one prompt (RMS of 16×16 thumbnails), median:", end=" ")
     print(f"from noise {noise:.3f}, from voices {voices:.3f}")
 
 
-def main() -> None:
+def build_parser() -> cli.CommandParser:
+    """Build the parser of the command line."""
     parser = cli.CommandParser(__doc__)
-    parser.add_argument(
-        "--pictures", type=cli.bounded(int, 2), default=200, metavar="N", help="prompts that are painted"
-    )
-    parser.add_argument("--renders", type=cli.bounded(int, 1), default=500, metavar="N", help="for the first stage")
-    parser.add_argument(
-        "--frechet", type=cli.bounded(int, 0), default=2000, metavar="N", help="pictures in each set; 0: skip"
-    )
-    parser.add_argument("--voices", type=cli.existing_folder, metavar="SOURCE", help="recordings to paint from as well")
-    parser.add_argument("--ways", action="store_true", help="compare samplers, steps and scales, and nothing else")
-    args = parser.parse_args()
-    judge, studio = trained_judge(), Studio()
-    scenes = new_scenes(args.pictures)
-    if args.ways:
-        compare_ways(studio, judge, scenes)
+    add = parser.add_argument
+    add("--images", type=cli.bounded(int, 2), default=200, metavar="N", help="prompts (default: %(default)s)")
+    add("--renders", type=cli.bounded(int, 1), default=500, metavar="N", help="for the first stage (default: 500)")
+    add("--frechet", type=cli.bounded(int, 0), default=2000, metavar="N", help="images in each set; 0: skip")
+    add("--voices", type=cli.existing_folder, metavar="SOURCE", help="recordings, for images from voices")
+    add("--settings", action="store_true", help="compare samplers, steps and scales, and nothing else")
+    return parser
+
+
+def main() -> None:
+    """Run the command line."""
+    args = build_parser().parse_args()
+    classifier, model = trained_classifier(), BuiltinModel()
+    scenes = new_scenes(args.images)
+    if args.settings:
+        print_settings(model, classifier, scenes)
         return
-    drawn = np.stack([render(scene) for scene in scenes])
+    renders = np.stack([render(scene) for scene in scenes])
     prompts = [prompt_of(scene) for scene in scenes]
 
-    print(f"{studio.precision}: loading {studio.loading:.2f} s, a picture {studio.seconds_a_picture():.2f} s")
+    print(f"{model.painter.precision}: loading {model.loading:.2f} s, an image {seconds_an_image(model):.2f} s")
     unseen = np.stack([render(sample_scene(UNSEEN + i)) for i in range(args.renders)])
-    print(f"first stage: {studio.psnr(unseen):.1f} dB PSNR on {len(unseen)} unseen renders")
-    painted = studio.from_noise(prompts)
+    print(f"first stage: {first_stage_psnr(model, unseen):.1f} dB PSNR on {len(unseen)} unseen renders")
+    images = model.paint_from_noise(prompts)
     print(f"\n| {len(scenes)} prompts | both colours dominant | pattern recognised |\n| --- | --- | --- |")
-    print(f"| renders | {followed(scenes, drawn, judge)} |")
-    print(f"| from noise | {followed(scenes, painted, judge)} |")
+    print(f"| renders | {prompt_following(scenes, renders, classifier)} |")
+    print(f"| from noise | {prompt_following(scenes, images, classifier)} |")
     if args.voices:
         x_T = x_T_of_recordings(args.voices.resolve(), len(scenes))
-        print(f"| from voices | {followed(scenes, studio.paint(prompts, x_T), judge)} |")
-        varieties(studio, x_T[:VARIED])
+        print(f"| from voices | {prompt_following(scenes, model.paint(prompts, x_T), classifier)} |")
+        print_variety(model, x_T[:VARIED])
     print()
-    synonyms_that_steer(studio)
-    copies(painted, drawn)
+    print_synonyms(model)
+    print_nearest_renders(images, renders)
     if args.frechet:
-        realism(studio, judge, args.frechet)
+        print_distance_to_renders(model, classifier, args.frechet)
     if args.frechet and args.voices:
-        realism_of_voices(studio, judge, x_T_of_recordings(args.voices.resolve(), args.frechet))
+        print_distance_to_noise(model, classifier, x_T_of_recordings(args.voices.resolve(), args.frechet))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""How fast phase 1 is, and how much memory it takes: beside the plain recipe, in one run.
+"""Measure speed and memory of phase 1 beside the plain recipe.
 
-    python benchmarks/phase1.py SOURCE                    # all three parts
-    python benchmarks/phase1.py SOURCE --only batch       # or batch, memory, live
-    python benchmarks/phase1.py SOURCE --only batch --recordings 100 --runs 1    # a quick look
+    python -m benchmarks.phase1 SOURCE                    # all three parts
+    python -m benchmarks.phase1 SOURCE --only batch       # or memory, or live
+    python -m benchmarks.phase1 SOURCE --only batch --recordings 100 --runs 1    # a quick look
 
-batch    1,000 real recordings: the serial librosa loop that the recipe is, against prep_audio_spectrograms.py's own
-         function with one and with two workers; files/s, ratios, the same bits, and how far from librosa.
-memory   peak of the parent process while 100,000 rows (recordings of noise, made up in the workers) become a matrix,
-         and of z_transformation_with_stats.py's and prep_ldm.py's processes on it.
-live     process_live_audio.py as a whole process, against a script that is the plain recipe.
+batch    1,000 real recordings: a serial librosa loop, which is the recipe, beside the function of
+         prep_audio_spectrograms.py with one and with two workers. Prints files/s, ratios, whether all bits are the same
+         for any number of workers, and the largest difference from librosa.
+memory   peak memory of the parent process that turns 100,000 files into a matrix (their vectors are random), and of
+         z_transformation_with_stats.py and prep_ldm.py on this matrix.
+live     process_live_audio.py as a whole process, beside a script that is the plain recipe.
 
 SOURCE holds the unpacked Debian packages that models/calibration/README.md names. Each figure is a median of --runs.
 """
@@ -22,18 +23,17 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "models" / "calibration")]
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # before NumPy: a core is a core
-    os.environ[name] = "1"
+import numpy as np
+from threadpoolctl import threadpool_limits
 
-import numpy as np  # noqa: E402
-import select_recordings as calibration_set  # noqa: E402
+import cli
+import config
+from audio import batch, features
+from audio.batch_state import FileResult
+from benchmarks.memory import run_command
+from models.calibration import select_recordings as calibration_set
 
-import cli  # noqa: E402
-from audio import batch, features  # noqa: E402
-from audio.batch_state import FileResult  # noqa: E402
-
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PLAIN = """
 import sys, cv2, librosa, numpy as np
 def vector(path):
@@ -54,8 +54,9 @@ torch.save(torch.from_numpy(z_score.astype(np.float32).reshape(1, 4, 32, 32)), s
 
 # --- batch -----------------------------------------------------------------------------------------------------------
 def batch_figures(source: Path, count: int, runs: int) -> None:
+    """Print the part `batch`."""
     plain: dict = {}
-    exec(PLAIN, plain)  # the very code that a plain script would run
+    exec(PLAIN, plain)  # the code of the plain script
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "in")
         folder.mkdir()
@@ -63,10 +64,10 @@ def batch_figures(source: Path, count: int, runs: int) -> None:
         for index, path in enumerate(paths):
             (folder / f"{index:05}{path.suffix}").symlink_to(path)
         links = sorted(folder.iterdir())
-        plain["vector"](links[0])  # librosa imports the rest of itself at first use
+        plain["vector"](links[0])  # librosa imports much of itself at first use
         figures: dict[str, list[float]] = {"plain librosa loop": [], "1 worker": [], "2 workers": []}
         digests = set()
-        for run in range(runs):  # taken in turn, so that a change of the machine's speed meets all alike
+        for run in range(runs):  # by turns, so that a change of the machine's speed affects all alike
             started = time.perf_counter()
             wanted = _plain_loop(plain["vector"], links)
             figures["plain librosa loop"].append(time.perf_counter() - started)
@@ -90,7 +91,7 @@ def batch_figures(source: Path, count: int, runs: int) -> None:
 
 
 def _plain_loop(vector, paths: list[Path]) -> list:
-    """What a plain script does, with the one thing it cannot do without: files that cannot be read are left out."""
+    """Run the plain script's loop, and leave out files that cannot be read, which a plain script would stop at."""
     vectors = []
     for path in paths:
         try:
@@ -103,13 +104,14 @@ def _plain_loop(vector, paths: list[Path]) -> list:
 
 # --- memory ----------------------------------------------------------------------------------------------------------
 def made_up(folder: str, path: str, limited: bool, recipe: features.Recipe) -> FileResult:
-    """In place of `audio.batch.measure`: rows cost nothing here, so that 100,000 take minutes, not hours."""
+    """Replace `audio.batch.measure` by random vectors, so that 100,000 files take minutes and not hours."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     vector = np.random.default_rng(int(digest[:8], 16)).uniform(-80, 0, recipe.vector_size).astype(np.float32)
     return FileResult(path, vector, 1.0, 22_050, "libsndfile", digest)
 
 
 def memory_figures(rows: int) -> None:
+    """Print the part `memory`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "in")
         for index in range(rows):
@@ -118,79 +120,76 @@ def memory_figures(rows: int) -> None:
             (place / f"{index:07}.wav").touch()
         environment = os.environ | {"VOICETOIMG_DATA_DIR": temporary}
         matrix = Path(temporary, "data/vectors/audio_spectrogram_vectors.npy")
-        own = [sys.executable, __file__, "--rows-of", str(folder), str(matrix)]
+        own = ["-m", "benchmarks.phase1", "--rows-of", str(folder), str(matrix)]
+        commands = {"prep_audio_spectrograms.py, parent": own}
+        commands |= {script: [script] for script in ("z_transformation_with_stats.py", "prep_ldm.py")}
         print(f"\n| N = {rows} | peak of the process, MB | s |\n| --- | --- | --- |")
-        scripts = ("z_transformation_with_stats.py", "prep_ldm.py")
-        for name, command in (
-            ("prep_audio_spectrograms.py, parent", own),
-            *((script, [sys.executable, str(ROOT / script)]) for script in scripts),
-        ):
-            started = time.perf_counter()
-            peak = _peak_of(command, environment)
-            print(f"| {name} | {peak / 1e6:.0f} | {time.perf_counter() - started:.0f} |", flush=True)
-    print("\nprep_ldm.py maps its input: its peak counts pages of the file that the system may drop at any time")
-
-
-def _peak_of(command: list[str], environment: dict[str, str]) -> int:
-    """Largest resident set, in bytes, of a command's own process (not of its children)."""
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{command[1]} failed with status {process.returncode}")
-    return used.ru_maxrss * 1024
+        for name, command in commands.items():
+            seconds, peak = run_command([sys.executable, *command], environment, config.REPO_DIR)
+            print(f"| {name} | {peak / 1e6:.0f} | {seconds:.0f} |", flush=True)
 
 
 def rows_of(folder: Path, matrix: Path) -> None:
+    """Make a matrix with random vectors: the process whose memory is measured."""
     batch.measure = made_up
     batch.prepare_batch(folder, matrix, workers=2)
 
 
 # --- live ------------------------------------------------------------------------------------------------------------
 def live_figures(runs: int) -> None:
-    voice, calibration = ROOT / "examples" / "voice_it.wav", ROOT / "models" / "calibration"
+    """Print the part `live`."""
+    voice, calibration = config.EXAMPLES_DIR / "voice_it.wav", config.BUILTIN_CALIBRATION_DIR
     with tempfile.TemporaryDirectory() as temporary:
         (Path(temporary) / "plain.py").write_text(PLAIN_LIVE)
         commands = {
             "plain recipe": [f"{temporary}/plain.py", str(voice), str(calibration), f"{temporary}/plain.pt"],
             "process_live_audio.py": [
-                str(ROOT / "process_live_audio.py"), f"--input_file={voice}", f"--output_file={temporary}/live.pt"
+                str(config.REPO_DIR / "process_live_audio.py"),
+                f"--input_file={voice}",
+                f"--output_file={temporary}/live.pt",
             ],
-        }  # fmt: skip
-        environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+        }
+        environment = {k: v for k, v in os.environ.items() if k not in THREADS}
         walls: dict[str, list[float]] = {name: [] for name in commands}
         for run in range(runs + 1):
             for name, command in commands.items():
                 started = time.perf_counter()
                 subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True)
-                if run:  # the first fills the caches
+                if run:  # the first one fills the page cache
                     walls[name].append(time.perf_counter() - started)
     plain, own = (statistics.median(taken) for taken in walls.values())
     print(f"\n| whole process, 5 s of sound | s |\n| --- | --- |\n| plain recipe | {plain:.2f} |")
     print(f"| process_live_audio.py | {own:.2f} |\n\nratio {own / plain:.2f}")
 
 
+def build_parser() -> cli.CommandParser:
+    """Build the parser of the command line."""
+    parser = cli.CommandParser(__doc__)
+    add = parser.add_argument
+    add("source", type=cli.existing_folder, metavar="SOURCE", help="folder of the unpacked packages")
+    add("--only", choices=("batch", "memory", "live"), help="measure this part alone")
+    add(
+        "--recordings", type=cli.bounded(int, 1), default=1000, metavar="N", help="in part batch (default: %(default)s)"
+    )
+    add("--rows", type=cli.bounded(int, 1), default=100_000, metavar="N", help="in part memory (default: %(default)s)")
+    add("--runs", type=cli.bounded(int, 1), default=5, metavar="N", help="(default: %(default)s)")
+    return parser
+
+
 def main() -> None:
+    """Run the command line."""
+    os.environ |= dict.fromkeys(THREADS, "1")  # for workers and scripts: one worker shall use one core
     if sys.argv[1:2] == ["--rows-of"]:
         rows_of(Path(sys.argv[2]), Path(sys.argv[3]))
         return
-    parser = cli.CommandParser(__doc__)
-    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
-    parser.add_argument("--only", choices=("batch", "memory", "live"))
-    parser.add_argument(
-        "--recordings", type=cli.bounded(int, 1), default=1000, metavar="N", help="of part batch (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--rows", type=cli.bounded(int, 1), default=100_000, metavar="N", help="of part memory (default: %(default)s)"
-    )
-    parser.add_argument("--runs", type=cli.bounded(int, 1), default=5, metavar="N", help="(default: %(default)s)")
-    options = parser.parse_args()
-    if options.only in (None, "batch"):
-        batch_figures(options.source.resolve(), options.recordings, options.runs)
-    if options.only in (None, "memory"):
-        memory_figures(options.rows)
-    if options.only in (None, "live"):
-        live_figures(options.runs)
+    options = build_parser().parse_args()
+    with threadpool_limits(1):  # for this process, whose libraries have read the environment already
+        if options.only in (None, "batch"):
+            batch_figures(options.source.resolve(), options.recordings, options.runs)
+        if options.only in (None, "memory"):
+            memory_figures(options.rows)
+        if options.only in (None, "live"):
+            live_figures(options.runs)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The benchmarks behind the README's figures, one after the other, as one report: python benchmarks/report.py
+"""Run the benchmarks whose figures the documentation quotes, and write one report: python -m benchmarks.report
 
-    make bench                       # what needs no recordings
-    make bench VOICES=FOLDER         # all; FOLDER holds the packages that models/calibration/README.md names, unpacked
-    make bench BENCH_QUICK=1         # smallest sizes: does everything run here? Not to be quoted
+    make bench                       # all that need no recordings
+    make bench VOICES=FOLDER         # all; FOLDER holds the unpacked packages that models/calibration/README.md names
+    make bench BENCH_QUICK=1         # smallest sizes, to see that everything runs here; do not quote the figures
 
-Writes benchmarks/results.md anew after each program: machine, date, and for each program its command and what it
-printed. What cannot run here is named in one line, and the others run all the same.
+Writes benchmarks/results.md again after each program: machine, date, and the command and output of each program. A
+program that cannot run here is named in one line, and the others still run.
 """
 
 import os
@@ -23,31 +23,28 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import cli
+import config
+from files import atomic_path
+from tests import sound
 
-import sound  # noqa: E402
-
-import cli  # noqa: E402
-from files import atomic_path  # noqa: E402
-
-RESULTS = ROOT / "benchmarks" / "results.md"
-VOICES = "VOICES"  # in a command: the folder of recordings
-LARGE_MEMORY, LARGE_DISK = 14e9, 10e9  # bytes, of benchmarks/large_model.py
+RESULTS = Path(__file__).with_name("results.md")
+VOICES = "VOICES"  # stands for the folder of recordings in a command
+LARGE_MEMORY, LARGE_DISK = 14e9, 10e9  # bytes that benchmarks/large_model.py needs
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One program, its command, and what it needs to run here."""
+    """One program, and its commands."""
 
     title: str
-    command: str  # after "python "
-    quick: str  # the smallest command that runs all of it
-    lacks: Callable[[bool], str] = lambda quick: ""  # what this machine does not have, or ""
+    command: str  # after "python -m benchmarks."
+    quick: str  # the same with the smallest sizes
+    lacks: Callable[[bool], str] = lambda quick: ""  # says what this machine lacks, or ""
 
 
 def lacks_room(quick: bool) -> str:
-    """Whether the 1.45 B model has room here; its small shape has everywhere."""
+    """Say what the 1.45 B model lacks here; the small one runs everywhere."""
     if quick:
         return ""
     if (memory := memory_bytes()) < LARGE_MEMORY:
@@ -58,39 +55,31 @@ def lacks_room(quick: bool) -> str:
 
 
 BENCHMARKS = (
-    Benchmark("Imports", "benchmarks/imports.py", "benchmarks/imports.py --repeat 1"),
+    Benchmark("Imports", "imports", "imports --repeat 1"),
     Benchmark(
-        "From ENTER to the picture",
-        "benchmarks/enter_to_picture.py",
-        "benchmarks/enter_to_picture.py --recordings 1 --steps 2",
+        "From ENTER to the image",
+        "enter_to_image",
+        "enter_to_image --recordings 1 --steps 2",
         lambda quick: sound.missing(),
     ),
-    Benchmark(
-        "One recording, as a whole process",
-        "benchmarks/phase1.py . --only live",
-        "benchmarks/phase1.py . --only live --runs 1",
-    ),
+    Benchmark("One recording, as a whole process", "phase1 . --only live", "phase1 . --only live --runs 1"),
     Benchmark(
         "Phase 1 beside the plain librosa loop",
-        f"benchmarks/phase1.py {VOICES} --only batch",
-        f"benchmarks/phase1.py {VOICES} --only batch --recordings 20 --runs 1",
+        f"phase1 {VOICES} --only batch",
+        f"phase1 {VOICES} --only batch --recordings 20 --runs 1",
     ),
-    Benchmark("Voices in x_T", f"benchmarks/voice.py {VOICES}", f"benchmarks/voice.py {VOICES}"),
-    Benchmark(
-        "The 1.45 B model beside diffusers",
-        "benchmarks/large_model.py",
-        "benchmarks/large_model.py --small --repeat 1",
-        lacks_room,
-    ),
+    Benchmark("Voices in x_T", f"voice {VOICES}", f"voice {VOICES}"),
+    Benchmark("The 1.45 B model beside diffusers", "large_model", "large_model --small --repeat 1", lacks_room),
 )
 
 
 def memory_bytes() -> int:
+    """Return the size of this machine's memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def processor() -> str:
-    """The CPU's name, where the system tells it."""
+    """Name the CPU, as far as the system knows it."""
     if sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
@@ -102,7 +91,7 @@ def processor() -> str:
 
 
 def machine() -> str:
-    """In one line, what figures depend on."""
+    """Describe in one line what figures depend on."""
     return (
         f"{processor()}, {os.cpu_count()} cores, {memory_bytes() / 2**30:.0f} GiB of memory; {platform.system()}, "
         f"Python {platform.python_version()}, torch {version('torch')}"
@@ -110,19 +99,20 @@ def machine() -> str:
 
 
 def measured(benchmark: Benchmark, voices: Path | None, quick: bool) -> tuple[str, bool]:
-    """The report's section on one benchmark, and whether it failed."""
+    """Run one benchmark; return its section of the report, and whether it failed."""
     command = benchmark.quick if quick else benchmark.command
     lacking = benchmark.lacks(quick)
     if VOICES in command and not voices:
         lacking = "needs a folder of recordings: make bench VOICES=FOLDER (see models/calibration/README.md)"
-    head = f"## {benchmark.title}\n\n`python {command}`"
+    head = f"## {benchmark.title}\n\n`python -m benchmarks.{command}`"
     if lacking:
-        print(f"left out: {command}: {lacking}", file=sys.stderr)
+        print(f"not run: {command}: it {lacking}", file=sys.stderr)
         return f"{head}: not measured, it {lacking}", False
-    print(f"python {command}", flush=True)
-    words = [str(voices) if word == VOICES else word for word in shlex.split(command)]
+    print(f"python -m benchmarks.{command}", flush=True)
+    program, *words = [str(voices) if word == VOICES else word for word in shlex.split(command)]
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    start = [sys.executable, "-m", f"benchmarks.{program}", *words]
+    done = subprocess.run(start, cwd=config.REPO_DIR, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - started
     print(done.stdout)
     if done.returncode:
@@ -131,7 +121,7 @@ def measured(benchmark: Benchmark, voices: Path | None, quick: bool) -> tuple[st
 
 
 def as_markdown(printed: str) -> str:
-    """Tables as they are, all other lines as they stand."""
+    """Keep tables as they are, and indent all other lines as code."""
     parts = []
     for is_table, lines in groupby(printed.splitlines(), key=lambda line: line.startswith("|")):
         if text := "\n".join(line if is_table else f"    {line}" for line in lines if line.strip()):
@@ -140,19 +130,17 @@ def as_markdown(printed: str) -> str:
 
 
 def main() -> int:
+    """Run the command line."""
     parser = cli.CommandParser(__doc__)
-    parser.add_argument(
-        "--voices", type=cli.existing_folder, metavar="FOLDER", help="recordings, for the figures about voices"
-    )
-    parser.add_argument("--quick", action="store_true", help="smallest sizes, to try that everything runs")
-    parser.add_argument(
-        "--output_file", type=cli.new_file(".md"), default=RESULTS, metavar="F", help="(default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--voices", type=cli.existing_folder, metavar="FOLDER", help="recordings, for the figures about voices")
+    add("--quick", action="store_true", help="smallest sizes, to see that everything runs")
+    add("--output_file", type=cli.new_file(".md"), default=RESULTS, metavar="F", help="(default: %(default)s)")
     options = parser.parse_args()
     voices = options.voices.resolve() if options.voices else None
-    head = f"# Benchmarks\n\n{date.today()}. {machine()}.\n\nMedians; ratios are taken in one run, turn by turn."
+    head = f"# Benchmarks\n\n{date.today()}. {machine()}.\n\nFigures are medians. Ratios compare measurements by turns."
     if options.quick:
-        head += " **With the smallest sizes, to try the programs: no figures to quote.**"
+        head += " **Smallest sizes, to try the programs: do not quote these figures.**"
     sections, failures = [head], 0
     for benchmark in BENCHMARKS:
         section, failed = measured(benchmark, voices, options.quick)

@@ -1,7 +1,6 @@
-"""Recordings that the built-in calibration has never heard, and what can happen to a recording on its way.
+"""Recordings that are not in the built-in calibration, and changes that can happen to a recording: noise, level, codec.
 
-SOURCE, wherever it is asked for, is the folder that the Debian packages named in models/calibration/README.md were
-unpacked in.
+SOURCE is always the folder that holds the unpacked Debian packages that models/calibration/README.md names.
 """
 
 import io
@@ -12,19 +11,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "models" / "calibration")]
-
-import select_recordings as calibration_set  # noqa: E402
-
-import config  # noqa: E402
-from audio.features import AudioError, load_audio  # noqa: E402
+import config
+from audio.features import AudioError, load_audio
+from models.calibration import select_recordings as calibration_set
 
 RECIPE = config.RECIPE
 PER_HALF = 75  # recordings of telephone speech, and as many wide-band ones
 ROOM_SNR_DB = 15
 CHATTERING = 6  # people who talk in the background
-QUIET_SHARE = 0.2  # of a recording's windows: where nobody speaks, and the room is heard
+QUIET_SHARE = 0.2  # share of a recording's windows that count as pauses, in which only the room is heard
 FULL_SCALE = 32767 / 32768
 MP3_64_KBIT = 0.63  # libsndfile's compression level at 22,050 Hz: 160 kbit/s at 0, 8 at 1
 
@@ -32,7 +27,7 @@ Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # sound [T] ->
 
 
 def held_out_paths(source: Path, per_half: int = PER_HALF) -> list[Path]:
-    """Recordings that are not in the calibration, evenly spaced over both halves, telephone first."""
+    """Choose recordings that are not in the calibration, evenly spaced over both halves, telephone first."""
     chosen = set(calibration_set.select(source))
     seen = {calibration_set.digest(path) for path in chosen}
     paths = []
@@ -44,13 +39,13 @@ def held_out_paths(source: Path, per_half: int = PER_HALF) -> list[Path]:
 
 
 def speaker(path: Path, source: Path) -> str:
-    """Who speaks, as far as a folder tells: the half and the language."""
+    """Name the speaker as far as the folder tells: the half and the language."""
     half, language = path.relative_to(source / "usr/share").parts[0], path.relative_to(source / "usr/share").parts[1:3]
     return f"{half}/{language[1] if half == 'asterisk' else language[0]}"
 
 
 def read(paths: list[Path]) -> list[np.ndarray]:
-    """Sound [T] of each at the recipe's rate; one that cannot be used is named on stderr and left out."""
+    """Read each file at the recipe's sample rate: [T]; unusable files are named on stderr and left out."""
     sounds = []
     for path in paths:
         try:
@@ -62,18 +57,21 @@ def read(paths: list[Path]) -> list[np.ndarray]:
 
 # --- noise -----------------------------------------------------------------------------------------------------------
 def add_noise(sound: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """`noise` [T] at `snr_db` below `sound` [T], both measured as mean power over the whole."""
+    """Add `noise` [T] at `snr_db` below `sound` [T]; both are measured by their mean power over the whole."""
     gain = np.sqrt(np.mean(sound**2.0) / np.mean(noise**2.0)) * 10 ** (-snr_db / 20)
     return (sound + gain * noise).astype(np.float32)
 
 
 def white_noise(snr_db: float) -> Change:
+    """Make the change that adds white noise."""
     return lambda sound, rng: add_noise(sound, rng.standard_normal(sound.size), snr_db)
 
 
 class Room:
-    """Noise of rooms, made from recordings: hum and fan have the spectrum of what is heard between the words, chatter
-    is other people who talk."""
+    """Noise of rooms, made from recordings.
+
+    Hum and fan have the spectrum of the pauses in the recordings; chatter is other people who talk.
+    """
 
     def __init__(self, sounds: list[np.ndarray]) -> None:
         self.sounds = sounds
@@ -81,29 +79,29 @@ class Room:
 
     @staticmethod
     def _of_pauses(sound: np.ndarray) -> np.ndarray:
-        """Mean power spectrum of a recording's quietest windows, relative to their mean."""
+        """Compute the mean power spectrum of a recording's quietest windows, each relative to its power."""
         windows = np.lib.stride_tricks.sliding_window_view(sound.astype(np.float64), RECIPE.n_fft)[:: RECIPE.hop_length]
         power = np.abs(np.fft.rfft(windows * np.hanning(RECIPE.n_fft))) ** 2
         loudness = power.sum(axis=1)
-        heard = np.flatnonzero(loudness > loudness.max() * 1e-9)  # digital silence is no room
+        heard = np.flatnonzero(loudness > loudness.max() * 1e-9)  # digital silence has no spectrum
         quietest = heard[np.argsort(loudness[heard])[: max(1, round(QUIET_SHARE * len(heard)))]]
         return (power[quietest] / loudness[quietest, None]).mean(axis=0)
 
     def fan(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Steady noise with the spectrum of the pauses."""
+        """Make steady noise with the spectrum of the pauses."""
         spectrum = np.fft.rfft(rng.standard_normal(sound.size))
         frequencies, measured = np.fft.rfftfreq(sound.size), np.fft.rfftfreq(RECIPE.n_fft)
         return np.fft.irfft(spectrum * np.sqrt(np.interp(frequencies, measured, self.spectrum)), sound.size)
 
     def hum(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Mains: 50 Hz and its harmonics to 1 kHz, as strong as the pauses at each of them, at any phase."""
+        """Make mains hum: 50 Hz and harmonics up to 1 kHz, each as strong as in the pauses, at random phases."""
         harmonics = np.arange(50, 1001, 50) / RECIPE.sample_rate  # cycles a sample
         strengths = np.sqrt(np.interp(harmonics, np.fft.rfftfreq(RECIPE.n_fft), self.spectrum))
         phases = 2 * np.pi * (harmonics[:, None] * np.arange(sound.size) + rng.random((len(harmonics), 1)))
         return strengths @ np.sin(phases)
 
     def chatter(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Six other recordings at once, each as loud as the others, over and over, from anywhere in them."""
+        """Play six other recordings at once, equally loud, in loops that start at random places."""
         others = [other for other in self.sounds if other is not sound]
         babble = np.zeros(sound.size)
         for index in rng.choice(len(others), CHATTERING, replace=False):
@@ -112,11 +110,12 @@ class Room:
         return babble
 
     def noise(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Hum, fan and chatter, each of the same power."""
+        """Add hum, fan and chatter, all of the same power."""
         parts = [make(sound, rng) for make in (self.hum, self.fan, self.chatter)]
         return np.sum([part / np.sqrt(np.mean(part**2)) for part in parts], axis=0)
 
     def changes(self) -> dict[str, Change]:
+        """Return the changes that add each kind of noise, by name."""
         kinds = {"hum": self.hum, "fan": self.fan, "chatter": self.chatter, "hum, fan and chatter": self.noise}
 
         def add(make: Change) -> Change:
@@ -127,7 +126,7 @@ class Room:
 
 # --- other changes ---------------------------------------------------------------------------------------------------
 def silence(before: float, after: float) -> Change:
-    """Silence in seconds at both ends; a negative time is cut off."""
+    """Make the change that adds silence at both ends, in seconds; a negative time is cut off."""
 
     def change(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         start, end = (round(seconds * RECIPE.sample_rate) for seconds in (before, after))
@@ -137,7 +136,7 @@ def silence(before: float, after: float) -> Change:
 
 
 def gain(decibels: float) -> Change:
-    """Another level, as a microphone's knob makes it: 16 bits, and clipped at full scale."""
+    """Make the change of the level that a microphone's knob makes: 16 bits, clipped at full scale."""
 
     def change(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         louder = np.clip(sound * 10 ** (decibels / 20), -1, FULL_SCALE)
@@ -147,7 +146,7 @@ def gain(decibels: float) -> Change:
 
 
 def mp3(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """To 64 kbit/s and back."""
+    """Encode as MP3 at 64 kbit/s, and decode."""
     file = io.BytesIO()
     how = {"subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT", "compression_level": MP3_64_KBIT}
     soundfile.write(file, sound, RECIPE.sample_rate, format="MP3", **how)
@@ -156,7 +155,7 @@ def mp3(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def changes(sounds: list[np.ndarray]) -> dict[str, Change]:
-    """What may happen to `sounds`, by name."""
+    """Return changes that may happen to `sounds`, by name."""
     return (
         {f"white noise at {snr} dB SNR": white_noise(snr) for snr in (30, 20, 10)}
         | Room(sounds).changes()

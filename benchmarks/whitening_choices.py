@@ -1,15 +1,14 @@
-"""What the whitening was chosen by, and what else was tried: python benchmarks/whitening_choices.py SOURCE
+"""Compare ways to whiten voices: python -m benchmarks.whitening_choices SOURCE
 
-On recordings that are neither in the built-in calibration nor in benchmarks/voice.py, so that nothing is chosen by what
-it is judged by. Each row is one whitening, fitted to the calibration's recordings: the median absolute cosine between
-different recordings, the share of changed recordings that are found again among all, on average over the changes of
-benchmarks/sounds.py and for the worst of them, and their mean cosine. Then the same for few recordings, and with --rows
-the memory that a fit takes. SOURCE as for benchmarks/voice.py. Five minutes on one core.
+Uses recordings that are neither in the built-in calibration nor in benchmarks/voice.py, so that the choice and its
+evaluation use different recordings. Each row is one whitening, fitted to the calibration's recordings: the median
+absolute cosine between different recordings; the share of changed recordings that are found again among all, as the
+mean over the changes of benchmarks/sounds.py and for the worst of them; and their mean cosine. Then the same for few
+recordings; with --rows only the memory that a fit takes. SOURCE as for benchmarks/voice.py. Takes five minutes on one
+core.
 """
 
-import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,31 +16,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sounds
-from large_model import anonymous_memory
 from scipy.linalg import eigh
 from scipy.special import ndtri
-from sounds import RECIPE
 from tqdm import tqdm
 
 import cli
 from audio.calibration import STD_FLOOR_DB
 from audio.features import log_mel_vector
 from audio.whitening import AXES, Whitening, own_share
+from benchmarks import sounds
+from benchmarks.memory import PeakMemory
+from benchmarks.sounds import RECIPE
 
-Code = Callable[[np.ndarray], np.ndarray]  # pictures [N, P] -> [N, anything]
-FEW = (10, 50, 200, 800)  # recordings of one's own
+Code = Callable[[np.ndarray], np.ndarray]  # spectrograms [N, P] -> codes [N, K]
+FEW = (10, 50, 200, 800)  # recordings of a calibration of one's own
 MEAN, STD = np.zeros(RECIPE.vector_size, np.float32), np.ones(RECIPE.vector_size, np.float32)
 CLEAN = "clean"
 HALVES = {"telephone": slice(0, sounds.PER_HALF), "wide-band": slice(sounds.PER_HALF, 2 * sounds.PER_HALF)}
 
 
 def vectors(recordings: list[np.ndarray], name: str) -> np.ndarray:
+    """Compute the spectrograms [N, P] in dB of recordings."""
     return np.stack([log_mel_vector(sound, RECIPE) for sound in tqdm(recordings, name, disable=None)])
 
 
 def for_choosing(source: Path) -> dict[str, np.ndarray]:
-    """dB of recordings that nothing else uses, as they are and after each change."""
+    """Compute spectrograms of recordings that nothing else uses: unchanged, and after each change."""
     used = set(sounds.held_out_paths(source))
     left = [path for path in sounds.held_out_paths(source, 10**6) if path not in used]
     halves = [
@@ -57,11 +57,11 @@ def for_choosing(source: Path) -> dict[str, np.ndarray]:
     return changed
 
 
-def judge(code: Code, known: dict[str, np.ndarray]) -> str:
-    """Cells of a row: median absolute cosine, mean and worst share found again, mean cosine."""
+def evaluate(code: Code, known: dict[str, np.ndarray]) -> str:
+    """Return the cells of a row: median absolute cosine, mean and worst share found again, mean cosine."""
 
-    def unit(pictures: np.ndarray) -> np.ndarray:
-        codes = code(pictures.astype(np.float64))
+    def unit(decibels: np.ndarray) -> np.ndarray:
+        codes = code(decibels.astype(np.float64))
         return codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
     clean = unit(known[CLEAN])
@@ -73,28 +73,32 @@ def judge(code: Code, known: dict[str, np.ndarray]) -> str:
 
 
 def rank_gaussian(x: np.ndarray) -> np.ndarray:
-    """Each row's elements replaced by the normal quantiles of their ranks."""
+    """Replace the elements of each row by the normal quantiles of their ranks."""
     ranks = x.argsort(axis=1, kind="stable").argsort(axis=1)
     return ndtri((ranks + 0.5) / x.shape[1])
 
 
 def tapered(whitening: Whitening, power: float = 0.5) -> Code:
-    """From aligned pictures to coefficients times their standard deviation to `power`, over it: 0 is flat, 1 is none at
-    all, 0.5 is `Whitening.embed`."""
+    """Make the code that scales coefficients by their standard deviation to the power of `power` − 1.
+
+    0 is full whitening, 1 is none, and 0.5 is what `Whitening` does.
+    """
     axes = whitening.components.astype(np.float64).T * whitening.scales.astype(np.float64) ** (power - 1)
     return lambda aligned: (aligned - whitening.centre_db) @ axes
 
 
 def align_all(whitening: Whitening, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Align all spectrograms."""
     return {name: whitening.align(decibels.astype(np.float64)) for name, decibels in known.items()}
 
 
 def first(whitening: Whitening, axes: int) -> Whitening:
+    """Keep the first axes alone."""
     return replace(whitening, components=whitening.components[:axes], scales=whitening.scales[:axes])
 
 
 def with_choices(recordings: np.ndarray, **choices: Any) -> Whitening:
-    """A whitening of AXES axes whose floor or edges are others than the default."""
+    """Fit a whitening of AXES axes with another floor or other edges than the defaults."""
     one_axis = np.ones((1, MEAN.size), np.float16), np.ones(1, np.float32)
     blank = Whitening(MEAN, STD, MEAN, *one_axis, **choices)
     aligned = blank.align(recordings.astype(np.float64))
@@ -107,13 +111,14 @@ def with_choices(recordings: np.ndarray, **choices: Any) -> Whitening:
 
 
 def print_choices(calibration: np.ndarray, known: dict[str, np.ndarray]) -> None:
+    """Print whitenings of other kinds beside the chosen one."""
     print("\n| | between | found, mean | worst | cosine |\n| --- | --- | --- | --- | --- |")
     mean, std = calibration.mean(axis=0), np.maximum(calibration.std(axis=0), STD_FLOOR_DB)
     best = Whitening.fit(calibration, MEAN, STD, 2 * AXES)
     aligned = align_all(best, known)
 
-    def row(name: str, code: Code, pictures: dict[str, np.ndarray]) -> None:
-        print(f"| {name} | {judge(code, pictures)}", flush=True)
+    def row(name: str, code: Code, spectrograms: dict[str, np.ndarray]) -> None:
+        print(f"| {name} | {evaluate(code, spectrograms)}", flush=True)
 
     row("raw z-score", lambda decibels: (decibels - mean) / std, known)
     row("raw z-score, rank-Gaussianised", lambda decibels: rank_gaussian((decibels - mean) / std), known)
@@ -130,64 +135,45 @@ def print_choices(calibration: np.ndarray, known: dict[str, np.ndarray]) -> None
 
 
 def print_few(halves: dict[str, np.ndarray], known: dict[str, np.ndarray]) -> None:
-    """Recordings of one half as one's own, those of the other as the prior, tried on the first."""
+    """Print whitenings fitted to few recordings of one half, with those of the other half as the prior."""
     print("\n| own recordings | fitted to | between | found, mean | worst | cosine |")
     print("| --- | --- | --- | --- | --- | --- |")
     for half, other in (("telephone", "wide-band"), ("wide-band", "telephone")):
         prior = Whitening.fit(halves[other], MEAN, STD)
         tested = align_all(prior, {name: decibels[HALVES[half]] for name, decibels in known.items()})
         order = np.random.default_rng(0).permutation(len(halves[half]))
-        print(f"| 0 {half} | {other} alone | {judge(tapered(prior), tested)}", flush=True)
+        print(f"| 0 {half} | {other} alone | {evaluate(tapered(prior), tested)}", flush=True)
         for count in FEW:
             own = halves[half][order[:count]]
             share = f"{own_share(count):.0%} own, the rest {other}"
             for name, other_prior in (("own alone", None), (share, prior)):
                 whitening = Whitening.fit(own, MEAN, STD, prior=other_prior)
-                print(f"| {count} {half} | {name} | {judge(tapered(whitening), tested)}", flush=True)
-
-
-class Peak(threading.Thread):
-    """Looks ten times a second how much memory of its own this process has; pages of mapped files are not its own."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.before, self.largest, self._done = anonymous_memory(os.getpid()), 0.0, threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._done.wait(0.1):
-            self.largest = max(self.largest, anonymous_memory(os.getpid()))
-
-    def stop(self) -> float:
-        """Bytes more than before, at the most."""
-        self._done.set()
-        self.join()
-        return max(0.0, self.largest - self.before)
+                print(f"| {count} {half} | {name} | {evaluate(tapered(whitening), tested)}", flush=True)
 
 
 def print_memory(rows: int) -> None:
-    """Fit to a file that is mapped into memory, of as many made-up rows, and say how much memory that took."""
+    """Print the memory of a fit to a mapped file of random rows."""
     with tempfile.TemporaryDirectory() as folder:
         path, rng = Path(folder, "vectors.npy"), np.random.default_rng(3)
         shape = (rows, RECIPE.vector_size)
-        made_up = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         for start in range(0, rows, 1024):
-            block = made_up[start : start + 1024]
+            block = matrix[start : start + 1024]
             steps = rng.normal(0, 2, (len(block), RECIPE.spectrogram_size, RECIPE.spectrogram_size))
             block[:] = steps.cumsum(axis=1).cumsum(axis=2).reshape(block.shape).clip(-80, 0)
-        del made_up, block
-        peak, started = Peak(), time.perf_counter()
+        del matrix, block
+        peak, started = PeakMemory(), time.perf_counter()
         Whitening.fit(np.load(path, mmap_mode="r"), MEAN, STD)
         took, seconds = peak.stop() / 2**20, time.perf_counter() - started
         print(f"\n{rows} rows, {path.stat().st_size / 2**30:.2f} GiB: {took:.0f} MiB of memory, {seconds:.0f} s")
 
 
 def main() -> None:
+    """Run the command line."""
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
-    parser.add_argument(
-        "--rows", type=cli.bounded(int, 2), nargs="+", metavar="N", help="fit to files of so many rows, and that alone"
-    )
+    add = parser.add_argument
+    add("source", type=cli.existing_folder, metavar="SOURCE", help="folder of the unpacked packages")
+    add("--rows", type=cli.bounded(int, 2), nargs="+", metavar="N", help="only fit to files of so many rows")
     options = parser.parse_args()
     if options.rows:
         for rows in options.rows:

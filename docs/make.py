@@ -1,4 +1,4 @@
-"""Make the pictures of the README: python docs/make.py (three minutes on two cores)."""
+"""Make the images of the documentation: python -m docs.make (three minutes on two cores)."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ import soundfile
 import torch
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import config
+from benchmarks.sounds import white_noise
+from painting.images import grid
 
-from painting.images import grid  # noqa: E402
-
+ROOT = config.REPO_DIR
 VOICES = (
     "voice_en.wav",
     "voice_es.wav",
@@ -35,31 +35,33 @@ PROMPTS = (
     "cyan and navy rings",
     "calm blue and turquoise waves",
 )
-STRIP = 3  # prompts of the README's first picture
-WIDTH = 160  # pixels of one picture in the README
+STRIP = 3  # prompts in voices.png
+SNR_DB = 20
+WIDTH = 160  # pixels a side of an image in a sheet
 
 
-def painted(latents: Path, prompt: str, folder: Path, *arguments: str) -> list[np.ndarray]:
-    """One picture for each latent of a file."""
+def paint(latents: Path, prompt: str, folder: Path, *arguments: str) -> list[np.ndarray]:
+    """Make an image from each row of a file of latents."""
     command = ["txt2img.py", "--init_latents", str(latents), "--subject_idx", "all", "--prompt", prompt, "--skip_grid"]
     subprocess.run([sys.executable, *command, "--outdir", str(folder), *arguments], cwd=ROOT, check=True)
     return read_small(folder)
 
 
 def read_small(folder: Path) -> list[np.ndarray]:
+    """Read the images of a folder, at the size that they have in a sheet."""
     files = sorted((folder / "samples").iterdir())
     return [np.asarray(Image.open(file).resize((WIDTH, WIDTH), Image.Resampling.LANCZOS)) for file in files]
 
 
-def walked(start: Path, end: Path, folder: Path) -> list[np.ndarray]:
-    """As many pictures as there are voices, on the way between two of them."""
+def walk(start: Path, end: Path, folder: Path) -> list[np.ndarray]:
+    """Make as many images as there are voices, between two of them."""
     command = ["txt2img.py", "--walk", str(start), str(end), "--frames", str(len(VOICES)), "--prompt", PROMPTS[0]]
     subprocess.run([sys.executable, *command, "--skip_grid", "--outdir", str(folder)], cwd=ROOT, check=True)
     return read_small(folder)
 
 
 def latents_of(recordings: list[Path], folder: Path) -> Path:
-    """A file with the latents [N, 4, 32, 32] of recordings, each of which also has one of its own."""
+    """Write the latents of each recording to a file, and those of all [N, 4, 32, 32] to the file that is returned."""
     folder.mkdir(exist_ok=True)
     rows = []
     for recording in recordings:
@@ -71,32 +73,30 @@ def latents_of(recordings: list[Path], folder: Path) -> Path:
     return folder / "voices.pt"
 
 
-def in_noise(recording: Path, folder: Path) -> Path:
-    """The recording with white noise 20 dB below it."""
+def with_noise(recording: Path, folder: Path) -> Path:
+    """Write the recording with white noise 20 dB below it, and return the file."""
     sound, rate = soundfile.read(recording)
-    noise = np.random.default_rng(0).normal(0, 0.1 * np.sqrt(np.mean(sound**2)), sound.shape)
-    soundfile.write(folder / f"{recording.stem}.wav", sound + noise, rate)
+    soundfile.write(folder / f"{recording.stem}.wav", white_noise(SNR_DB)(sound, np.random.default_rng(0)), rate)
     return folder / f"{recording.stem}.wav"
 
 
 def main() -> None:
+    """Write all sheets to docs/."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recordings = [ROOT / "examples" / voice for voice in VOICES]
         latents = latents_of(recordings, folder / "quiet")
-        noisy = latents_of([in_noise(recording, folder) for recording in recordings], folder / "noisy")
-        rows = [painted(latents, prompt, folder / str(i)) for i, prompt in enumerate(PROMPTS)]
-        raw = [
-            painted(file, PROMPTS[0], folder / f"raw {i}", "--x_T", "raw") for i, file in enumerate((latents, noisy))
-        ]
-        x_T = [*raw, rows[0], painted(noisy, PROMPTS[0], folder / "noise")]
-        shapes = painted(latents, PROMPTS[0], folder / "layout", "--layout_strength", "0.5")
+        noisy = latents_of([with_noise(recording, folder) for recording in recordings], folder / "noisy")
+        rows = [paint(latents, prompt, folder / str(i)) for i, prompt in enumerate(PROMPTS)]
+        raw = [paint(file, PROMPTS[0], folder / f"raw {i}", "--x_T", "raw") for i, file in enumerate((latents, noisy))]
+        x_T = [*raw, rows[0], paint(noisy, PROMPTS[0], folder / "noise")]
+        shapes = paint(latents, PROMPTS[0], folder / "layout", "--layout_strength", "0.5")
         start, end = (folder / "quiet" / f"{Path(voice).stem}.pt" for voice in VOICES[:2])
-        way = walked(start, end, folder / "walk")
-    pictures = {"voices.png": rows[:STRIP], "sheet.jpg": rows, "x_T.png": x_T, "walk.png": [way, shapes]}
-    for file, chosen in pictures.items():
-        sheet = Image.fromarray(grid([picture for row in chosen for picture in row], len(VOICES)))
-        sheet.save(ROOT / "docs" / file, quality=88)  # PNG has no such thing, and leaves it alone
+        way = walk(start, end, folder / "walk")
+    sheets = {"voices.png": rows[:STRIP], "sheet.jpg": rows, "x_T.png": x_T, "walk.png": [way, shapes]}
+    for file, chosen in sheets.items():
+        sheet = Image.fromarray(grid([image for row in chosen for image in row], len(VOICES)))
+        sheet.save(ROOT / "docs" / file, quality=88)  # of the JPEG; ignored for PNG
 
 
 if __name__ == "__main__":

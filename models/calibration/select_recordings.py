@@ -6,12 +6,9 @@ language counts about the same. The choice is the same on every machine: evenly 
 """
 
 import hashlib
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))
-
-import cli  # noqa: E402
+import cli
 
 TELEPHONE, WIDE_BAND = "usr/share/asterisk/sounds", "usr/share/klettres"
 PER_TELEPHONE_LANGUAGE = 180  # five languages
