@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     output: Path = options.output_file
     if options.workers and options.dask_scheduler:
-        parser.error("argument --workers: a Dask cluster has its own workers; leave --workers out")
+        parser.error("argument --workers: the cluster has its own workers; leave it out with --dask_scheduler")
 
     if not options.input_dir.is_dir():
         raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")

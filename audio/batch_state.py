@@ -29,7 +29,7 @@ COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of 
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
 FORMAT = 2  # of the tables below and of the csv files; results of another format are not reused
 DONE = """
-CREATE TABLE IF NOT EXISTS done (  -- the result for some content; named: the file has the name of a recording
+CREATE TABLE IF NOT EXISTS done (  -- the result for some content, named: the file has the name of a recording
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
     damage TEXT, vector BLOB, base_row INTEGER,  -- in place of a vector: its row in the existing result
     PRIMARY KEY (sha256, named)
@@ -39,7 +39,7 @@ SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
 {DONE};
 DROP TABLE IF EXISTS found;
-CREATE TABLE found (  -- the files of this run; reason: why a file was skipped this time, '' if it holds no sound
+CREATE TABLE found (  -- the files of this run, reason: why a file was skipped this time, '' if it holds no sound
     path BLOB PRIMARY KEY, named INTEGER, sha256 TEXT, reason TEXT
 ) WITHOUT ROWID;
 """
@@ -401,7 +401,7 @@ def refuse_foreign(output: Path) -> None:
     there = [path for path in files if path.exists()]
     if there and not ours and not _progress_of(output).exists():
         raise ValueError(
-            f"{there[0]} exists and is not a result of prep_audio_spectrograms.py: choose another file for the result"
+            f"{there[0]} exists and is not a result of prep_audio_spectrograms.py: choose another output file"
         )
 
 

@@ -44,7 +44,7 @@ def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
             with temporary.open("wb") as file:
                 torch.save(latents, file)
         except RuntimeError as error:  # torch's message does not say why
-            raise OSError(f"{path} cannot be written; is the disk full? ({error})") from error
+            raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
         note(temporary, statistics)
 
 

@@ -128,7 +128,7 @@ def test_why_no_file_can_be_used_is_written_where_nothing_was(tmp_path):
         assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "v_skipped.csv"]
     prepare_batch(many(tmp_path / "good", 2), output)
     before = contents(output)
-    with pytest.raises(ValueError, match=f"what .*v.npy holds stays: {why}"):
+    with pytest.raises(ValueError, match=f"v.npy stays as it is: {why}"):
         prepare_batch(tmp_path / "in", output)
     assert contents(output) == before
 
@@ -142,7 +142,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path):
     process = script("--input_dir", many(tmp_path / "in", 2), "--output_file", output, "--workers", 1)
     _, said = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1 and said.count("\n") == 1
-    assert f"{output} is there, and no result of prep_audio_spectrograms.py: name another" in said
+    assert f"{output} exists and is not a result of prep_audio_spectrograms.py: choose another" in said
     assert output.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "v.csv", "v.npy", "v_skipped.csv"]
 
@@ -150,7 +150,7 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path):
 @pytest.mark.parametrize("name", ["v.csv", "v_skipped.csv", "v.json"])
 def test_a_table_of_somebody_else_is_not_replaced_either(name, tmp_path):
     (tmp_path / name).write_text("precious")
-    with pytest.raises(ValueError, match=f"{name} is there, and no result of prep_audio_spectrograms.py"):
+    with pytest.raises(ValueError, match=f"{name} exists and is not a result of prep_audio_spectrograms.py"):
         prepare_batch(many(tmp_path / "in", 2), tmp_path / "v.npy", workers=1)
     assert (tmp_path / name).read_text() == "precious" and not (tmp_path / "v.npy").exists()
 
@@ -327,11 +327,11 @@ def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
         (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space left on device: '{folder}'"),
     ],
 )
-def test_what_goes_wrong_with_the_ledger_is_said_plainly(tmp_path, error, kind, message):
+def test_errors_of_the_database_are_one_clear_line(tmp_path, error, kind, message):
     with (
         batch_state.BatchState(tmp_path / "v.npy") as one,
         pytest.raises(kind, match=message.format(folder=tmp_path)),
-        one._said_plainly(),
+        one._clear_errors(),
     ):
         raise error
 
@@ -354,7 +354,7 @@ def test_a_result_that_cannot_be_written_leaves_nothing_new(tmp_path, monkeypatc
 
 
 def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
-    """The other one removes the ledger between this one's opening and locking it."""
+    """The other one removes the file between this one's opening and locking it."""
     connect = sqlite3.connect
 
     def late(path: Path, **options: object) -> sqlite3.Connection:
@@ -364,11 +364,11 @@ def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
         return database
 
     monkeypatch.setattr(sqlite3, "connect", late)
-    with pytest.raises(RuntimeError, match="another run on .*v.npy has just ended; run this again"):
+    with pytest.raises(RuntimeError, match="another run on .*v.npy has just ended; run this command again"):
         batch_state.BatchState(tmp_path / "v.npy")
 
 
-def test_a_damaged_ledger_is_begun_again(tmp_path):
+def test_a_damaged_state_is_begun_again(tmp_path):
     folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
     (tmp_path / ".v.progress.sqlite").write_bytes(b"rubbish" * 1000)
     assert prepare_batch(folder, output).rows == 3
@@ -432,7 +432,7 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path, how):
     if process.returncode == 0:
         pytest.skip("the machine was faster than the test")
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how]
-    assert how != signal.SIGINT or said.endswith("interrupted: what is done is kept, the same command goes on\n")
+    assert how != signal.SIGINT or said.endswith("interrupted: what is done is kept, the same command continues\n")
     assert "Traceback" not in said and not list(output.parent.glob("v*"))
     before = done_so_far(output)
     report = prepare_batch(folder, output)
@@ -724,7 +724,7 @@ def test_what_was_read_in_part_is_a_row_with_a_note(tmp_path, capsys):
     for _ in range(2):  # the second learns it from the result of the first
         assert prep_audio_spectrograms.main(arguments) == 0
         said = capsys.readouterr().out
-        assert f"{len(names)} damaged recordings, what" in said and "0 files skipped" in said, said
+        assert f"{len(names)} damaged recordings, used as far as" in said and "0 files skipped" in said, said
         rows = {row["path"]: row for row in read_table(tmp_path / "v.csv")}
         assert sorted(name for name, row in rows.items() if row["damage"]) == sorted(names)
         soundfile.write(tmp_path / "in" / "new.wav", speech(1, 8000), 8000)
@@ -740,7 +740,7 @@ def test_a_cut_flac_is_skipped_with_its_reason(tmp_path):
     (tmp_path / "in" / "cut.flac").write_bytes(content[: len(content) // 2])
     assert prepare_batch(tmp_path / "in", tmp_path / "v.npy").rows == 1
     reason = read_table(tmp_path / "v_skipped.csv")[0]["reason"]
-    assert reason.startswith("damaged: ") and "lost sync" in reason and "may save a part" in reason
+    assert reason.startswith("damaged: ") and "lost sync" in reason and "may rescue a part" in reason
 
 
 # --- ffmpeg ----------------------------------------------------------------------------------------------------------
@@ -837,4 +837,4 @@ def test_verbose_says_how_fast(tmp_path):
     said, _ = script(*command).communicate(timeout=DEADLINE)
     assert "files/s" in said and "hours of sound per second" in said and "slowest '00" in said
     said, _ = script(*command).communicate(timeout=DEADLINE)
-    assert " s: nothing was new\n" in said
+    assert " s: no new recordings\n" in said

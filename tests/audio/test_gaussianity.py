@@ -52,7 +52,7 @@ def test_is_gaussian_refuses(change):
 
 
 def test_noise_is_healthy():
-    assert [verdict(examine(x)) for x in NOISE] == ["like noise: it is sampled from as it is"] * len(NOISE)
+    assert [verdict(examine(x)) for x in NOISE] == ["like noise: it is used as it is"] * len(NOISE)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_report_fits_a_terminal_and_names_the_worst():
     assert max(map(len, lines)) <= 100
     (worst,) = [line for line in lines if line.startswith("farthest from noise")]
     assert ": 7 (9.22e5), 8 (" in worst
-    assert "7 of 9 are left as they are" in "\n".join(lines)
+    assert "7 of 9 are used as they are" in "\n".join(lines)
 
 
 def test_as_a_program(tmp_path):
@@ -89,7 +89,7 @@ def test_as_a_program(tmp_path):
     command = [sys.executable, "-m", "audio", str(tmp_path / "two.pt")]
     result = subprocess.run(command, cwd=config.REPO_DIR, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "1 of 2 are left as they are" in result.stdout and "does not say which calibration" in result.stderr
+    assert "1 of 2 are used as they are" in result.stdout and "does not say which calibration" in result.stderr
 
 
 @pytest.mark.parametrize(
