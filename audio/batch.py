@@ -252,7 +252,7 @@ def _nowhere() -> Any:
 
 # --- many files ------------------------------------------------------------------------------------------------------
 class _Pool:
-    """Where files are measured: in this process, in worker processes, or in a Dask cluster."""
+    """Measures files in this process, in worker processes, or in a Dask cluster."""
 
     def __init__(self, folder: Path, n_jobs: int, died: tuple[type[Exception], ...] = ()) -> None:
         """Use `n_jobs` workers; `died` are the errors that say that one has died, none if there are no workers."""
