@@ -75,8 +75,8 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     """
     from tqdm import tqdm
 
+    from audio.provenance import read_latents
     from painting.generate import Journal, generate_images
-    from painting.images import read_latents
     from painting.inputs import Inputs, model_files
     from painting.plan import check_subjects, plan
     from painting.png_text import read_chunks

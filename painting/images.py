@@ -1,4 +1,4 @@
-"""Files on either side of the sampler: latents that are read, images, grids and animations that are written."""
+"""Write images, grids and animations."""
 
 import itertools
 import math
@@ -13,24 +13,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from files import atomic_path, read_tensor, reserved
+from files import atomic_path, reserved
 
 FRAME_MS = 83  # of an animation: twelve frames a second
 WEBP_QUALITY = 90
-
-
-def read_latents(path: Path) -> Tensor:
-    """Read latents [N, C, h, w] float32 from a .pt file; nothing in the file is executed.
-
-    Raises:
-        ValueError: not a tensor, empty, not of four dimensions, or with NaN or infinite elements.
-        OSError: the file cannot be read.
-    """
-    wanted = "a tensor [N, 4, 32, 32] is needed, as prep_ldm.py and process_live_audio.py write it"
-    latents = read_tensor(path, wanted)
-    if latents.ndim != 4 or not latents.numel():
-        raise ValueError(f"{path} holds a tensor {list(latents.shape)}: {wanted}")
-    return latents
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
