@@ -5,14 +5,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 import config
 from audio import calibration, plots
-from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std
-from audio.features import mel_edges
+from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std, voice_latents
+from audio.features import AudioError, extract, mel_edges
 from audio.files import sha256_of
 from audio.npy import load_array
+from audio.provenance import statistics_sha256
 from audio.recipe import Recipe
 from audio.whitening import Whitening
 
@@ -100,6 +102,30 @@ def test_builtin_calibration():
     about = json.loads((BUILTIN / "calibration.json").read_text())
     for name, digest in about["sha256"].items():
         assert sha256_of(BUILTIN / name) == digest
+
+
+def test_voice_latents_of_a_file_and_of_its_samples():
+    recording = config.EXAMPLES_DIR / "voice_it.wav"
+    voice = voice_latents(recording, BUILTIN)
+    builtin = Calibration.load(BUILTIN)
+    assert voice.latents.shape == (1, 4, 32, 32) and voice.latents.dtype == np.float32
+    np.testing.assert_array_equal(voice.latents.ravel(), builtin.z_score(extract(recording).vector))
+    assert voice.statistics == statistics_sha256(builtin.mean_db, builtin.std_db)
+    assert voice.beyond_hz is None and voice.info.decoder == "libsndfile"
+    samples, rate = soundfile.read(recording)
+    again = voice_latents(samples, BUILTIN, sample_rate=rate)
+    np.testing.assert_array_equal(again.latents, voice.latents)
+    assert again.info.seconds == voice.info.seconds
+
+
+def test_voice_latents_name_the_file_that_is_none(tmp_path):
+    (tmp_path / "empty.wav").write_bytes(b"")
+    with pytest.raises(AudioError, match="empty.wav: the file is empty"):
+        voice_latents(tmp_path / "empty.wav", BUILTIN)
+    with pytest.raises(AudioError, match="^the recording is silent"):
+        voice_latents(np.zeros(8000), BUILTIN, sample_rate=8000)
+    with pytest.raises(FileNotFoundError):
+        voice_latents(tmp_path / "none.wav", BUILTIN)
 
 
 @pytest.fixture

@@ -161,6 +161,73 @@ def test_no_memory_for_a_recording_is_its_reason(tmp_path, monkeypatch):
         load_audio(EXAMPLES[0])
 
 
+# --- samples in memory -----------------------------------------------------------------------------------------------
+KINDS = {"float32": "FLOAT", "float64": "DOUBLE", "int16": "PCM_16", "int32": "PCM_32", "uint8": "PCM_U8"}
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2])
+@pytest.mark.parametrize(("dtype", "subtype"), KINDS.items())
+def test_samples_give_the_vector_of_the_file_that_holds_them(tmp_path, dtype, subtype, channels):
+    """[T], [T, 1] and [T, 2]; the levels, too, are those of the file."""
+    sound = np.clip(3 * speech(2.0, 8000), -1, 1)
+    sound = np.stack([sound, sound[::-1]][:channels], axis=1) if channels else sound
+    soundfile.write(tmp_path / "s.wav", sound, 8000, subtype=subtype)
+    if dtype == "uint8":  # which soundfile does not read
+        samples = np.rint(soundfile.read(tmp_path / "s.wav")[0] * 128 + 128).astype(np.uint8)
+    else:
+        samples = soundfile.read(tmp_path / "s.wav", dtype=dtype)[0]
+    assert samples.dtype == dtype
+    from_file, from_memory = extract(tmp_path / "s.wav"), extract(samples, sample_rate=8000)
+    np.testing.assert_array_equal(from_memory.vector, from_file.vector)
+    assert (from_memory.seconds, from_memory.peak) == (from_file.seconds, from_file.peak)
+    assert from_memory.clipped == from_file.clipped and from_memory.decoder == "array" and not from_memory.damage
+
+
+def test_long_samples_pass_through_in_blocks(tmp_path):
+    sound = speech(20.0, 44_100)
+    soundfile.write(tmp_path / "s.wav", sound, 44_100, subtype="FLOAT")
+    assert sound.size > 3 * decoding.READ_BLOCK
+    np.testing.assert_array_equal(extract(sound, sample_rate=44_100.0).vector, extract(tmp_path / "s.wav").vector)
+
+
+SOUND = speech(0.5, 8000)
+NONSENSE = {
+    "no rate": (SOUND, None, "the sample rate is None; samples in memory need one"),
+    "half a rate": (SOUND, 8000.5, "the sample rate is 8000.5"),
+    "a rate that is no number": (SOUND, "8000", "the sample rate is '8000'"),
+    "slow": (SOUND, 0, "the sample rate is 0 Hz; 1000 to"),
+    "channels first": (
+        np.stack([SOUND, SOUND]),
+        8000,
+        r"\[2, 4000\]; \[samples\] or \[samples, channels\] .* transpose",
+    ),
+    "a batch": (SOUND[None, None], 8000, r"\[1, 1, 4000\]"),
+    "a number": (np.float32(1), 8000, r"shape \[\]"),
+    "none": (SOUND[:0], 8000, "no samples"),
+    "no frames": (np.zeros((0, 2), np.float32), 8000, "no samples"),
+    "short": (SOUND[:50], 8000, "0.006 s"),
+    "silent": (0 * SOUND, 8000, "silent"),
+    "not finite": (np.where(SOUND[99] == SOUND, np.nan, SOUND), 8000, "not finite"),
+    "too large": (SOUND.astype(np.float64) * 1e300, 8000, "not finite"),
+    "complex": (SOUND + 1j, 8000, "complex"),
+    "truth": (SOUND > 0, 8000, "the samples are bool; floating point, or integers of 8, 16 or 32 bits"),
+    "objects": (np.array([{}] * 4000), 8000, "object"),
+    "large integers": (np.zeros(4000, np.int64), 8000, "int64"),
+}
+
+
+@pytest.mark.parametrize(("samples", "rate", "message"), NONSENSE.values(), ids=NONSENSE)
+def test_samples_that_are_no_sound_are_refused_in_one_line(samples, rate, message):
+    with pytest.raises(AudioError, match=message) as caught:
+        extract(samples, sample_rate=rate)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_has_a_sample_rate_of_its_own():
+    with pytest.raises(AudioError, match="leave it out"):
+        extract(EXAMPLES[0], sample_rate=44_100)
+
+
 # --- any length ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("rate", [8_000, RATE, 48_000])
 def test_blocks_do_not_change_a_bit(tmp_path, monkeypatch, rate):
