@@ -62,8 +62,16 @@ SMALLER = {
     "txt2img.py": "--steps 1",
     "run_live_workflow.py": "--steps 1",
     "prep_audio_spectrograms.py": "--workers 1",
+    "training.scenes": "--count 4",
 }
-IN_PROCESS = ("process_live_audio.py", "txt2img.py")  # saves the start of Python and the loading of the model
+# started in the tests' process, which saves the start of Python and the loading of the model
+IN_PROCESS = {
+    "process_live_audio.py",
+    "txt2img.py",
+    "prep_audio_spectrograms.py",
+    "z_transformation_with_stats.py",
+    "prep_ldm.py",
+}
 # of pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
 OTHER_OPTIONS = {"--install", "--index-url", "--depth", "--nworkers", "--nthreads", "--help", "--version"}
 
@@ -131,6 +139,7 @@ def run(command: str, checkout: Path) -> tuple[int, str]:
     return done.returncode, f"{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if any(map(is_run, commands(name)))])
 def test_every_command_that_can_be_run_here_does_what_it_says(document, checkout):
     """In the order of the document, so that each document works by itself."""
@@ -144,6 +153,7 @@ def test_every_command_that_can_be_run_here_does_what_it_says(document, checkout
         assert len(list(checkout.glob("outputs/txt2img-samples/samples/*.png"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if examples(name)])
 def test_python_examples_run(document, checkout, monkeypatch):
     """Each in a namespace of its own, as in a fresh notebook, and without a warning."""
