@@ -31,7 +31,7 @@ def digest(path: Path) -> str:
 
 
 def speech(folder: Path, pattern: str, seen: set[str]) -> list[Path]:
-    """Recordings of one language in sorted order, each sound once, without tones and the examples."""
+    """List the recordings of one language in sorted order: each sound once, without tones and without the examples."""
     chosen = []
     for path in sorted(folder.rglob(pattern), key=lambda p: p.as_posix()):
         if not path.relative_to(folder).as_posix().startswith(NOT_SPEECH) and (code := digest(path)) not in seen:
