@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 120.0  # seconds, for a busy machine
+PATIENCE = 300.0  # seconds, for a busy machine
 
 
 class Person:
