@@ -4,6 +4,7 @@ A model is a .safetensors or .ckpt file with a yaml beside it, or a folder as di
 every tensor: a name or shape that does not fit is an error, and names that may be left over are listed here.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from ldm.broken_weights import broken_weights, vectors_are_sound
 from ldm.devices import PRECISIONS
-from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
+from ldm.diffusers_folder import files_of_folder, is_diffusers_folder, read_diffusers_folder
+from ldm.families import OWN, refuse_foreign
 from ldm.tensor_files import read_tensors, some
 from ldm.util import instantiate_from_config
 
@@ -49,7 +52,7 @@ def load_model(
         device: device of the weights.
 
     Raises:
-        ValueError: the yaml or the weights cannot be read, or do not fit each other.
+        ValueError: the yaml or the weights cannot be read, do not fit each other, or hold NaN or infinite numbers.
         OSError: a file is missing, the vocabulary included.
     """
     tensors, node, origin = read_model(weights, config)
@@ -92,14 +95,14 @@ def find_model(folder: Path) -> tuple[Path, Path | None]:
 
 
 def _is_model(folder: Path) -> bool:
-    return is_diffusers_folder(folder) or any(folder.glob("*.ckpt")) or any(folder.glob("*.safetensors"))
+    return is_diffusers_folder(folder) or any(folder.glob("[!.]*.ckpt")) or any(folder.glob("[!.]*.safetensors"))
 
 
 def read_model(weights: Path, config: Path | None = None) -> tuple[dict[str, Tensor], Mapping[str, Any], str]:
     """Read tensors by their CompVis names, the `model` node of the config, and the name of that node's source.
 
     Raises:
-        ValueError: the yaml or the weights cannot be read.
+        ValueError: the yaml or the weights cannot be read, or the weights are of another kind, for example a LoRA.
         OSError: a file is missing.
     """
     if weights.is_dir():
@@ -109,11 +112,14 @@ def read_model(weights: Path, config: Path | None = None) -> tuple[dict[str, Ten
             raise ValueError(f"{weights} is a diffusers folder, whose json files describe it; leave {config} out")
         tensors, node = read_diffusers_folder(weights)
         return tensors, node, str(weights)
+    tensors = read_tensors(weights).tensors
+    if not any(name in tensors for name in OWN):
+        refuse_foreign(weights, tensors)
     if config is None:
         config = weights.with_suffix(".yaml")
         if not config.is_file():
             raise ValueError(f"{weights} needs a yaml that describes its model: there is no {config.name} beside it")
-    return read_tensors(weights).tensors, read_config(config), str(config)
+    return tensors, read_config(config), str(config)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -162,18 +168,32 @@ def vocabulary_folder(weights: Path) -> Path:
     return inner if any((inner / name).is_file() for name in VOCABULARIES) else folder
 
 
+def files_read(weights: Path) -> list[Path]:
+    """List the files of a diffusers folder that are read, sorted by path; of a weights file, the file alone.
+
+    Raises:
+        ValueError: the folder lacks a part.
+        OSError: it cannot be read.
+    """
+    if not weights.is_dir():
+        return [weights]
+    vocabulary = (vocabulary_folder(weights) / name for name in VOCABULARIES)
+    return sorted([*files_of_folder(weights), *[path for path in vocabulary if path.is_file()][:1]])
+
+
 def _check_schedule(model: "LatentDiffusion", tensors: Mapping[str, Tensor], weights: Path) -> None:
     """Compare the noise schedule stored in a checkpoint with that of the config; adopt its scale factor.
 
     Raises:
-        ValueError: the schedules differ.
+        ValueError: the schedules differ, or the scale factor is not a positive number.
     """
     ours, theirs = model.alphas_cumprod, tensors.get("alphas_cumprod")
     if theirs is not None:
         if theirs.ndim != 1 or not len(theirs):
             raise ValueError(f"{weights} has an alphas_cumprod of shape {list(theirs.shape)}: the file is damaged")
         tolerance = 1e-5 if theirs.dtype in (torch.float32, torch.float64) else 5e-3
-        if ours.shape != theirs.shape or (ours - theirs.double().cpu()).abs().max() > tolerance:
+        # written so that NaN, which compares false with anything, is found too
+        if ours.shape != theirs.shape or not (ours - theirs.double().cpu()).abs().max() <= tolerance:
             raise ValueError(
                 f"{weights} was trained with another noise schedule than its yaml describes: alphas_cumprod has "
                 f"{theirs.numel()} steps down to {theirs[-1].item():.3g}, the yaml's {len(ours)} down to "
@@ -181,6 +201,8 @@ def _check_schedule(model: "LatentDiffusion", tensors: Mapping[str, Tensor], wei
             )
     if "scale_factor" in tensors:  # measured in training (scale_by_std), so the yaml cannot contain it
         model.scale_factor = float(tensors["scale_factor"])
+    if not 0 < model.scale_factor < math.inf:
+        raise ValueError(f"{weights} has a scale_factor of {model.scale_factor}: a positive number is needed")
 
 
 def source_names(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -222,15 +244,20 @@ def _assign(
     follow their kernels.
 
     Raises:
-        ValueError: a name or a shape does not fit.
+        ValueError: a name or a shape does not fit, or biases or norms are not finite.
     """
     expected = model.state_dict()
     if wrong := mismatches(expected, tensors):
+        refuse_foreign(weights, tensors)
         raise ValueError(
             f"{weights} does not fit its config, which describes {len(expected)} tensors: {'; '.join(wrong)}"
         )
+    sources = source_names(expected, tensors)
+    if not vectors_are_sound(tensors[source] for source in sources.values()):
+        broken = broken_weights({source: tensors[source] for source in sources.values()})
+        raise ValueError(f"{weights} is broken: {broken}; download it again, or choose an earlier checkpoint")
     state = {}
-    for name, source in source_names(expected, tensors).items():
+    for name, source in sources.items():
         tensor = tensors.pop(source)  # pop, so that the original is freed once it is converted
         channels_last = tensor.ndim == 4 and device.type != "mps"
         state[name] = tensor.to(

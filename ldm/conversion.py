@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from files import atomic_path
+from ldm.broken_weights import broken_weights
 from ldm.checkpoint import (
     LEFTOVERS,
     VOCABULARIES,
@@ -22,6 +23,7 @@ from ldm.checkpoint import (
     vocabulary_folder,
 )
 from ldm.diffusers_folder import is_diffusers_folder, read_diffusers_folder
+from ldm.families import recognise
 from ldm.tensor_files import read_tensors, some, write_safetensors
 
 PARTS = {
@@ -29,22 +31,13 @@ PARTS = {
     "first stage": "first_stage_model.",
     "text encoder": "cond_stage_model.",
 }
-# The start of a tensor name that tells a family, and a description of the family; the first match counts.
-FAMILIES = (
-    ("cond_stage_model.word_vectors", "the built-in model's kind: latent diffusion with word vectors"),
-    ("cond_stage_model.transformer.token_emb.weight", "latent diffusion with BERT, as CompVis's text-to-image models"),
-    ("cond_stage_model.transformer.text_model.", "latent diffusion with CLIP, as Stable Diffusion 1; not supported"),
-    ("cond_stage_model.model.", "latent diffusion with OpenCLIP, as Stable Diffusion 2; not supported"),
-    ("first_stage_model.quantize.", "latent diffusion on a VQ autoencoder; not supported"),
-    ("model.diffusion_model.", "latent diffusion without a known text encoder"),
-    ("down_blocks.", "a U-Net or autoencoder of diffusers alone; name the folder of the whole pipeline instead"),
-    ("decoder.up.", "an autoencoder alone"),
-)
 SCHEDULE = ("alphas_cumprod", "scale_factor")  # leftovers that conversion keeps, because loading checks them
 
 
 def describe(weights: Path, config: Path | None = None) -> list[str]:
-    """Describe `weights` in lines: format, family, precision, parameters of each part, and what is missing.
+    """Describe `weights` in lines: format, family, precision, parameters of each part, and what is broken or missing.
+
+    All tensors are read, to find NaN in them.
 
     Raises:
         ValueError: there are no weights in it.
@@ -57,22 +50,27 @@ def describe(weights: Path, config: Path | None = None) -> list[str]:
     else:
         file = read_tensors(weights)
         kind, tensors, foreign = file.format, file.tensors, file.foreign
-        config = config or _yaml_beside(weights)
-        node = read_config(config) if config else None
+        node = None
     used = {name: tensor for name, tensor in tensors.items() if not LEFTOVERS.fullmatch(name)}
-    family = next((text for mark, text in FAMILIES if any(name.startswith(mark) for name in used)), None)
+    family = recognise(used)
     lines = [
         f"format: {kind}",
-        f"family: {family or f'unknown, with names such as {some(list(used), 3)}'}",
+        f"family: {family.text if family else f'unknown, with names such as {some(list(used), 3)}'}",
         f"precision: {_precision(used)}",
-        *(f"{part}: {_size(used, prefix)}" for part, prefix in PARTS.items()),
     ]
+    if family and family.foreign:
+        return [*lines, f"size: {_size(used, '')}", "this program cannot use it; models/README.md names models it can"]
+    lines += [f"{part}: {_size(used, prefix)}" for part, prefix in PARTS.items()]
     if averages := [name for name in tensors if name.startswith("model_ema.")]:
         lines.append(f"running averages: {len(averages)} tensors, which replace the U-Net's own weights")
     if leftovers := [name for name in tensors if name not in used and name not in averages]:
         lines.append(f"unused: {len(leftovers)} tensors ({some(leftovers)})")
     if foreign:
         lines.append(f"objects not loaded: {some(list(foreign))}")
+    if broken := broken_weights(used):
+        lines.append(f"broken: {broken}")
+    if not weights.is_dir() and (config := config or _yaml_beside(weights)):
+        node = read_config(config)
     missing = [f"the {part}" for part, prefix in PARTS.items() if not any(name.startswith(prefix) for name in used)]
     if node is None:
         missing.append(f"a yaml ({weights.with_suffix('.yaml').name} beside it, or one that you name)")

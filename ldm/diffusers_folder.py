@@ -28,14 +28,9 @@ def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, An
         ValueError: a part is missing or unreadable, or has an architecture that is not supported.
         OSError: a file cannot be read.
     """
-    autoencoder = next((name for name in AUTOENCODER_FOLDERS if (folder / name).is_dir()), "vqvae")
-    parts = {name: folder / name for name in ("unet", autoencoder, "bert", "scheduler")}
-    if absent := [name for name, path in parts.items() if not path.is_dir()]:
-        raise ValueError(
-            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has the folders unet, "
-            "vqvae or vae, bert, tokenizer and scheduler"
-        )
-    configs = {name: _read_config(path) for name, path in parts.items()}
+    parts = _parts(folder)
+    _, autoencoder, _, _ = parts
+    configs = {name: _read_json(_config_path(path)) for name, path in parts.items()}
     try:
         node = _model_node(configs["unet"], configs[autoencoder], configs["bert"], configs["scheduler"], folder)
     except KeyError as error:
@@ -56,6 +51,32 @@ def read_diffusers_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, An
             # diffusers has linear layers where the attention of CompVis's autoencoder has 1×1 convolutions
             tensors[new] = tensor[:, :, None, None] if _ATTENTION_WEIGHT.fullmatch(new) and tensor.ndim == 2 else tensor
     return tensors, node
+
+
+def files_of_folder(folder: Path) -> list[Path]:
+    """List the files from which `read_diffusers_folder` reads a model.
+
+    Raises:
+        ValueError: a part is missing.
+        OSError: the folder cannot be read.
+    """
+    *with_weights, scheduler = _parts(folder).values()
+    weights = [path for part in with_weights for path in (_config_path(part), *_weights_files(part)[0])]
+    return [*weights, _config_path(scheduler)]
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """Return the folders of U-Net, autoencoder, text encoder and scheduler, in this order, by their names."""
+    autoencoder = next((name for name in AUTOENCODER_FOLDERS if (folder / name).is_dir()), "vqvae")
+    parts = {name: folder / name for name in ("unet", autoencoder, "bert", "scheduler")}
+    if absent := [name for name, path in parts.items() if not path.is_dir()]:
+        index = folder / "model_index.json"
+        kind = _read_json(index).get("_class_name") if index.is_file() and index.stat().st_size else None
+        raise ValueError(
+            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has the folders unet, "
+            f"vqvae or vae, bert, tokenizer and scheduler{f'; this is a {kind}' if kind else ''}"
+        )
+    return parts
 
 
 def _model_node(
@@ -93,10 +114,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _config_path(folder: Path) -> Path:
     for name in ("config.json", "scheduler_config.json"):
         if (folder / name).is_file():
-            return _read_json(folder / name)
+            return folder / name
     raise ValueError(f"{folder} has no config.json")
 
 
@@ -112,21 +133,33 @@ def read_part(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: there are no weights, or a shard is missing or outside the folder.
     """
+    files, sharded = _weights_files(folder)
+    tensors: dict[str, Tensor] = {}
+    for path in files[1:] if sharded else files:  # the first is the index
+        tensors.update(read_tensors(path).tensors)
+    return tensors
+
+
+def _weights_files(folder: Path) -> tuple[list[Path], bool]:
+    """Return the one file of weights, or an index and its shards; and whether it is the latter.
+
+    Raises:
+        ValueError: there are no weights, or a shard is missing or outside the folder.
+    """
     candidates = [path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name)]
     if not candidates:
         raise ValueError(f"{folder} holds no weights: it needs a .safetensors or .bin file, or several with an index")
     chosen = min(candidates, key=_preference)
     if chosen.suffix != ".json":
-        return read_tensors(chosen).tensors
+        return [chosen], False
     weight_map = _read_json(chosen).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{chosen} has no weight_map")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):  # a shard's name comes from outside: no path is allowed
+    shards = sorted(set(map(str, weight_map.values())))
+    for shard in shards:  # a shard's name comes from outside: no path is allowed
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise ValueError(f"{chosen} names the shard {shard!r}, which is not in {folder}")
-        tensors.update(read_tensors(folder / shard).tensors)
-    return tensors
+    return [chosen, *(folder / shard for shard in shards)], True
 
 
 def _preference(path: Path) -> tuple[bool, bool, bool, str]:

@@ -5,6 +5,7 @@ become inert placeholders, and a file that refers to functions that run code is 
 """
 
 import json
+import math
 import pickle
 import struct
 from collections import OrderedDict
@@ -18,6 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm.families import gguf_kind, refuse_foreign
+from ldm.torch_zip import NotACheckpointError, open_archive
+
 SAFETENSORS, ZIP_PICKLE, OLD_PICKLE = "safetensors", "pickle in a zip", "pickle before torch 1.6"
 
 # safetensors' names of element types
@@ -25,6 +29,8 @@ _SAFE_DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
     torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+# the first bytes of archives that are no format of weights
+_PACKERS = {b"\x1f\x8b": "gzip", b"7z\xbc\xaf": "7-Zip", b"Rar!": "RAR", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,13 @@ def sniff(path: Path) -> str:
         return OLD_PICKLE
     if not head:
         raise ValueError(f"{path} is empty: did a download fail?")
+    if head.startswith(b"GGUF"):
+        raise ValueError(
+            f"{path} is a GGUF file: quantised weights{gguf_kind(path)} for other programs, which this one does not "
+            "read; download the .safetensors or .ckpt"
+        )
+    if packer := next((name for magic, name in _PACKERS.items() if head.startswith(magic)), None):
+        raise ValueError(f"{path} is packed with {packer}: unpack it, and name what is in it")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a git-lfs pointer, not the weights: run git lfs pull, or download the file itself")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -81,13 +94,14 @@ def read_tensors(path: Path) -> TensorFile:
                 return TensorFile(kind, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged or cut short: {error}") from error
-    content, foreign = _unpickle(path, mapped=kind == ZIP_PICKLE)
+    content, foreign = _unpickle(path, kind)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict: was a whole module saved?")
     tensors = {name: value.detach() for name, value in dict.items(content) if isinstance(value, Tensor)}
     if not tensors:
+        refuse_foreign(path, {str(name): value for name, value in content.items()})
         raise ValueError(f"{path} holds no named tensors (its entries: {some(list(map(str, content)))})")
     return TensorFile(kind, tensors, foreign)
 
@@ -176,7 +190,7 @@ def _restricted_pickle(foreign: list[str]) -> ModuleType:
     return module
 
 
-def _unpickle(path: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
+def _unpickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
     """Read the content of a pickle and the foreign names in it, without running anything.
 
     torch's own restricted reader is tried first. It stops at any object that it does not know, such as the callbacks in
@@ -184,10 +198,11 @@ def _unpickle(path: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
     """
 
     def load(**reader: Any) -> Any:
-        if path.suffix == ".safetensors":  # by that name torch.load would choose the format, not by content
+        source, mapped = open_archive(path) if kind == ZIP_PICKLE else (path, False)
+        if source == path and path.suffix == ".safetensors":  # by that name torch.load would choose the format
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", **reader)
-        return torch.load(path, map_location="cpu", mmap=mapped, **reader)
+        return torch.load(source, map_location="cpu", mmap=mapped, **reader)
 
     foreign: list[str] = []
     try:
@@ -201,7 +216,7 @@ def _unpickle(path: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
             f"{path} is refused: it tries to run code when it is loaded ({error}). Nothing was run; "
             "get these weights from a source you trust, best as .safetensors"
         ) from None
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, NotACheckpointError):
         raise
     except Exception as error:  # a broken pickle can raise anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
@@ -217,7 +232,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping
     The writer of the safetensors package holds a copy of all of them as bytes: 6 GB more for the 1.45 B model.
 
     Raises:
-        ValueError: an element type is not supported.
+        ValueError: an element type is not supported, or an element is NaN or infinite, or becomes so.
         OSError: the file cannot be written.
     """
     for name, dtype in dtypes.items():
@@ -238,4 +253,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], dtypes: Mapping
         file.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             data = tensors[name].detach().to("cpu", dtypes[name]).contiguous()
+            if not _is_finite(data):
+                where = f", which {dtypes[name]} cannot hold" if _is_finite(tensors[name]) else ""
+                raise ValueError(f"{name} holds NaN, infinite or very large numbers{where}: {path} is not written")
             file.write(data.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(map(math.isfinite, extremes(tensor)))
+
+
+def extremes(tensor: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest element, in one pass; both are NaN if any element is."""
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # torch compares no float8
+    low, high = wide.aminmax()
+    return low.item(), high.item()

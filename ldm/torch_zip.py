@@ -1,0 +1,72 @@
+"""The zip around a torch checkpoint: find out whether it is still as torch wrote it, and mend it if it is not.
+
+torch stores the bytes of each tensor as a record, uncompressed and aligned, so that a file can be mapped into memory.
+Anything that unpacks a checkpoint and zips it again may compress the records, shift them, or rename their folder.
+"""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+PICKLE = "data.pkl"  # the record with the structure; tensors are data/0, data/1, … beside it
+ALIGNMENT = 8  # bytes; the widest element
+DEFAULTS = {"version": b"3\n", "byteorder": b"little"}  # of records that torch needs and a zip may have lost
+READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # compressions that torch knows
+_LOCAL_HEADER = 30  # bytes before the name of a record; bytes 26 to 29 are the lengths of the name and of what follows
+
+
+class NotACheckpointError(ValueError):
+    """A zip archive without a torch checkpoint."""
+
+
+def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
+    """Return what `torch.load` can read of the archive `path`, and whether its records can be mapped.
+
+    The first result is `path` itself, or a copy in memory if torch cannot read the layout of the archive.
+
+    Raises:
+        NotACheckpointError: it is a zip without a torch checkpoint.
+        zipfile.BadZipFile: it is damaged.
+        OSError: it cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        records = [record for record in archive.infolist() if not record.is_dir()]
+        prefixes = [r.filename.removesuffix(PICKLE) for r in records if f"/{r.filename}".endswith(f"/{PICKLE}")]
+        if not prefixes:
+            held = ", ".join(record.filename for record in records[:3])
+            raise NotACheckpointError(
+                f"{path} is a zip archive of other files ({held}): unpack it, and name what is in it"
+            )
+        prefix = min(prefixes, key=len)
+        names = {record.filename for record in records}
+        in_one_folder = prefix.count("/") == 1 and all(name.startswith(prefix) for name in names)
+        kinds = {record.compress_type for record in records}
+        if not (in_one_folder and f"{prefix}version" in names and kinds <= READABLE):
+            return _repacked(archive, records, prefix), False
+        if zipfile.ZIP_DEFLATED in kinds:
+            return path, False
+        with path.open("rb") as file:
+            tensors = [record for record in records if record.filename.startswith(f"{prefix}data/")]
+            return path, all(_start(file, record) % ALIGNMENT == 0 for record in tensors)
+
+
+def _start(file: BinaryIO, record: zipfile.ZipInfo) -> int:
+    """Return the position in `file` where the content of `record` starts."""
+    file.seek(record.header_offset + _LOCAL_HEADER - 4)
+    return record.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", file.read(4)))
+
+
+def _repacked(archive: zipfile.ZipFile, records: list[zipfile.ZipInfo], prefix: str) -> BinaryIO:
+    """Copy the records whose names begin with `prefix` into an archive in memory, in the layout that torch reads."""
+    copy = io.BytesIO()
+    content = {r.filename.removeprefix(prefix): r for r in records if r.filename.startswith(prefix)}
+    with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
+        for name, default in DEFAULTS.items():
+            if name not in content:
+                target.writestr(f"archive/{name}", default)
+        for name, record in content.items():
+            target.writestr(f"archive/{name}", archive.read(record))
+    copy.seek(0)
+    return copy
