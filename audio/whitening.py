@@ -110,7 +110,9 @@ class Whitening:
         blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
         if prior is not None and prior.mean_db.shape != mean_db.shape:
             prior = None
-        axes = min(axes, mean_db.size - 1 if prior else max(1, len(vectors) - 1))
+        axes = min(axes, mean_db.size - 1)
+        if prior is None:
+            axes = min(axes, max(1, len(vectors) - 1))
         centre, covariance = blank._moments(vectors)
         share = own_share(len(vectors), axes)
         if prior is not None and share < 1:

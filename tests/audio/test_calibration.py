@@ -1,6 +1,7 @@
 """Statistics against NumPy, and files that must be refused."""
 
 import json
+import math
 import tracemalloc
 
 import numpy as np
@@ -23,10 +24,10 @@ BUILTIN = config.BUILTIN_CALIBRATION_DIR
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    """60 pictures in dB with smooth rows, of which the last 100 elements never vary."""
+    """Make 60 spectrograms in dB with smooth rows; the last 100 elements never vary."""
     random = np.random.default_rng(0)
-    pictures = -40 + 3 * np.cumsum(random.standard_normal((60, 64, 64)), axis=2)
-    flat = np.clip(pictures, -80, 0).reshape(60, 4096).astype(np.float32)
+    spectrograms = -40 + 3 * np.cumsum(random.standard_normal((60, 64, 64)), axis=2)
+    flat = np.clip(spectrograms, -80, 0).reshape(60, 4096).astype(np.float32)
     flat[:, -100:] = -80
     return flat
 
@@ -61,8 +62,8 @@ def test_calibrate(made, vectors):
     assert (report.z_mean, report.z_std) == (pytest.approx(z.mean(), abs=1e-6), pytest.approx(z.std(), abs=1e-6))
     assert report.z_largest == pytest.approx(np.abs(z).max())
     assert report.z_kurtosis == pytest.approx(((z - z.mean()) ** 4).mean() / z.var() ** 2, rel=1e-4)
-    pictures = z.reshape(-1, 64, 64)
-    neighbours = np.corrcoef(pictures[..., :-1].ravel(), pictures[..., 1:].ravel())[0, 1]
+    spectrograms = z.reshape(-1, 64, 64)
+    neighbours = np.corrcoef(spectrograms[..., :-1].ravel(), spectrograms[..., 1:].ravel())[0, 1]
     assert report.z_neighbour == pytest.approx(neighbours, abs=0.02)
 
 
@@ -71,12 +72,12 @@ def test_few_recordings_are_mixed_with_the_builtin_calibration(made):
     own, builtin = (Whitening.load(p / "whitening.npz") for p in (folder / "stats", BUILTIN))
     assert report.own_share == pytest.approx(60 / 110) and report.axes == len(builtin.scales)
     related = np.linalg.norm(own.components.astype(float) @ builtin.components[0].astype(float))
-    assert 0.5 < related <= 1.001, "what the built-in one varies along most is among the axes"
+    assert 0.5 < related <= 1.001, "the first axis of the built-in calibration is among the axes"
     np.testing.assert_array_equal(own.mean_db, np.load(folder / "stats" / "mean.npy"))
 
 
 def test_z_stays_bounded_for_any_recording(made):
-    """The worst that can be: -80 dB in all of the calibration, 0 dB live."""
+    """The worst case: -80 dB in the whole calibration, 0 dB live."""
     folder, _ = made
     own = Calibration.load(folder / "stats")
     assert np.abs(own.z_score(np.stack([np.zeros(4096), np.full(4096, -80.0)]))).max() <= 80 / STD_FLOOR_DB
@@ -92,7 +93,7 @@ def test_describes_itself(made):
 
 
 def test_builtin_calibration():
-    """The one that is shipped belongs to the recipe in config.py, and its three files to each other."""
+    """It belongs to the recipe in config.py, and its three files belong together."""
     builtin = Calibration.load(BUILTIN, config.RECIPE)
     whitening = Whitening.load(BUILTIN / "whitening.npz")
     np.testing.assert_array_equal(whitening.mean_db, builtin.mean_db)
@@ -130,7 +131,7 @@ def test_voice_latents_name_the_file_that_is_none(tmp_path):
 
 @pytest.fixture
 def stats(made, tmp_path):
-    """A copy of a calibration, to be spoilt."""
+    """Copy a calibration, so that a test can spoil it."""
     for path in (made[0] / "stats").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -200,9 +201,11 @@ def test_damaged_headers_are_refused_or_harmless(tmp_path, seed):
         content[where] = random.integers(256)
     (tmp_path / "a.npy").write_bytes(content)
     try:
-        load_array(tmp_path / "a.npy", (None, 4096))
+        loaded = load_array(tmp_path / "a.npy", (None, 4096))
     except ValueError as error:
         assert "a.npy" in str(error) and "\n" not in str(error)
+    else:
+        assert loaded.ndim == 2 and loaded.shape[1] == 4096 and np.isfinite(loaded).all()
 
 
 def test_truncated_array_is_refused(tmp_path):
@@ -229,19 +232,23 @@ def test_vectors_of_another_recipe_are_refused(tmp_path, vectors):
 
 # --- what a calibration tells ----------------------------------------------------------------------------------------
 def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
-    """The same recordings as if nothing were above so many mel bands."""
-    pictures = vectors.reshape(-1, 64, 64).copy()
-    pictures[:, bands:] = -80
-    return pictures.reshape(len(vectors), 4096)
+    """Remove everything above so many rows from spectrograms [N, P]."""
+    size = math.isqrt(vectors.shape[1])
+    spectrograms = vectors.reshape(-1, size, size).copy()
+    spectrograms[:, bands:] = -80
+    return spectrograms.reshape(len(vectors), -1)
 
 
 def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
-    np.save(tmp_path / "v.npy", narrow(vectors, 43))
-    made, report = calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
-    assert report.floored >= 21 * 64 and report.band_hz == made.band_hz() == mel_edges()[43]
+    """Small spectrograms: 16 rows of 4 mel bands each."""
+    recipe, small = Recipe(spectrogram_size=16), vectors.reshape(60, 64, 64)[:, ::4, ::4].reshape(60, 256)
+    np.save(tmp_path / "v.npy", narrow(small, 11))
+    made, report = calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats", recipe)
+    assert report.floored >= 5 * 16 and report.band_hz == made.band_hz(recipe) == mel_edges()[44]
     about = json.loads((tmp_path / "stats" / "calibration.json").read_text())
     assert about["band_hz"] == report.band_hz and about["floored_elements"] == report.floored
-    assert made.reaches_beyond(np.full(4096, -40.0, np.float32)) and not made.reaches_beyond(narrow(vectors, 43)[0])
+    assert made.reaches_beyond(np.full(256, -40.0, np.float32), recipe)
+    assert not made.reaches_beyond(narrow(small, 11)[0], recipe)
 
 
 def test_a_wide_calibration_has_no_such_end(vectors):
@@ -285,15 +292,16 @@ def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, v
 
 
 def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
+    """Neither by the statistics nor by the whitening, which both read blocks."""
     recipe, peaks = Recipe(spectrogram_size=16), []
-    for rows in (3000, 9000):
-        pictures = np.random.default_rng(0).uniform(-80, 0, (rows, 256)).astype(np.float32)
-        np.save(tmp_path / "v.npy", pictures)
+    for rows in (1200, 3600):
+        vectors = np.random.default_rng(0).uniform(-80, 0, (rows, 256)).astype(np.float32)
+        np.save(tmp_path / "v.npy", vectors)
         tracemalloc.start()
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats", recipe)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 1.1 * peaks[0] < 3600 * 256 * 12
 
 
 @pytest.mark.parametrize(
@@ -320,18 +328,24 @@ def test_any_scale_has_three_to_nine_marks(seed):
     assert 3 <= len(values) <= 9 and low - 1e-9 <= values[0] and values[-1] <= low + width + 1e-9
 
 
-def test_pictures(tmp_path, vectors):
+def test_plots(tmp_path, vectors):
+    """One mel band is as loud as can be: it is a line of the brightest colour, at its height."""
     mean, std = vectors.mean(axis=0), vectors.std(axis=0)
-    plots.save_calibration(tmp_path / "c.png", mean, std)
     waveform = np.stack([-np.ones(300), np.ones(300)]).astype(np.float32)
-    plots.save_recording(tmp_path / "r.png", waveform, vectors[0].reshape(64, 64), 1.5)
-    for name in ("c.png", "r.png"):
-        image = Image.open(tmp_path / name)
-        assert image.size[0] > 300 and len(image.convert("RGB").getcolors(1 << 20)) > 100  # a heat map is in it
+    loud = np.full((64, 300), -80.0, np.float32)
+    loud[10] = 0.0
+    plots.save_calibration(tmp_path / "c.png", mean, std)
+    plots.save_recording(tmp_path / "r.png", waveform, loud, 1.5)
+    calibration_plot, recording_plot = (Image.open(tmp_path / name).convert("RGB") for name in ("c.png", "r.png"))
+    assert len(calibration_plot.getcolors(1 << 20)) > 100  # a heat map
+    bottom = plots.HEIGHT // 2 + 4 * plots.LINE + plots.HEIGHT  # of the spectrogram, whose row 0 is the lowest
+    column = [recording_plot.getpixel((plots.MARGIN + 100, bottom - 1 - round(row * 6))) for row in range(64)]
+    assert [row for row, colour in enumerate(column) if colour != column[0]] == [10]
+    assert sum(column[10]) > sum(column[0])
 
 
 def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sound():
-    """Two fifths of the columns vary in every band; then in the lower half of the bands alone."""
+    """Two fifths of the columns vary in every band; then only in the lower half of the bands."""
     size = Recipe().spectrogram_size
     std = np.full((size, size), STD_FLOOR_DB, np.float32)
     std[:, : 2 * size // 5] = 5.0

@@ -1,4 +1,4 @@
-"""The recipe against plain librosa and OpenCV, and what becomes of files that are no recordings."""
+"""The recipe against librosa and OpenCV, and files that are not recordings."""
 
 import subprocess
 import sys
@@ -13,24 +13,16 @@ import soundfile
 from audio import decoding, features
 from audio.features import AudioError, extract, load_audio, log_mel_vector
 from audio.recipe import Recipe
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = sorted(p for p in (ROOT / "examples").iterdir() if p.suffix in (".wav", ".ogg"))
-RATE = 22_050
+from config import REPO_DIR
+from tests.recordings import BAD, EXAMPLES, RATE, speech, write_bad
 
 
 def reference(path: Path) -> np.ndarray:
-    """The recipe as the design words it, in the words of the libraries it names."""
+    """Make a vector with the libraries that the recipe is defined by."""
     librosa = pytest.importorskip("librosa")
     samples, rate = librosa.load(path)
     power = librosa.feature.melspectrogram(y=samples, sr=rate, n_mels=64)
     return cv2.resize(librosa.power_to_db(power, ref=np.max), (64, 64), interpolation=cv2.INTER_AREA).reshape(-1)
-
-
-def speech(seconds: float, rate: int) -> np.ndarray:
-    """The beginning of a real recording, as if it had been made at `rate`."""
-    samples, _ = soundfile.read(ROOT / "examples" / "voice_en.wav", dtype="float32")
-    return np.resize(samples, round(seconds * rate))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
@@ -69,12 +61,12 @@ def test_filterbank_equals_librosa(recipe):
 
 
 def test_rows_are_mel_bands_and_columns_time():
-    """A tone that begins low and ends high lights up the top left and the bottom right of the picture."""
+    """A tone that begins low and ends high is in the top left and the bottom right of the spectrogram."""
     time = np.arange(RATE) / RATE
     tones = np.where(time < 0.5, np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 5000 * time)).astype(np.float32)
-    picture = log_mel_vector(tones).reshape(64, 64)
-    assert picture[:, 10].argmax() < 10 < 40 < picture[:, 54].argmax()
-    assert picture.max() <= 0 and picture.min() >= -80
+    spectrogram = log_mel_vector(tones).reshape(64, 64)
+    assert spectrogram[:, 10].argmax() < 10 < 40 < spectrogram[:, 54].argmax()
+    assert spectrogram.max() <= 0 and spectrogram.min() >= -80
 
 
 def test_louder_gives_the_same_vector():
@@ -84,7 +76,7 @@ def test_louder_gives_the_same_vector():
 
 def test_import_needs_neither_librosa_nor_torch():
     code = "import sys, audio.features; print(sorted({'librosa', 'scipy', 'torch', 'config'} & set(sys.modules)))"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=REPO_DIR, text=True).strip() == "[]"
 
 
 def test_load_tells_what_the_file_was(tmp_path):
@@ -104,35 +96,6 @@ def test_one_clipped_channel_is_not_hidden_by_the_others(tmp_path):
     recording = load_audio(tmp_path / "stereo.wav")
     assert recording.peak == pytest.approx(1, abs=1e-3) and np.abs(recording.samples).max() < 0.8
     assert recording.clipped == pytest.approx((np.abs(loud) == 1).mean(), abs=0.005) and recording.clipped > 0.01
-
-
-def write_bad(path: Path, kind: str) -> None:
-    sound = speech(0.5, RATE)
-    if kind == "nan":
-        sound[100] = np.nan
-    sounds = {"nan": sound, "huge": sound * 1e30, "silent": sound * 0, "short": sound[:100], "no_samples": sound[:0]}
-    sounds["huge_together"] = np.stack([sound, sound], axis=1) / np.abs(sound).max() * 3e38
-    if kind in sounds:
-        soundfile.write(path, sounds[kind], RATE, subtype="FLOAT")
-    elif kind == "slow":
-        soundfile.write(path, sound, 100)
-    else:
-        whole = EXAMPLES[0].read_bytes()
-        path.write_bytes({"empty": b"", "text": b"hello, world\n" * 99, "header_only": whole[:30]}[kind])
-
-
-BAD = {
-    "nan": "not finite",
-    "huge": "too large",
-    "huge_together": "not finite",
-    "silent": "silent",
-    "short": "0.005 s",
-    "no_samples": "no samples",
-    "slow": "100 Hz",
-    "empty": "the file is empty",
-    "text": "not a recording",
-    "header_only": "recording",
-}
 
 
 @pytest.mark.parametrize(("kind", "message"), BAD.items())
@@ -168,7 +131,7 @@ KINDS = {"float32": "FLOAT", "float64": "DOUBLE", "int16": "PCM_16", "int32": "P
 @pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize(("dtype", "subtype"), KINDS.items())
 def test_samples_give_the_vector_of_the_file_that_holds_them(tmp_path, dtype, subtype, channels):
-    """[T], [T, 1] and [T, 2]; the levels, too, are those of the file."""
+    """Samples [T], [T, 1] and [T, 2]; the levels, too, are those of the file."""
     sound = np.clip(3 * speech(2.0, 8000), -1, 1)
     sound = np.stack([sound, sound[::-1]][:channels], axis=1) if channels else sound
     soundfile.write(tmp_path / "s.wav", sound, 8000, subtype=subtype)
@@ -262,7 +225,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
 
 
 def test_a_header_that_lies_takes_no_memory(tmp_path):
-    """1,024 channels, and a length of 2 GB in 100 kB."""
+    """The header says 1,024 channels and 2 GB, the file has 100 kB."""
     soundfile.write(tmp_path / "s.wav", np.repeat(speech(0.2, 8000)[:1000, None], 1024, axis=1), 8000)
     content = bytearray((tmp_path / "s.wav").read_bytes()[:100_000])
     where = content.index(b"data") + 4
@@ -293,7 +256,7 @@ def test_flaws_of_an_mp3_are_not_commented_on(tmp_path):
     content[1000:1100] = bytes(100)
     (tmp_path / "s.mp3").write_bytes(content)
     code = f"from audio.features import extract; print(extract({str(tmp_path / 's.mp3')!r}).seconds)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPO_DIR, capture_output=True, text=True)
     assert float(result.stdout) > 0.5 and not result.stderr
 
 

@@ -1,4 +1,4 @@
-"""x_T of one voice and of several: the variance of N(0, I), whatever is blended."""
+"""x_T of one voice and of several has the variance of N(0, I)."""
 
 import numpy as np
 import pytest
@@ -133,7 +133,7 @@ def test_latents_that_are_used_as_they_are_have_one_shape(whitening, voices, noi
         initial_noise([(known, 1, 1.0)], np.zeros((4, 64, 64), np.float32), 0.9)
 
 
-# --- layout ----------------------------------------------------------------------------------------------------------
+# --- the shape of a sound --------------------------------------------------------------------------------------------
 def test_cosine_basis_is_scipys():
     dct = pytest.importorskip("scipy.fft").dct
     np.testing.assert_allclose(cosine_basis(32), dct(np.eye(32), axis=0, norm="ortho")[:SHAPE_ORDER], atol=1e-12)
@@ -142,9 +142,9 @@ def test_cosine_basis_is_scipys():
 def test_layout_shows_the_sound_and_stays_noise(whitening, voices, noise):
     layout = sound_shape(whitening, voices[:1])
     special = whitening.align(whitening.to_decibels(voices[:1]))[0] - whitening.centre_db
-    picture = special.reshape(64, 64)[::-1]
+    spectrogram = special.reshape(64, 64)[::-1]
     coarse = cosine_basis(64).T @ layout @ cosine_basis(64)
-    assert np.corrcoef(coarse.ravel(), picture.ravel())[0, 1] > 0.3
+    assert np.corrcoef(coarse.ravel(), spectrogram.ravel())[0, 1] > 0.3
     assert (layout**2).sum() == pytest.approx(SHAPE_ORDER**2 - 1) and layout[0, 0] == 0
     basis = cosine_basis(32)
     for strength in (0.0, 0.2, 1.0):

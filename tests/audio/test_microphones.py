@@ -1,4 +1,4 @@
-"""Microphones that no sound server imitates: PortAudio as far as the recorder asks it, with devices made up here."""
+"""Microphones that no sound server imitates, on a simulated PortAudio."""
 
 import sys
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class PortAudioError(Exception):
 
 
 class Stream:
-    """Gives `blocks` blocks at once and then nothing more; `active` as long as `is_active()`."""
+    """A stream that gives `blocks` blocks at once and then nothing more; `active` while `is_active()`."""
 
     def __init__(self, blocks: int, is_active: Callable[[], bool], callback: Callable[..., None]) -> None:
         self._blocks, self._is_active, self._callback = blocks, is_active, callback
@@ -44,7 +44,7 @@ class Stream:
 
 @pytest.fixture
 def portaudio(monkeypatch) -> SimpleNamespace:
-    """What stands for the module sounddevice; tests change its devices and what its stream gives."""
+    """Replace the module sounddevice; tests change its devices and the blocks of its stream."""
     fake = SimpleNamespace(
         PortAudioError=PortAudioError, devices=[], refuses="", blocks=3, is_active=lambda: True, renewed=[]
     )

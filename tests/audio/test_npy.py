@@ -1,4 +1,4 @@
-"""Matrices on disk: whatever order they lie in, slice by slice."""
+"""Matrices on disk, in either order, read slice by slice."""
 
 import numpy as np
 import pytest

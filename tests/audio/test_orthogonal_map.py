@@ -37,7 +37,7 @@ VARIANCES /= VARIANCES.sum()  # about as the built-in calibration's
 
 @pytest.fixture(scope="module")
 def codes() -> np.ndarray:
-    """12 codes [12, AXES] on the unit sphere."""
+    """Draw 12 codes [12, AXES] on the unit sphere."""
     drawn = np.random.default_rng(6).standard_normal((12, AXES)) * np.sqrt(VARIANCES)
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
@@ -65,7 +65,7 @@ def test_spread_keeps_lengths_and_angles(codes, shape):
 @pytest.mark.parametrize("axes", [1, 5, 64, 200])
 @pytest.mark.parametrize("shape", [(4, 32, 32), (1, 64, 64), (16, 16, 16), (3, 20, 9), (2, 13, 30)])
 def test_spread_is_orthogonal_for_few_and_many_axes(axes, shape):
-    """However little variance an axis has."""
+    """An axis may have hardly any variance."""
     variances = 0.9 ** np.arange(axes)
     basis = spread(np.eye(axes), variances / variances.sum(), shape).reshape(axes, -1)
     np.testing.assert_allclose(basis @ basis.T, np.eye(axes), atol=1e-12)
@@ -79,7 +79,7 @@ def test_scatter_is_orthogonal(size):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_is_spread_is_like_noise(codes, shape):
-    """Limits are four standard deviations or more of what so many draws from N(0, I) show."""
+    """The limits are at least four standard deviations of as many draws from N(0, I)."""
     x = spread(codes, VARIANCES, shape) * np.sqrt(np.prod(shape))
     elements = x.size
     power = spatial_power(x)
@@ -100,7 +100,7 @@ def test_a_shape_that_is_too_small_for_a_code_is_refused(codes):
 
 
 def squares(x: np.ndarray) -> np.ndarray:
-    """Means of [B, C, H, W] over 4 x 4 squares of each channel, times their side: N(0, 1) for noise."""
+    """Compute means of [B, C, H, W] over 4 x 4 squares of each channel, times their side: N(0, 1) for noise."""
     batch, channels, height, width = x.shape
     cells = x.reshape(batch, channels, 4, height // 4, 4, width // 4)
     return cells.mean(axis=(3, 5)) * np.sqrt(height * width / 16)
@@ -108,7 +108,7 @@ def squares(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("axes", [3, 64, 256])
 def test_the_lowest_frequencies_are_white(axes):
-    """Independent numbers of unit variance for codes of many axes, of unit variance each for few."""
+    """They are independent numbers of unit variance; if there are few axes, only their total variance is right."""
     variances = np.linspace(4, 1, axes) / np.linspace(4, 1, axes).sum()
     basis = spread(np.diag(np.sqrt(variances)), variances, (4, 32, 32)) * 64  # what each axis brings
     low = squares(basis).reshape(axes, 64)
@@ -119,7 +119,7 @@ def test_the_lowest_frequencies_are_white(axes):
 
 @pytest.mark.parametrize("shape", [(4, 32, 32), (4, 64, 64), (4, 96, 64), (4, 40, 24)], ids=str)
 def test_the_lowest_frequencies_depend_on_the_first_axes_alone(shape):
-    """The last channel depends on the first of all: they change least where a recording does."""
+    """The last channel depends on the very first ones, which change least when a recording changes."""
     low = squares(spread(np.eye(80, AXES), np.full(AXES, 1 / AXES), shape))
     decides = (np.abs(low).max(axis=(2, 3)) > 1e-9).nonzero()
     assert decides[0].tolist() == list(range(64)) and decides[1].tolist() == [3] * 16 + [2] * 16 + [1] * 16 + [0] * 16
@@ -133,14 +133,14 @@ def test_the_lowest_frequencies_of_many_channels_share_the_first_axes(shape):
 
 
 def test_spread_never_changes():
-    """Frozen numbers: a new version of NumPy, or of this code, must not give a voice another image."""
+    """The numbers are frozen: no new version of NumPy or of this code may give a voice another image."""
     basis = spread(np.eye(2, 128), np.full(128, 1 / 128), (4, 32, 32))
     np.testing.assert_allclose(basis[0].ravel()[:4] * 64, FROZEN, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", FROZEN_SHA256, ids=str)
 def test_every_element_keeps_its_bits(shape):
-    """Of a code whose numbers are exact in binary, so that it is the same everywhere."""
+    """The numbers of the code are exact in binary, so that it is the same on every machine."""
     code = (np.arange(AXES) * 37 % 101 - 50)[None] / 64
     x = spread(code, np.full(AXES, 1 / AXES), shape)
     assert hashlib.sha256(x.astype("<f8").tobytes()).hexdigest()[:16] == FROZEN_SHA256[shape]

@@ -1,4 +1,4 @@
-"""Latents carry which calibration made them, and stay what torch.load gives."""
+"""Latents carry a note of the calibration that made them, and torch.load reads them as before."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_a_note_that_cannot_be_read_is_none(content, latent, tmp_path):
 
 
 def test_the_note_decides_where_two_calibrations_fit(builtin, latent, tmp_path):
-    """Statistics that differ little both give back a spectrogram; only the note tells which of them it was."""
+    """Both of two similar calibrations give back a spectrogram; only the note tells which one was used."""
     other = replace(builtin, mean_db=builtin.mean_db - 0.02)
     folders = [tmp_path / "own", tmp_path / "builtin"]
     for folder, whitening in zip(folders, (other, builtin), strict=True):

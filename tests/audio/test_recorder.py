@@ -1,4 +1,4 @@
-"""The recorder against a sound system that runs, and against none."""
+"""The recorder with a running sound system, and without one."""
 
 import json
 import platform
@@ -35,7 +35,7 @@ print(json.dumps(dataclasses.asdict(recording) | blocks, default=str))
 
 
 class Recorder:
-    """The recorder in a process of its own, since PortAudio reads its surroundings once."""
+    """The recorder in a process of its own, because PortAudio reads its environment only once."""
 
     def __init__(self, environment: dict[str, str], folder: Path, **options) -> None:
         self.wav, self.finish_line = folder / "recorded.wav", folder / "finish"
@@ -67,7 +67,7 @@ class Recorder:
         return json.loads(out.splitlines()[-1])
 
     def error(self) -> str:
-        """The last line of the traceback."""
+        """Return the last line of the traceback."""
         _, err = self.process.communicate(timeout=60)
         assert self.process.returncode == 1
         return err.splitlines()[-1]
@@ -75,7 +75,7 @@ class Recorder:
 
 @pytest.fixture
 def record() -> Iterator[Callable[..., Recorder]]:
-    """Makes a `Recorder`; one that has not ended by the end of the test is killed."""
+    """Yield a function that starts a `Recorder`; if it has not ended when the test ends, it is killed."""
     recorders: list[Recorder] = []
 
     def make(*arguments, **options) -> Recorder:
@@ -169,11 +169,11 @@ def test_clipping_is_noticed(record, microphone, tmp_path):
 
 def test_lost_sound_is_counted_and_the_rest_written(tmp_path):
     kept, lost = np.full((100, 2), 0.5, np.float32), SimpleNamespace(input_overflow=True)
-    with recorder._WavWriter(tmp_path / "tape.wav", 8000, lambda *_: None) as writer:
+    with recorder._WavWriter(tmp_path / "long.wav", 8000, lambda *_: None) as writer:
         for number in range(recorder.MAX_WAITING + 3):  # nobody writes: three blocks find no room
             writer.receive(kept, 100, None, lost if number == 0 else SimpleNamespace(input_overflow=False))
     assert writer.overflows == 4
-    samples, rate = soundfile.read(tmp_path / "tape.wav")
+    samples, rate = soundfile.read(tmp_path / "long.wav")
     assert rate == 8000 and len(samples) == 100 * recorder.MAX_WAITING and (samples == 0.5).all()
 
 

@@ -1,4 +1,4 @@
-"""The package works under another name, without the rest of the tree: another program may have taken it in."""
+"""The package works under another name and without the rest of the tree, as another program may use it."""
 
 import os
 import subprocess
@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
 
 def run(program: str, folder: Path, *arguments: Path) -> None:
-    """Run a program in `folder`, where the tree is not on the path that modules are found by."""
+    """Run a program in `folder`, from where Python does not find the modules of the tree."""
     (folder / "program.py").write_text(program, encoding="utf-8")
     command = [sys.executable, "program.py", config.REPO_DIR / "audio", *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

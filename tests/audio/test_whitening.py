@@ -1,4 +1,4 @@
-"""x_T: Gaussian to a sampler, the voice's own to a listener. On shipped recordings that the calibration never saw."""
+"""Whitened voices are Gaussian to a sampler and differ from each other, on recordings outside the calibration."""
 
 import hashlib
 import subprocess
@@ -36,7 +36,7 @@ def builtin() -> Whitening:
 
 
 def latents_of(sounds: list[np.ndarray]) -> np.ndarray:
-    """Plain z-scores [B, 4, 32, 32], as process_live_audio.py writes them."""
+    """Make plain z-scores [B, 4, 32, 32], as process_live_audio.py writes them."""
     calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR)
     return np.stack([calibration.z_score(log_mel_vector(sound)) for sound in sounds]).reshape(-1, 4, 32, 32)
 
@@ -83,7 +83,7 @@ def test_the_same_recording_is_found_again(builtin, sounds, voices, change, leas
 
 
 def test_the_lowest_frequencies_change_least(builtin, sounds, voices):
-    """They decide how a picture is laid out."""
+    """They decide the composition of an image."""
     later, around = CHANGES["50 ms later"][0], CHANGES["300 ms of silence around"][0]
     for change in (later, around):
         known, changed = (builtin.whiten(x) for x in (voices, latents_of([change(sound) for sound in sounds])))
@@ -95,7 +95,7 @@ def test_the_lowest_frequencies_change_least(builtin, sounds, voices):
 
 
 def test_raw_z_scores_do_not_withstand_noise(sounds, voices):
-    """What the whitening is for: at 10 dB SNR the raw z-score of a voice points elsewhere."""
+    """Whitening is needed because noise at 10 dB SNR turns the raw z-score of a voice into another direction."""
     flat, noisy = (z.reshape(len(z), -1) for z in (voices, latents_of([with_noise(s, 10) for s in sounds])))
     cosines = (flat * noisy).sum(axis=1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(noisy, axis=1)
     assert cosines.mean() < 0.5
@@ -143,7 +143,7 @@ def test_noise_of_any_shape(builtin, sounds, voices, shape):
 
 
 def test_bits_are_those_of_the_first_version(builtin):
-    """Frozen: another x_T of the same latents would be another image of the same voice."""
+    """The bits are frozen: another x_T of the same latents would be another image of the same voice."""
     decibels = np.clip(-40 + 1000 * builtin.components[[0, 3, 60, 255]].astype(np.float64), -80, 0)
     latents = ((decibels - builtin.mean_db) / builtin.std_db).astype(np.float32).reshape(-1, 4, 32, 32)
     assert hashlib.sha256(builtin.whiten(latents).astype("<f4").tobytes()).hexdigest() == FROZEN_SHA256
@@ -163,7 +163,7 @@ def test_the_same_bits_alone_and_in_a_batch(builtin, voices):
 
 
 def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
-    """The same dB picture gives the same x_T, whichever mean and std the z-score was made with."""
+    """The same spectrogram gives the same x_T, whichever mean and std the z-score was made with."""
     decibels = builtin.to_decibels(voices)
     other = replace(builtin, mean_db=np.full(4096, -30, np.float32), std_db=np.full(4096, 7, np.float32))
     again = ((decibels + 30) / 7).reshape(voices.shape)
@@ -171,7 +171,7 @@ def test_does_not_depend_on_the_statistics_of_the_z_score(builtin, voices):
 
 
 @pytest.mark.parametrize("level", [-80.0, -40.0, 0.0])
-def test_flat_pictures_do_not_divide_by_zero(builtin, level):
+def test_flat_spectrograms_do_not_divide_by_zero(builtin, level):
     flat = ((level - builtin.mean_db) / builtin.std_db).reshape(1, 4, 32, 32)
     assert np.linalg.norm(builtin.whiten(flat)) == pytest.approx(64, rel=1e-5)
 
@@ -184,32 +184,34 @@ def test_the_mean_voice_does_not_divide_by_zero(builtin):
 
 @pytest.mark.parametrize(("first", "last"), [(0, 63), (10, 40), (5, 6), (30, 30), (63, 63)])
 def test_align_stretches_the_voice_from_edge_to_edge(builtin, first, last):
-    """All but 3 % at either end of what is above the floor; half of a column beside a short sound is blended in."""
-    picture = np.full((64, 64), -70.0)
-    picture[20, first : last + 1] = -5
-    aligned = builtin.align(picture.reshape(1, -1)).reshape(64, 64)
+    """At either end 3 % of the energy above the floor are cut off; a short sound blends with half a column."""
+    spectrogram = np.full((64, 64), -70.0)
+    spectrogram[20, first : last + 1] = -5
+    aligned = builtin.align(spectrogram.reshape(1, -1)).reshape(64, 64)
     assert (np.delete(aligned, 20, axis=0) == -builtin.floor_db).all()
     assert aligned[20].max() > -0.5 and aligned[20].min() >= -builtin.floor_db / 2
     assert (aligned[20, 16:48] == 0).all() or last == first
 
 
 def test_align_hardly_moves_when_noise_lifts_the_pauses(builtin, sounds):
-    """What a threshold on single columns did: one of them above it, and the whole picture was stretched otherwise."""
-    picture = builtin.to_decibels(latents_of(sounds[:1])).reshape(64, 64)
-    noisy = np.maximum(picture, picture.max() - builtin.floor_db + np.random.default_rng(1).uniform(-9, 1, (64, 64)))
-    one, other = builtin.align(np.stack([picture, noisy]))
+    """A threshold on single columns would do so: with one more column above it, the whole is stretched differently."""
+    spectrogram = builtin.to_decibels(latents_of(sounds[:1])).reshape(64, 64)
+    noisy = np.maximum(
+        spectrogram, spectrogram.max() - builtin.floor_db + np.random.default_rng(1).uniform(-9, 1, (64, 64))
+    )
+    one, other = builtin.align(np.stack([spectrogram, noisy]))
     assert np.corrcoef(one, other)[0, 1] > 0.9
 
 
 def squares(x: np.ndarray) -> np.ndarray:
-    """Means of [B, 4, 32, 32] over 4 x 4 squares of each channel, times 8: N(0, 1) for noise."""
+    """Compute means of [B, 4, 32, 32] over 4 x 4 squares of each channel, times 8: N(0, 1) for noise."""
     return x.reshape(-1, 4, 4, 8, 4, 8).mean(axis=(3, 5)) * 8
 
 
 # --- fitting ---------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def pictures() -> np.ndarray:
-    """200 small dB pictures [200, 256] that vary along five axes, far above the floor, sounding throughout."""
+def spectrograms() -> np.ndarray:
+    """Make 200 small spectrograms in dB [200, 256] that vary along five axes, above the floor in every column."""
     random = np.random.default_rng(2)
     axes = np.linalg.qr(random.standard_normal((256, 5)))[0]
     decibels = -12 + (random.standard_normal((200, 5)) * [16, 12, 8, 6, 4]) @ axes.T
@@ -217,9 +219,9 @@ def pictures() -> np.ndarray:
     return decibels.clip(-20, 0)
 
 
-def test_fit_finds_the_principal_axes(pictures):
-    fitted = Whitening.fit(pictures, pictures.mean(axis=0), np.full(256, 3.0), axes=5)
-    aligned = fitted.align(pictures)
+def test_fit_finds_the_principal_axes(spectrograms):
+    fitted = Whitening.fit(spectrograms, spectrograms.mean(axis=0), np.full(256, 3.0), axes=5)
+    aligned = fitted.align(spectrograms)
     np.testing.assert_allclose(fitted.centre_db, aligned.mean(axis=0), atol=1e-4)
     _, values, rows = np.linalg.svd(aligned - aligned.mean(axis=0), full_matrices=False)
     np.testing.assert_allclose(fitted.scales, values[:5] / 200**0.5, rtol=1e-3)
@@ -235,15 +237,15 @@ def test_fit_finds_the_principal_axes(pictures):
 
 
 @pytest.mark.parametrize(("rows", "axes"), [(2, 1), (7, 6), (40, 16), (200, 16)])
-def test_few_recordings_have_few_axes(pictures, rows, axes):
-    fitted = Whitening.fit(pictures[:rows], np.zeros(256), np.ones(256), axes=16)
+def test_few_recordings_have_few_axes(spectrograms, rows, axes):
+    fitted = Whitening.fit(spectrograms[:rows], np.zeros(256), np.ones(256), axes=16)
     assert len(fitted.scales) == axes
-    x_T = fitted.whiten(pictures[:rows].reshape(rows, 1, 16, 16))
+    x_T = fitted.whiten(spectrograms[:rows].reshape(rows, 1, 16, 16))
     np.testing.assert_allclose(np.linalg.norm(x_T.reshape(rows, -1), axis=1), 16, rtol=1e-5)
 
 
-def test_fit_of_recordings_that_are_all_the_same(pictures):
-    same = np.repeat(pictures[:1], 8, axis=0)
+def test_fit_of_recordings_that_are_all_the_same(spectrograms):
+    same = np.repeat(spectrograms[:1], 8, axis=0)
     fitted = Whitening.fit(same, np.zeros(256), np.ones(256), axes=4)
     assert np.isfinite(fitted.whiten(same.reshape(8, 1, 16, 16))).all()
 
@@ -313,42 +315,23 @@ def test_import_needs_numpy_alone():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=config.REPO_DIR, text=True).strip() == "[]"
 
 
-def test_few_recordings_are_mixed_with_the_prior(pictures):
-    """Centre and covariance as if the prior were of 50 recordings more, whatever their axes."""
+def test_few_recordings_are_mixed_with_the_prior(spectrograms):
+    """Centre and covariance are those of 50 recordings more, made by the prior."""
     mean, std = np.zeros(256), np.ones(256)
-    prior = Whitening.fit(pictures[100:] - 3, mean, std, axes=60)
-    own = Whitening.fit(pictures[:100], mean, std, axes=60, prior=prior)
+    prior = Whitening.fit(spectrograms[100:] - 3, mean, std, axes=60)
+    own = Whitening.fit(spectrograms[:100], mean, std, axes=60, prior=prior)
     share = own_share(100, 60)
     assert share == pytest.approx(100 / 150)
-    aligned = own.align(pictures[:100])
+    aligned = own.align(spectrograms[:100])
     rows = prior.components.astype(float) * prior.scales[:, None]
     apart = aligned.mean(axis=0) - prior.centre_db
     wanted = share * np.cov(aligned.T, ddof=0) + (1 - share) * rows.T @ rows
     wanted += share * (1 - share) * np.outer(apart, apart)
     np.testing.assert_allclose(own.scales[:20] ** 2, np.linalg.eigvalsh(wanted)[::-1][:20], rtol=1e-3)
     np.testing.assert_allclose(own.centre_db, share * aligned.mean(axis=0) + (1 - share) * prior.centre_db, atol=1e-4)
-    alone = Whitening.fit(pictures, mean, std, axes=16)
-    again = Whitening.fit(pictures, mean, std, axes=16, prior=prior)
+    alone = Whitening.fit(spectrograms, mean, std, axes=16)
+    again = Whitening.fit(spectrograms, mean, std, axes=16, prior=prior)
     np.testing.assert_array_equal(alone.components, again.components)  # enough recordings: the prior has no say
-
-
-def test_fitting_takes_no_more_memory_for_more_recordings(tmp_path):
-    """Of a memory map of 6 MB, one block at a time is held; the covariance of 256 elements is half a megabyte."""
-    import tracemalloc
-
-    vectors = np.lib.format.open_memmap(tmp_path / "v.npy", mode="w+", dtype=np.float32, shape=(6_000, 256))
-    vectors[:] = np.random.default_rng(5).uniform(-30, 0, 256)
-    vectors[::7, ::3] -= 10
-
-    def peak(rows: int) -> int:
-        tracemalloc.start()
-        Whitening.fit(vectors[:rows], np.zeros(256), np.ones(256), axes=4)
-        high = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return high
-
-    peak(600)  # imports
-    assert peak(6_000) < 1.2 * peak(1_000) and peak(6_000) < 6_000 * 256 * 8
 
 
 @pytest.mark.parametrize(("elements", "axes"), [(8, 1), (16, 17)])
