@@ -1,6 +1,7 @@
 """Text encoders: from prompts to embeddings [B, max_seq_len, n_embed], to which the U-Net attends."""
 
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ldm.modules.x_transformer import AbsolutePositionalEmbedding, Encoder, TransformerWrapper
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 
 class BERTEmbedder(nn.Module):
@@ -34,13 +35,13 @@ class BERTEmbedder(nn.Module):
 
         Raises:
             FileNotFoundError: neither exists.
-            ValueError: the file cannot be read, or has more words than the model.
+            ValueError: the file cannot be read, has more words than the model, or lacks a part of BERT's tokenizer.
         """
         from tokenizers import BertWordPieceTokenizer, Tokenizer
 
         readers = {
             "tokenizer.json": Tokenizer.from_file,
-            "vocab.txt": lambda file: BertWordPieceTokenizer(file, lowercase=True),
+            "vocab.txt": lambda file: BertWordPieceTokenizer(_read_vocabulary(Path(file)), lowercase=True),
         }
         path = next((folder / name for name in readers if (folder / name).is_file()), None)
         if path is None:
@@ -55,13 +56,40 @@ class BERTEmbedder(nn.Module):
         words, known = tokenizer.get_vocab_size(), self.transformer.token_emb.num_embeddings
         if words > known:
             raise ValueError(f"{path} has {words} words, the model {known}: it belongs to another model")
+        if words < known:
+            warnings.warn(f"{path} has {words} words, the model {known}: is it cut short, or another's?", stacklevel=2)
+        if fault := _fault_of(tokenizer):
+            raise ValueError(
+                f"{path} {fault}, so prompts would get other tokens than in training: download the tokenizer.json or "
+                "the vocab.txt of bert-base-uncased"
+            )
         tokenizer.enable_truncation(self.max_seq_len)
         tokenizer.enable_padding(length=self.max_seq_len, pad_id=0, pad_token="[PAD]")
         self.tokenizer = tokenizer
 
     def out_of_vocabulary(self, prompt: str) -> list[str]:
-        """Return no word: WordPiece spells out unknown words."""
-        return []
+        """Return the parts of `prompt` that WordPiece cannot spell, such as emoji: all of them are one token."""
+        encoding = self._encode(prompt)
+        unknown = [span for span, token in zip(encoding.offsets, encoding.tokens, strict=True) if token == "[UNK]"]
+        return [prompt[start:end] for start, end in unknown]
+
+    def left_out(self, prompt: str) -> list[str]:
+        """Return the words at the end of `prompt` that the model does not read: it reads 77 tokens, ends included."""
+        encoding = self._encode(prompt)
+        if not encoding.overflowing:
+            return []
+        rest = encoding.overflowing[0]
+        cut = next(word for word in rest.word_ids if word is not None)
+        # a word of several tokens may be cut in its middle; then all of it is named
+        places = zip([*encoding.word_ids, *rest.word_ids], [*encoding.offsets, *rest.offsets], strict=True)
+        start = min(start for word, (start, _) in places if word == cut)
+        words = (word.strip(",.;:!?()") for word in prompt[start:].split())
+        return [word for word in words if any(map(str.isalnum, word))]
+
+    def _encode(self, prompt: str) -> "Encoding":
+        if self.tokenizer is None:
+            raise RuntimeError("the text encoder has no vocabulary: call load_vocabulary first")
+        return self.tokenizer.encode(prompt)
 
     def has_known_words(self, prompt: str) -> bool:
         """Tell whether `prompt` has an effect; here every prompt has."""
@@ -73,10 +101,38 @@ class BERTEmbedder(nn.Module):
         Raises:
             RuntimeError: no vocabulary was loaded.
         """
-        if self.tokenizer is None:
-            raise RuntimeError("the text encoder has no vocabulary: call load_vocabulary first")
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(prompts))]
+        ids = [self._encode(prompt).ids for prompt in prompts]
         return self.transformer(torch.tensor(ids, device=self.transformer.token_emb.weight.device))
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Read one word a line, with a byte order mark, ends of lines as on Windows and empty lines at the end or not."""
+    lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    return {line.rstrip(): number for number, line in enumerate(lines)}
+
+
+def _fault_of(tokenizer: "Tokenizer") -> str | None:
+    """Say in words what a tokenizer does otherwise than BERT's for text without capitals; None if it does the same.
+
+    A tokenizer.json whose normalizer, pre-tokenizer or post-processor is missing loads without an error.
+    """
+    letters = [word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha() and word.islower()]
+    if not letters:
+        return "has no lower-case words"
+    word = min(letters)
+
+    def tokens(text: str) -> list[str]:
+        return list(tokenizer.encode(text).tokens)
+
+    alone = tokens(word)
+    if alone[:1] != ["[CLS]"] or alone[-1:] != ["[SEP]"]:
+        return "does not put [CLS] and [SEP] around a prompt (it lacks the post-processor)"
+    if tokens(word.upper()) != alone or tokens(word.replace(word[0], word[0] + "\u0301", 1)) != alone:
+        return "keeps capitals and accents (it lacks the normalizer)"
+    inner = alone[1:-1]
+    if tokens(f"{word} {word}")[1:-1] != inner * 2 or tokens(f"{word},{word}") != tokens(f"{word} , {word}"):
+        return "does not split a prompt into words (it lacks the pre-tokenizer)"
+    return None
 
 
 def _words(prompt: str) -> list[str]:
@@ -123,15 +179,21 @@ class WordEmbedder(nn.Module):
             ValueError: the number of words is not that of the vectors.
             OSError: the file cannot be read.
         """
-        words = (folder / "vocab.txt").read_text(encoding="utf-8").split()
+        words = (folder / "vocab.txt").read_text(encoding="utf-8-sig").split()
         if len(words) != len(self.word_vectors):
             raise ValueError(f"{folder / 'vocab.txt'} has {len(words)} words, the model {len(self.word_vectors)}")
         self.index = {word: i for i, word in enumerate(words)}
 
     def tokenize(self, prompt: str) -> list[int]:
         """Return the rows of `word_vectors` of the known words in `prompt`, at most `max_seq_len`."""
-        words = map(_plain, _words(prompt))
-        return [self.index[word] for word in words if word in self.index][: self.max_seq_len]
+        return [self.index[_plain(word)] for word in self._known_words(prompt)][: self.max_seq_len]
+
+    def _known_words(self, prompt: str) -> list[str]:
+        return [word for word in _words(prompt) if _plain(word) in self.index]
+
+    def left_out(self, prompt: str) -> list[str]:
+        """Return the known words at the end of `prompt` that the model does not read: it reads `max_seq_len`."""
+        return [unicodedata.normalize("NFC", word) for word in self._known_words(prompt)[self.max_seq_len :]]
 
     def out_of_vocabulary(self, prompt: str) -> list[str]:
         """Return the words of `prompt` that have no vector, and so no effect."""
