@@ -1,8 +1,9 @@
 """Choose the recordings of the built-in calibration, and link them into one folder.
 
-SOURCE is the folder that the Debian packages named in README.md were unpacked in (`dpkg -x PACKAGE SOURCE`). One half
-is telephone prompts at 8 kHz (asterisk), one half wide-band syllables and words (klettres); within each half every
-language counts about the same. The choice is the same on every machine: evenly spaced in sorted order.
+SOURCE is the folder with the unpacked Debian packages of README.md (`dpkg -x PACKAGE SOURCE`). One half of the
+recordings are telephone prompts at 8 kHz (asterisk), the other half wide-band syllables and words (klettres). Within
+each half, every language has about the same number. The choice is the same on every machine: evenly spaced in sorted
+order.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import cli
 
 TELEPHONE, WIDE_BAND = "usr/share/asterisk/sounds", "usr/share/klettres"
 PER_TELEPHONE_LANGUAGE = 180  # five languages
-PER_WIDE_BAND_LANGUAGE = 49  # twenty languages and accents, of which some have fewer
+PER_WIDE_BAND_LANGUAGE = 49  # twenty languages and accents; some have fewer recordings
 NOT_SPEECH = (
     "silence/",
     "beep",
@@ -22,11 +23,12 @@ NOT_SPEECH = (
     "confbridge-leave.",
     "tt-monkeys.",
 )
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"  # kept out, so that they can be used as tests
-NOT_CHOSEN_ANYWAY = ("syllable_ml.ogg", "letter_hu.ogg")  # leaving them out would move the even spacing
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"  # left out, so that tests can use them as unknown voices
+NOT_CHOSEN_ANYWAY = ("syllable_ml.ogg", "letter_hu.ogg")  # leaving them out would shift the even spacing
 
 
 def digest(path: Path) -> str:
+    """Hash the content of a file, to find the same recording under two names."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -41,11 +43,12 @@ def speech(folder: Path, pattern: str, seen: set[str]) -> list[Path]:
 
 
 def spaced(paths: list[Path], count: int) -> list[Path]:
-    """`count` of the paths, evenly spaced, or all of them if there are fewer."""
+    """Choose `count` of the paths, evenly spaced, or all of them if there are fewer."""
     return paths if len(paths) <= count else [paths[i * len(paths) // count] for i in range(count)]
 
 
 def select(source: Path) -> list[Path]:
+    """List the recordings of the calibration below the folder of the unpacked packages."""
     seen = {digest(path) for path in EXAMPLES.iterdir() if path.name not in NOT_CHOSEN_ANYWAY}
     halves = ((TELEPHONE, "*.wav", PER_TELEPHONE_LANGUAGE), (WIDE_BAND, "*.ogg", PER_WIDE_BAND_LANGUAGE))
     return [
@@ -58,7 +61,7 @@ def select(source: Path) -> list[Path]:
 
 def main() -> None:
     parser = cli.CommandParser(__doc__)
-    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="where the packages were unpacked")
+    parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="folder with the unpacked packages")
     parser.add_argument("target", type=cli.new_folder, metavar="TARGET", help="a new folder, filled with links")
     options = parser.parse_args()
     source = options.source.resolve()
