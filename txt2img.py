@@ -90,7 +90,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     inputs = Inputs(*model_files(args), files, specs)
     print_whitening(inputs)
     if made_from:
-        made_from.check(inputs.provenance(specs[0]))
+        inputs.check_replay(made_from, specs[0])
 
     samples = args.outdir / "samples"
     check_writable(samples)

@@ -4,6 +4,7 @@ From a voice to x_T: `Inputs.start_noise` → `audio.initial_noise.initial_noise
 """
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import threading
@@ -21,10 +22,12 @@ import config
 from audio.initial_noise import Voices, initial_noise, is_gaussian
 from audio.provenance import find_whitening, read_note
 from files import sha256_of
-from ldm.checkpoint import find_model
+from ldm.checkpoint import files_read, find_model
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
 from painting.png_text import Provenance, text_chunks
+
+MAX_LATENT = 1e6  # dB over the smallest deviation that any calibration has; larger numbers are damage
 
 
 def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -42,13 +45,19 @@ def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 @functools.cache
 def model_sha256(weights: Path) -> Future[str]:
-    """Compute the SHA-256 of the weights in a daemon thread while they load, so that Ctrl-C does not wait for it."""
+    """Compute the SHA-256 of the weights in a daemon thread while they load, so that Ctrl-C does not wait for it.
+
+    Of a folder it is the hash of the hashes of the files that the model is read from, so a README or what a desktop
+    leaves there changes nothing.
+    """
     sha256: Future[str] = Future()
 
     def hash_file() -> None:
         try:
-            sha256.set_result(sha256_of(weights))
-        except OSError as error:
+            parts = files_read(weights) if weights.is_dir() else []
+            together = hashlib.sha256("".join(map(sha256_of, parts)).encode()).hexdigest()
+            sha256.set_result(together if parts else sha256_of(weights))
+        except (OSError, ValueError) as error:
             sha256.set_exception(error)
 
     threading.Thread(target=hash_file, daemon=True).start()
@@ -70,7 +79,7 @@ class Inputs:
         A warning tells of latents that should be whitened and cannot be.
 
         Raises:
-            ValueError: x_T must be whitened, and no calibration here made the latents.
+            ValueError: x_T must be whitened, and no calibration here made the latents; or their elements are absurd.
         """
         self.weights, self.yaml = weights, yaml
         self._paths = [path for path, _ in files]
@@ -83,6 +92,8 @@ class Inputs:
     def _voices(self, path: Path, latents: Tensor, rows: list[int], x_T: str) -> Voices:
         """Put the latents of one file, of which `rows` are used, and their whitening together."""
         array = latents.numpy()
+        if (largest := latents.abs().max().item()) > MAX_LATENT:
+            raise ValueError(f"{path} holds elements of {largest:.3g}, and latents of a voice stay below 100")
         chosen = array[rows]
         if x_T == "auto":
             chosen = chosen[~is_gaussian(chosen)]
@@ -134,9 +145,18 @@ class Inputs:
 
     def identity(self, specs: Sequence[ImageSpec]) -> str:
         """Return a cheap key of these inputs: weights by size and date, because hashing gigabytes takes seconds."""
-        weights = self.weights.stat()
-        parts = (self.weights, weights.st_size, weights.st_mtime_ns, self.yaml, self._calibration_sha256)
+        state = [(file.st_size, file.st_mtime_ns) for file in map(Path.stat, files_read(self.weights))]
+        weights = (number for pair in state for number in pair)
+        parts = (self.weights, *weights, self.yaml, self._calibration_sha256)
         return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
+
+    def check_replay(self, made_from: Provenance, spec: ImageSpec) -> None:
+        """Raise ValueError if an image that was made from other files would come out differently."""
+        now = self.provenance(spec)
+        if self.weights.is_dir() and made_from.model_sha256 != now.model_sha256:
+            # before the files of a folder were chosen, the hash was that of all of them
+            now = dataclasses.replace(now, model_sha256=sha256_of(self.weights))
+        made_from.check(now)
 
     def provenance(self, spec: ImageSpec) -> Provenance:
         """Return the hashes of everything that the image of `spec` is made from."""

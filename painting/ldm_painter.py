@@ -1,5 +1,6 @@
 """The latent diffusion models of `ldm/` behind the `Painter` protocol."""
 
+import math
 import pkgutil
 import warnings
 from collections.abc import Iterable, Sequence
@@ -7,18 +8,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 import config
+from ldm.broken_weights import broken_weights
 from ldm.checkpoint import DTYPES, load_model
 from ldm.devices import UnavailableError, choose_device, choose_precision
 from ldm.models.diffusion.sampling import SamplingSettings
+from ldm.tensor_files import some
 from painting.image_spec import SAMPLERS, ImageSpec
 from painting.images import to_uint8
 from painting.painter import OnStep, PaintingNote, Step
 from painting.preview import LinearDecoder
 
 FACTOR = 8  # pixels of the image a latent pixel and side
+NAMED = 24  # words of a prompt that a warning names
+MAX_NOISE = 1e4  # Gaussian noise stays below 6, and raw latents below 100
+# Decoded images lie in about −1…1. White or black that a prompt asks for overshoots less than this:
+OVERSHOOT = 10.0
+# and even the most extreme settings stay far below this.
+ABSURD = 1e5
 
 
 class LatentDiffusionPainter:
@@ -48,6 +58,7 @@ class LatentDiffusionPainter:
         self.precision = choose_precision(precision, self.device)
         self.defaults = {"guidance_rescale": config.BUILTIN_RESCALE} if weights == config.BUILTIN_MODEL_WEIGHTS else {}
         self._warned: set[str] = set()  # unknown words, and prompts without any known word
+        self._cut: set[str] = set()  # prompts whose end the model does not read, and the user knows
         self._load()
 
     def _load(self) -> None:
@@ -75,21 +86,47 @@ class LatentDiffusionPainter:
         """Sample images [B, H, W, 3] uint8 from start noise `x_T` [B, C, h, w]; see `Painter.paint`.
 
         A single spec that was sampled in a batch is sampled in a batch of copies of itself, because the size of a batch
-        changes how sums are rounded. If low precision spoils an image (NaN, or all black), the model is loaded again in
-        float32, and stays so.
+        changes how sums are rounded. If low precision spoils an image (NaN, or one single colour), the model is loaded
+        again in float32, and stays so.
+
+        Raises:
+            ValueError: start noise, weights or settings give no image even in float32; the message says which.
         """
+        check_start_noise(x_T)
         if len(specs) == 1 and specs[0].batch_size > 1:
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]
         self._warn_of_prompts(specs)
         images = self._sample(specs, x_T, on_step)
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
+            self._refuse_broken_weights()
             warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
             self.precision = "fp32"
             del self.model  # both models together might not fit into memory
             self._load()
             images = self._sample(specs, x_T, on_step)
-        return to_uint8(images.nan_to_num(nan=-1.0))
+        for image in images:
+            self._check(image)
+        return to_uint8(images)
+
+    def _check(self, image: Tensor) -> None:
+        """Raise ValueError if an image [3, H, W] in −1…1 is spoiled; warn of one with a single colour that is not."""
+        if not is_spoiled(image):
+            return
+        if image.abs().amax() < OVERSHOOT and not repeats(image):
+            warnings.warn("the image has one single colour", PaintingNote, stacklevel=3)
+            return
+        self._refuse_broken_weights()
+        what = "one single colour" if image.abs().amax() < ABSURD else "NaN or absurdly large numbers"
+        raise ValueError(
+            f"no image came out, only {what}: no weight in {self.weights} is NaN or absurd, so either its yaml is that "
+            "of another model, or the start noise or the settings are too extreme; try a lower scale"
+        )
+
+    def _refuse_broken_weights(self) -> None:
+        """Raise ValueError if weights are to blame for an image that is none. All of them are read."""
+        if broken := broken_weights(self.model.state_dict()):
+            raise ValueError(f"{self.weights} is broken and gives no images: {broken}")
 
     def _warn_of_prompts(self, specs: Sequence[ImageSpec]) -> None:
         """Warn once about each unknown word, and once about each prompt without any known word."""
@@ -104,6 +141,11 @@ class LatentDiffusionPainter:
         for prompt in sorted(void - self._warned):
             warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=3)
         self._warned |= unknown | void
+        for prompt in sorted(effects.keys() - self._cut):
+            if rest := text.left_out(prompt):
+                note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"
+                warnings.warn(note, PaintingNote, stacklevel=3)
+        self._cut |= effects.keys()
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
         """Encode `prompts` to [B, M, D], each alone, and only once while consecutive batches use it."""
@@ -116,7 +158,7 @@ class LatentDiffusionPainter:
 
     @torch.inference_mode()
     def _sample(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None) -> Tensor:
-        """Sample and decode: images [B, 3, H, W] in −1…1."""
+        """Sample and decode: images [B, 3, H, W] in −1…1. All elements are NaN if the first step gives NaN."""
         spec, text = specs[0], self.model.cond_stage_model
         prompts = [s.prompt if text.has_known_words(s.prompt) else text.fallback_prompt for s in specs]
         negative_prompts = [s.negative_prompt for s in specs]
@@ -124,19 +166,25 @@ class LatentDiffusionPainter:
         self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in in_use}
 
         def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
+            # NaN stays NaN; the first step alone, because reading a result makes the CPU wait for a GPU
+            if i == 0 and not pred_x0.isfinite().all():
+                raise FloatingPointError
             if on_step is not None:
                 on_step(Step(i + 1, spec.steps, lambda: self._preview(pred_x0)))
 
         sampler = pkgutil.resolve_name(SAMPLERS[spec.sampler].target)
         settings = SamplingSettings(spec.steps, spec.scale, spec.eta, spec.guidance_interval, spec.guidance_rescale)
-        samples = sampler(self.model).run(
-            x_T,
-            settings,
-            conditioning=self._embed(prompts),
-            unconditional=self._embed(negative_prompts) if spec.scale != 1 else None,
-            seeds=[s.seed for s in specs],
-            on_step=after_step,
-        )
+        try:
+            samples = sampler(self.model).run(
+                x_T,
+                settings,
+                conditioning=self._embed(prompts),
+                unconditional=self._embed(negative_prompts) if spec.scale != 1 else None,
+                seeds=[s.seed for s in specs],
+                on_step=after_step,
+            )
+        except FloatingPointError:
+            return torch.full((len(specs), 3, spec.height, spec.width), math.nan)
         # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
 
@@ -147,5 +195,20 @@ class LatentDiffusionPainter:
 
 
 def is_spoiled(image: Tensor) -> bool:
-    """Tell whether an image [3, H, W] in −1…1 shows an overflow: NaN or infinity anywhere, or black everywhere."""
-    return not image.isfinite().all() or bool((image <= -1.0).all())
+    """Tell whether an image [3, H, W] in −1…1 shows an overflow: NaN or absurd values, or one single colour."""
+    if not image.abs().amax() < ABSURD:  # true of NaN, too
+        return True
+    return repeats(torch.from_numpy(to_uint8(image[None])[0]).permute(2, 0, 1))
+
+
+def repeats(image: Tensor) -> bool:
+    """Tell whether an image [3, H, W] is the same wherever a latent pixel is decoded: a colour, or a tile of 8×8."""
+    tiles = rearrange(image, "c (h y) (w x) -> h w c y x", y=FACTOR, x=FACTOR)
+    return bool((tiles == tiles[0, 0]).all())
+
+
+def check_start_noise(x_T: Tensor) -> None:
+    """Raise ValueError if start noise [B, C, h, w] holds NaN, or numbers that no latents reach."""
+    largest = x_T.abs().max().item()
+    if not largest <= MAX_NOISE:  # NaN included
+        raise ValueError(f"the start noise has elements of {largest:.3g}; Gaussian noise stays below 6")

@@ -42,12 +42,18 @@ class LinearDecoder:
     @classmethod
     @torch.inference_mode()
     def fit(cls, model: LatentDiffusion) -> "LinearDecoder":
-        """Fit the map by least squares to images of known colours, so that it suits the first stage of any model."""
+        """Fit the map by least squares to images of known colours, so that it suits the first stage of any model.
+
+        Raises:
+            ValueError: the encoder gives NaN.
+        """
         images = colour_fields(EXAMPLES, EXAMPLE_SIZE)
         first = next(model.first_stage_model.parameters())
         # one image at a time: the memory of the encoder grows with the batch
         latents = torch.cat([model.encode_first_stage(x.to(first.device, first.dtype)) for x in images.split(1)])
         latents = latents.float().cpu()
+        if not latents.isfinite().all():
+            raise ValueError("the encoder of this model gives NaN, so there can be no preview: its weights are broken")
         colours = F.adaptive_avg_pool2d(images, (latents.shape[2], latents.shape[3]))
         return cls(torch.linalg.lstsq(_with_one(latents), rearrange(colours, "b c h w -> (b h w) c")).solution)
 

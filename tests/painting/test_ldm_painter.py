@@ -1,0 +1,153 @@
+"""A latent diffusion model as a painter: what it warns of, and images that are none."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import txt2img
+from ldm.models.diffusion.ddpm import LatentDiffusion
+from painting.image_spec import ImageSpec
+from painting.ldm_painter import LatentDiffusionPainter, is_spoiled
+from painting.painter import PaintingNote
+from tests.ldm.tiny_model import save_model, weights_of
+
+SPEC = ImageSpec("a golden spiral", steps=2, height=64, width=64, scale=1, precision="fp32")
+NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+KERNEL = "model.diffusion_model.input_blocks.0.0.weight"
+LAST_KERNEL = "first_stage_model.decoder.6.weight"
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    return weights_of()
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory, weights) -> LatentDiffusionPainter:
+    folder = tmp_path_factory.mktemp("model")
+    return LatentDiffusionPainter(save_model(folder, weights), precision="fp32", device="cpu")
+
+
+def broken(folder: Path, weights: dict[str, Tensor], damage: str) -> Path:
+    tensors = dict(weights)
+    if damage in ("nan", "huge"):
+        name = KERNEL if damage == "nan" else LAST_KERNEL
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = torch.nan if damage == "nan" else 1e30
+    else:
+        for name, tensor in tensors.items():
+            if name.startswith("first_stage_model.decoder") and (damage == "zeros" or tensor.ndim > 1):
+                tensors[name] = torch.zeros_like(tensor)
+    return save_model(folder, tensors)
+
+
+# --- broken models ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        ("nan", rf"hold NaN or infinite numbers .{KERNEL}."),
+        ("huge", rf"hold absurdly large numbers .{LAST_KERNEL}."),
+        ("zeros", "hold nothing but zeros .first_stage_model.decoder.0.weight"),
+        ("zero kernels", "hold nothing but zeros .first_stage_model.decoder.0.weight"),  # a tile of biases, repeated
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_broken_model_makes_no_image_and_is_named(tmp_path, weights, damage, words, precision):
+    path = broken(tmp_path, weights, damage)
+    painter = LatentDiffusionPainter(path, precision=precision, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no second try in fp32, which would be as broken
+        with pytest.raises(ValueError, match=f"{path} is broken.*{words}") as caught:
+            painter.paint([SPEC], NOISE)
+    assert "\n" not in str(caught.value) and "--" not in str(caught.value)
+
+
+def test_the_script_writes_nothing_then(tmp_path, weights):
+    path = broken(tmp_path, weights, "zeros")
+    sizes = ["--H=64", "--W=64", "--steps=2", "--precision=full", "--device=cpu"]
+    with pytest.raises(ValueError, match="is broken"):
+        txt2img.main([f"--ckpt={path}", f"--outdir={tmp_path / 'out'}", "--prompt=a golden spiral", *sizes])
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_nan_ends_the_sampling_after_a_step(painter, monkeypatch):
+    model = LatentDiffusion.apply_model
+    monkeypatch.setattr(LatentDiffusion, "apply_model", lambda *args, **more: model(*args, **more) * torch.nan)
+    steps: list[int] = []
+    with pytest.raises(ValueError, match="only NaN or absurdly large numbers: no weight in .* is NaN or absurd"):
+        painter.paint([SPEC], NOISE, lambda step: steps.append(step.number))
+    assert steps == []  # nor is a preview made of NaN
+
+
+@pytest.mark.parametrize("value", [1e30, float("nan"), float("inf"), -2e4])
+def test_absurd_start_noise_is_refused(painter, value):
+    noise = NOISE.clone()
+    noise[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="the start noise has elements of"):
+        painter.paint([SPEC], noise)
+
+
+def test_absurd_latents_are_refused(tmp_path):
+    torch.save(torch.full((1, 4, 32, 32), 1e30), tmp_path / "latent.pt")
+    with pytest.raises(ValueError, match=r"latent.pt holds elements of 1e\+30, and latents of a voice stay below 100"):
+        txt2img.main([f"--init_latents={tmp_path / 'latent.pt'}", f"--outdir={tmp_path}", "--steps=1"])
+    assert not list(tmp_path.rglob("*.png"))
+
+
+# --- one colour ------------------------------------------------------------------------------------------------------
+def decoding(image: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatentDiffusion, "decode_first_stage", lambda self, z: image[None])
+
+
+VARIED = 0.01 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("image", [torch.zeros(3, 64, 64), torch.full((3, 64, 64), -1.0), 1e4 * (1 + VARIED)])
+def test_an_image_of_one_colour_is_refused(painter, image, monkeypatch):
+    decoding(image, monkeypatch)
+    with pytest.raises(ValueError, match="no image came out, only one single colour"):
+        painter.paint([SPEC], NOISE)
+
+
+def test_black_that_a_prompt_asked_for_is_an_image_with_a_warning(painter, monkeypatch):
+    decoding(-1.2 - VARIED, monkeypatch)
+    with pytest.warns(PaintingNote, match="one single colour"):
+        assert (painter.paint([SPEC], NOISE) == 0).all()
+
+
+def test_an_image_that_is_nearly_flat_is_an_image(painter, monkeypatch):
+    """One pixel that differs by one level is enough."""
+    image = torch.zeros(3, 64, 64)
+    image[0, 40, 40] = 0.01
+    assert not is_spoiled(image) and is_spoiled(torch.zeros(3, 64, 64))
+    decoding(image, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert painter.paint([SPEC], NOISE).shape == (1, 64, 64, 3)
+
+
+def test_a_sound_model_paints_without_a_word(painter):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = painter.paint([SPEC], NOISE), painter.paint([SPEC], NOISE)
+    np.testing.assert_array_equal(first, second)
+
+
+# --- prompts ---------------------------------------------------------------------------------------------------------
+def test_the_end_of_a_prompt_that_is_left_out_is_named_once(tmp_path, weights):
+    painter = LatentDiffusionPainter(save_model(tmp_path, weights), precision="fp32", device="cpu")
+    spec = ImageSpec("a golden spiral on purple blue", steps=1, height=64, width=64, scale=1)
+    with pytest.warns(PaintingNote, match="leaves out its end: purple, blue$") as caught:
+        painter.paint([spec], NOISE)
+    assert len(caught) == 1
+    short = painter.paint([ImageSpec("a golden spiral on", steps=1, height=64, width=64, scale=1)], NOISE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(painter.paint([spec], NOISE), short)
+    other = ImageSpec("a", negative_prompt="on a golden spiral green", steps=1, height=64, width=64)
+    with pytest.warns(PaintingNote, match="leaves out its end: green$"):
+        painter.paint([other], NOISE)
