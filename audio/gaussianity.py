@@ -165,7 +165,7 @@ def _short(power: float) -> str:
 def _summary(found: list[Findings]) -> list[str]:
     """Count the latents that are used as they are; if there are many, list the worst and the typical power."""
     alone = sum(one.gaussian for one in found)
-    lines = [f"{alone} of {len(found)} are used as they are by txt2img.py --x_T auto, the others are whitened"]
+    lines = [f"{alone} of {len(found)} are used as they are, the others are whitened"]
     if len(found) > WORST:
         strongest = np.array([one.power.max() for one in found])
         worst = np.argsort(-strongest, kind="stable")[:WORST]

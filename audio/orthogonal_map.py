@@ -4,7 +4,7 @@ An orthogonal map keeps lengths and angles: two codes are as far apart after it 
 matrix. It consists of sign flips, permutations, Walsh-Hadamard transforms and reflections, which use additions and
 multiplications in one fixed order, so that the same code gives the same bits on every machine.
 
-A latent of N elements takes N log N operations: 16 x 128 x 128 elements take 0.1 s and a few megabytes.
+A latent of N elements takes N log N operations and memory for a few copies of it.
 
 Sources: Ailon, Chazelle, "The fast Johnson-Lindenstrauss transform", 2009 (sign flips and Hadamard transforms as a fast
 random rotation); Householder, "Unitary triangularization of a nonsymmetric matrix", 1958 (reflections).
@@ -19,7 +19,7 @@ import numpy as np
 SPREAD_SEED = 4096  # never change: the same voice would give another image
 SQUARES = 4  # squares along each side of a channel; their means are the lowest frequencies of x_T
 LEAST_ROWS = 4  # of a square; the means of smaller ones would hold more of the variance than the low frequencies do
-OVERLAP = 16  # two windows may share this part of their length: 1/16
+OVERLAP = 16  # two windows may overlap by 1/16 of their length
 LEADING = 64  # axes that set those means, one for each square of four channels
 
 
@@ -44,15 +44,20 @@ def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np
     per_channel = len(rows) * len(columns)
     squares, elements = channels * per_channel, channels * height * width
     axes = codes.shape[1]
-    if elements - squares < axes:
-        raise ValueError(f"latents of {list(shape)} are too small for a voice of {axes} numbers; use larger ones")
+    if axes > capacity(shape):
+        raise ValueError(
+            f"latents of {list(shape)} hold at most {capacity(shape)} axes, not {axes}; use larger latents"
+        )
 
+    # the means: coefficients of the constant basis vector of each square, of unit variance in noise
     turns = np.arange(squares) % min(axes, LEADING)
     count = np.bincount(turns, minlength=axes)  # squares whose mean an axis sets
     share = np.minimum(1.0, count / (elements * variances))  # of the axis' variance, for those means
     means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, per_channel)
+    # without signs, channels that share their axes would be the same
     means = hadamard((means[:, ::-1] * _signs(squares).reshape(channels, -1)).reshape(-1, per_channel))
     means = means.reshape(len(codes) * channels, len(rows), len(columns))
+    # the rest: coefficients of all other basis vectors
     rest = scatter(codes * np.sqrt(1 - share), elements - squares).reshape(len(codes) * channels, -1)
 
     noise = np.empty((len(codes) * channels, height, width))
@@ -64,6 +69,12 @@ def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np
             noise[:, top:bottom, left:right] = square.reshape(-1, bottom - top, right - left)
             used += cells - 1
     return noise.reshape(len(codes), *shape)
+
+
+def capacity(shape: Sequence[int]) -> int:
+    """Return how many axes a latent of `shape` (C, H, W) can hold."""
+    channels, height, width = shape
+    return channels * (height * width - len(_bands(height)) * len(_bands(width)))
 
 
 def _bands(size: int) -> list[tuple[int, int]]:
@@ -120,8 +131,9 @@ def _parts(size: int) -> list[slice]:
 # RandomState's stream is frozen: no version of NumPy will change it
 @functools.lru_cache(maxsize=4)  # 24 MB for the largest shapes in use
 def _scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw signs and permutations for each round of `scatter`; small parts pass on what is in them: a round more."""
-    rounds = 2 if len(_parts(size)) == 2 and _parts(size)[1].start < _parts(size)[0].stop else 3
+    """Draw the signs and the permutation of each round of `scatter`."""
+    covered = sum(part.stop - part.start for part in _parts(size))
+    rounds = 2 if covered > size else 3  # disjoint parts, of which some are small, need a round more
     draw = np.random.RandomState(SPREAD_SEED).random_sample
     return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(rounds)]
 

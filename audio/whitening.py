@@ -33,7 +33,7 @@ import numpy as np
 
 from .files import atomic_path
 from .npy import NpyReader
-from .orthogonal_map import pairwise_sum, spread
+from .orthogonal_map import capacity, pairwise_sum, spread
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
 AXES = 256  # principal axes: more of them distinguish more recordings, fewer of them are more robust to noise
@@ -116,6 +116,7 @@ class Whitening:
         centre, covariance = blank._moments(vectors)
         share = own_share(len(vectors), axes)
         if prior is not None and share < 1:
+            # covariance of a mixture: that of both parts, and of the distance between their means
             apart = centre - prior.centre_db
             rows = prior.components.astype(np.float64) * prior.scales[:, None]  # rows.T @ rows: the prior's covariance
             rows = np.vstack((rows, math.sqrt(share) * apart)) * math.sqrt(1 - share)
@@ -126,9 +127,8 @@ class Whitening:
         # v0 is fixed so that the same recordings give the same axes; by default eigsh draws it at random
         variances, components = eigsh(covariance, k=axes, v0=np.ones(mean_db.size))
         variances, components = variances[::-1], components.T[::-1]  # largest first
-        signs = np.sign(
-            components[np.arange(axes), np.abs(components).argmax(axis=1)]
-        )  # an eigenvector may have either sign
+        # an eigenvector may have either sign: its largest element is made positive
+        signs = np.sign(components[np.arange(axes), np.abs(components).argmax(axis=1)])
         return replace(
             blank,
             centre_db=centre.astype(np.float32),
@@ -207,11 +207,13 @@ class Whitening:
 
         Raises:
             ValueError: the latents have another number of elements than this whitening was made for, or elements that
-                are not finite; or `shape` is too small for a voice.
+                are not finite; or `shape` has no room for any axis.
         """
         codes = self.embed(self.align(self.to_decibels(latents)))
         scales = self.scales.astype(np.float64)
         shape = tuple(latents.shape[1:] if shape is None else shape)
+        if 0 < (room := capacity(shape)) < len(scales):  # very small latents hold the leading axes alone
+            codes, scales = _normalised(codes[:, :room]), scales[:room]
         noise = spread(codes, scales / pairwise_sum(scales), shape) * math.sqrt(math.prod(shape))
         return noise.astype(np.float32)
 
@@ -255,9 +257,13 @@ class Whitening:
         components = self.components.astype(np.float64)
         # no matrix product, because its rounding depends on the machine and on the number of rows
         coefficients = np.stack([pairwise_sum(components * (one - self.centre_db)) for one in aligned])
-        codes = coefficients / np.sqrt(self.scales.astype(np.float64))
-        codes = np.where(np.abs(codes).max(axis=1, keepdims=True) > 0, codes, 1.0)
-        return codes / norms(codes)
+        return _normalised(coefficients / np.sqrt(self.scales.astype(np.float64)))
+
+
+def _normalised(codes: np.ndarray) -> np.ndarray:
+    """Scale codes [B, K] to unit length; zeros become equal parts of all axes."""
+    codes = np.where(np.abs(codes).max(axis=1, keepdims=True) > 0, codes, 1.0)
+    return codes / norms(codes)
 
 
 def own_share(recordings: int, axes: int = AXES) -> float:

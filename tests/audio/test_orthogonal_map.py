@@ -95,7 +95,7 @@ def test_what_is_spread_is_like_noise(codes, shape):
 
 
 def test_a_shape_that_is_too_small_for_a_code_is_refused(codes):
-    with pytest.raises(ValueError, match=r"\[4, 8, 8\] are too small for a voice of 256 numbers"):
+    with pytest.raises(ValueError, match=r"\[4, 8, 8\] hold at most 240 axes, not 256"):
         spread(codes, VARIANCES, (4, 8, 8))
 
 

@@ -13,6 +13,7 @@ from audio.calibration import Calibration
 from audio.features import load_audio, log_mel_vector
 from audio.gaussianity import examine, is_gaussian, spatial_power
 from audio.initial_noise import mix_with_noise
+from audio.orthogonal_map import capacity
 from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -140,6 +141,20 @@ def test_noise_of_any_shape(builtin, sounds, voices, shape):
     assert max(abs(one.kurtosis - 3) for one in found) < 0.3
     limit = 5 * (shape[1] * shape[2]) ** -0.5  # the largest of all pairs of channels
     assert max(one.channels for one in found) < limit
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 8), (1, 8, 16), (3, 2, 2)], ids=str)
+def test_very_small_latents_hold_the_leading_axes(builtin, voices, shape):
+    x = builtin.whiten(voices, shape).reshape(len(voices), -1).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), np.prod(shape) ** 0.5, rtol=1e-5)
+    codes = builtin.embed(builtin.align(builtin.to_decibels(voices)))[:, : capacity(shape)]
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    np.testing.assert_allclose(x @ x.T / np.prod(shape), codes @ codes.T, atol=1e-5)
+
+
+def test_latents_of_single_elements_are_refused(builtin, voices):
+    with pytest.raises(ValueError, match=r"latents of \[4, 1, 1\] hold at most 0 axes"):
+        builtin.whiten(voices, (4, 1, 1))
 
 
 def test_bits_are_those_of_the_first_version(builtin):
