@@ -12,14 +12,8 @@ from torch import nn
 
 from config import CONFIGS_DIR
 from ldm.checkpoint import build_model, load_model, read_config
-from ldm.diffusers_folder import (
-    autoencoder_config,
-    autoencoder_name,
-    text_encoder_config,
-    text_encoder_name,
-    unet_config,
-    unet_name,
-)
+from ldm.diffusers_folder import autoencoder_config, text_encoder_config, unet_config
+from ldm.diffusers_names import autoencoder_name, text_encoder_name, unet_name
 from ldm.models.diffusion.ddim import DDIMSampler
 from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.modules.attention import BasicTransformerBlock
