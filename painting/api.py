@@ -27,8 +27,10 @@ from audio.whitening import WHITENING_NAME, Whitening
 from ldm.checkpoint import find_model
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
-from painting.ldm_painter import LatentDiffusionPainter
+from painting.ldm_painter import FACTOR, LatentDiffusionPainter
 from painting.painter import Painter
+
+DECIDED_BY_NOISE = frozenset({"subject", "blend", "x_T", "voice_strength", "layout_strength"})  # fields of ImageSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +88,21 @@ def initial_noise(
         ValueError: a value out of its range, or a size that the model does not have.
     """
     chosen = [voices] if isinstance(voices, Voice) else list(voices)
+    if weights is not None and len(weights) != len(chosen):
+        raise ValueError(f"{len(weights)} weights came for {len(chosen)} voices; one for each is needed")
     shares = normalised_weights([1.0] * len(chosen) if weights is None else weights)
     parts = [
         (Voices(voice.latents.numpy(), voice.whitening), 0, share) for voice, share in zip(chosen, shares, strict=True)
     ]
-    shape = (config.LATENT_CHANNELS, height // 8, width // 8)
     if painter is not None:
         shape = painter.latent_shape(height, width)
+    else:
+        if height % config.BUILTIN_MULTIPLE or width % config.BUILTIN_MULTIPLE:
+            raise ValueError(
+                f"{height} × {width} pixels: the built-in model needs multiples of {config.BUILTIN_MULTIPLE}; give "
+                "painter= for another model"
+            )
+        shape = (config.LATENT_CHANNELS, height // FACTOR, width // FACTOR)
     noise = seeded_noise([seed], shape)
     x_T = audio.initial_noise.initial_noise(parts, noise[0].numpy(), voice_strength, layout_strength)
     return torch.from_numpy(x_T)[None]
@@ -132,12 +142,15 @@ def paint(prompt: str, x_T: Tensor, *, painter: Painter | None = None, **setting
         prompt: what the image shows.
         x_T: start noise [1, C, h, w] or [C, h, w].
         painter: a model from `load_painter`; None: the built-in one, which is loaded once.
-        settings: other fields of `ImageSpec`: steps, scale, sampler, negative_prompt, seed, height, width …
+        settings: other fields of `ImageSpec`: steps, scale, sampler, negative_prompt, height, width …; `seed` is for
+            the noise that a sampler adds with eta > 0. What x_T is made of is decided by `initial_noise`.
 
     Raises:
-        TypeError: an unknown setting.
+        TypeError: an unknown setting, or one of `initial_noise`.
         ValueError: a value out of its range, or x_T of another shape than the image needs.
     """
+    if wrong := sorted(DECIDED_BY_NOISE & settings.keys()):
+        raise TypeError(f"paint() takes x_T as it is; give {', '.join(wrong)} to initial_noise()")
     painter = painter or _builtin_painter()
     spec = ImageSpec(prompt, **{**painter.defaults, "precision": painter.precision, **settings})
     shape = painter.latent_shape(spec.height, spec.width)

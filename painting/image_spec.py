@@ -1,7 +1,8 @@
-"""All that decides one image, as one frozen value: defaults, ranges and choices stand here and nowhere else.
+"""All that decides one image, as one frozen value, with the default, range or choices, and help text of each field.
 
 `ImageSpec` is read by the command line (`painting/options.py`), by requests in standby, by `--replay` and by the Python
-API, so a new option is one field and a new sampler one entry of `SAMPLERS`. This module imports nothing heavy.
+API. A new sampler is one entry of `SAMPLERS`. A model may have defaults of its own (`Painter.defaults`). This module
+imports nothing heavy.
 """
 
 import dataclasses
@@ -21,13 +22,16 @@ class SamplerEntry:
 
     target: str  # module:class
     web_name: str
+    stochastic: bool = False  # it can add noise at each step, as eta says
 
 
 SAMPLERS = {
-    "ddim": SamplerEntry("ldm.models.diffusion.ddim:DDIMSampler", "DDIM"),
+    "ddim": SamplerEntry("ldm.models.diffusion.ddim:DDIMSampler", "DDIM", stochastic=True),
     "plms": SamplerEntry("ldm.models.diffusion.plms:PLMSSampler", "PLMS"),
     "dpmpp": SamplerEntry("ldm.models.diffusion.dpm_solver:DPMSolverSampler", "DPM++ 2M"),
 }
+
+STOCHASTIC = " and ".join(name for name, entry in SAMPLERS.items() if entry.stochastic)
 
 # Fields that images of early versions lack. The defaults are what those versions did.
 ADDED_LATER = frozenset({"batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale"})
@@ -60,7 +64,7 @@ class ImageSpec:
     scale: float = _setting(
         2.5, "scale of classifier-free guidance; 1 is no guidance, and twice as fast", (0, 100), "S"
     )
-    eta: float = _setting(0.0, "noise that DDIM adds at each step", SHARE, "E")
+    eta: float = _setting(0.0, f"noise that a sampler adds at each step; only {STOCHASTIC} can", SHARE, "E")
     guidance_interval: tuple[float, float] = _setting(
         (0.0, 1.0), "guide only in this part of the noise schedule; 1 is pure noise", SHARE
     )

@@ -27,7 +27,7 @@ from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
 from painting.png_text import Provenance, text_chunks
 
-MAX_LATENT = 1e6  # dB over the smallest deviation that any calibration has; larger numbers are damage
+MAX_LATENT = 1e6  # z-scores of voices are below 100; a calibration made elsewhere may give more, damage gives 1e30
 
 
 def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
@@ -54,9 +54,11 @@ def model_sha256(weights: Path) -> Future[str]:
 
     def hash_file() -> None:
         try:
-            parts = files_read(weights) if weights.is_dir() else []
-            together = hashlib.sha256("".join(map(sha256_of, parts)).encode()).hexdigest()
-            sha256.set_result(together if parts else sha256_of(weights))
+            if weights.is_dir():
+                together = "".join(map(sha256_of, files_read(weights)))
+                sha256.set_result(hashlib.sha256(together.encode()).hexdigest())
+            else:
+                sha256.set_result(sha256_of(weights))
         except (OSError, ValueError) as error:
             sha256.set_exception(error)
 
@@ -137,16 +139,15 @@ class Inputs:
 
     def latents_sha256(self, *specs: ImageSpec) -> str | None:
         """Hash the numbers that the specs start from, wherever the files lie and whatever else they hold."""
-        used = sorted({(file, row) for spec in specs for file, (row, _) in enumerate(spec.parts)})
+        used = sorted({(number, row) for spec in specs for number, (row, _) in enumerate(spec.parts)})
         digest = hashlib.sha256()
-        for file, row in used:
-            digest.update(self.voices[file].latents[row].tobytes())
+        for number, row in used:
+            digest.update(self.voices[number].latents[row].tobytes())
         return digest.hexdigest() if used else None
 
     def identity(self, specs: Sequence[ImageSpec]) -> str:
         """Return a cheap key of these inputs: weights by size and date, because hashing gigabytes takes seconds."""
-        state = [(file.st_size, file.st_mtime_ns) for file in map(Path.stat, files_read(self.weights))]
-        weights = (number for pair in state for number in pair)
+        weights = [n for path in files_read(self.weights) for n in (path.stat().st_size, path.stat().st_mtime_ns)]
         parts = (self.weights, *weights, self.yaml, self._calibration_sha256)
         return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
 

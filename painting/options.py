@@ -13,7 +13,7 @@ from typing import Any
 import cli
 import config
 import standby
-from painting.image_spec import FIELDS, ImageSpec
+from painting.image_spec import FIELDS, SAMPLERS, STOCHASTIC, ImageSpec
 
 Add = Callable[..., object]  # add_argument of a parser, a group or an exclusive group
 
@@ -25,6 +25,7 @@ REPLACED_BY = (
 DECIDED_BY_IMAGE = (
     "negative_prompt", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
     "n_samples", "n_iter", "steps", "sampler", "eta", "scale", "guidance_interval", "guidance_rescale", "precision",
+    "batch_size",
 )  # fmt: skip
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
@@ -65,10 +66,13 @@ def explicit_options(parser: cli.CommandParser, words: Sequence[str] | None) -> 
 
 
 def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[str]) -> argparse.Namespace:
-    """Return `args`, or leave with an error if options do not go together."""
-    if args.eta and args.sampler != "ddim":
+    """Return `args`, or leave with an error if options do not go together.
+
+    An eta that was given at the start of standby is set to 0 for a request whose sampler has none.
+    """
+    if args.eta and not SAMPLERS[args.sampler].stochastic:
         if "eta" in explicit:
-            parser.error(f"--eta is for DDIM's steps, not for {args.sampler}'s: add --sampler ddim")
+            parser.error(f"--eta has no effect with the sampler {args.sampler}: add --sampler {STOCHASTIC}")
         args.eta = 0.0
     if args.model and args.ckpt:
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")

@@ -70,6 +70,10 @@ def test_a_voice_makes_an_image_of_any_size(voice, painter):
     x_T = painting.initial_noise(voice, height=128, width=192, painter=painter)
     assert x_T.shape == (1, 4, 16, 24)
     assert painting.paint("spiral", x_T, painter=painter, height=128, width=192, steps=1).size == (192, 128)
+    with pytest.raises(ValueError, match="multiples of 64"):
+        painting.initial_noise(voice, height=100)
+    with pytest.raises(ValueError, match="2 weights came for 1"):
+        painting.initial_noise(voice, weights=[1, 2])
     with pytest.raises(ValueError, match="height and width"):
         painting.paint("spiral", x_T, painter=painter)
 
@@ -83,6 +87,8 @@ def test_messages_name_no_flags_and_are_warnings(painter, voice, capfd):
         with pytest.raises(ValueError) as error:
             painting.paint("x", painting.initial_noise(voice), painter=painter, **wrong)
         assert "--" not in str(error.value)
+    with pytest.raises(TypeError, match="initial_noise"):
+        painting.paint("spiral", painting.initial_noise(voice), painter=painter, voice_strength=0.5)
     with pytest.raises(TypeError, match="stepz"):
         painting.paint("x", painting.initial_noise(voice), painter=painter, stepz=3)
     assert capfd.readouterr() == ("", "")

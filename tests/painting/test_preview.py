@@ -2,6 +2,7 @@
 
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class LinearStage(nn.Module):
 def test_a_linear_first_stage_is_inverted():
     torch.manual_seed(0)
     stage = LinearStage().requires_grad_(False)
-    model = SimpleNamespace(first_stage_model=stage, encode_first_stage=stage.encode)
+    model: Any = SimpleNamespace(first_stage_model=stage, encode_first_stage=stage.encode)
     images = colour_fields(2, 64, seed=1)
     decoder = LinearDecoder.fit(model)
     shown = decoder(stage.encode(images))
