@@ -52,7 +52,7 @@ def run_main(script: str, *arguments: object, data: Path) -> Finished:
             cli.run(lambda: main([str(argument) for argument in arguments]))
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    said, warned = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]  # BytesIO
+    said, warned = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess([script, *map(str, arguments)], status, said, warned)
 
 

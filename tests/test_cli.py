@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ PATIENCE = 120.0  # seconds for a small process, on a busy machine
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
 
-def python(code: str, **options: object) -> subprocess.Popen:
+def python(code: str, **options: Any) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=config.REPO_DIR, stderr=subprocess.PIPE, text=True, **options
     )
@@ -110,7 +111,7 @@ def test_a_terminated_script_leaves_no_temporary_file(tmp_path):
         "  t.write_text('x'); print('ready', flush=True); time.sleep(60)\ncli.run(main)"
     )
     process = python(code, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
+    assert process.stdout and process.stdout.readline() == "ready\n" and list(tmp_path.iterdir())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and not list(tmp_path.iterdir())
@@ -129,15 +130,15 @@ def test_a_closed_terminal_does_not_end_what_nohup_started():
         "import cli\ncli.run(lambda: print('ready', flush=True) or print(input()))",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
     assert process.communicate("done\n", timeout=PATIENCE) == ("done\n", "") and process.returncode == 0
 
 
 def test_a_path_of_any_bytes_can_be_printed():
-    process = python("import cli, os\ncli.run(lambda: print(os.fsdecode(b'caf\\xe9')))", stdout=subprocess.PIPE)
-    assert process.wait() == 0
-    assert process.stdout.buffer.read() == b"caf\xe9\n"
+    code = "import cli, os\ncli.run(lambda: print(os.fsdecode(b'caf\\xe9')))"
+    process = python(code, stdout=subprocess.PIPE, errors="surrogateescape")
+    assert process.communicate(timeout=PATIENCE)[0] == os.fsdecode(b"caf\xe9\n") and process.returncode == 0
 
 
 @pytest.mark.parametrize("kind", [cli.existing_folder, cli.new_folder])
@@ -178,6 +179,7 @@ def test_a_reader_that_has_gone_is_named():
     process = python(
         "import cli, sys\ncli.run(lambda: [print('x' * 100_000) for _ in range(9)])", stdout=subprocess.PIPE
     )
+    assert process.stdout and process.stderr
     process.stdout.close()
     assert process.wait(timeout=PATIENCE) == 1
     remedy = "the reader of this output closed the pipe; files already written are kept"
@@ -226,7 +228,7 @@ def test_help_and_version_load_nothing_heavy_first(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_shows_examples_that_the_script_understands(script, tmp_path, monkeypatch):
-    module = importlib.import_module(script.removesuffix(".py"))
+    module: Any = importlib.import_module(script.removesuffix(".py"))
     examples = re.findall(rf"^  python {re.escape(script)}(.*)", module.__doc__, flags=re.M)
     assert examples and "\n\nexamples:\n  python " in module.__doc__
     monkeypatch.chdir(tmp_path)

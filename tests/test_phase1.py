@@ -136,7 +136,8 @@ def telephone(tmp_path_factory) -> tuple[Path, list[Finished]]:
 
 def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(telephone):
     data, (_, second, _) = telephone
-    assert 3500 < float(re.search(r"hint: these recordings hold nothing above (\d+) Hz", second.stdout)[1]) < 4500
+    (limit,) = re.findall(r"hint: these recordings hold nothing above (\d+) Hz", second.stdout)
+    assert 3500 < float(limit) < 4500
     narrow = run_main("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "voice_en.wav", data=data)
     wide = run_main("process_live_audio.py", "--input_file", config.EXAMPLES_DIR / "word_de.ogg", data=data)
     assert narrow.returncode == wide.returncode == 0 and not narrow.stderr

@@ -3,7 +3,9 @@
 import json
 import pkgutil
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def test_same_command_same_bytes_and_nothing_is_overwritten(voices, tmp_path):
 # --- what changes an image -------------------------------------------------------------------------------------------
 def test_another_voice_seed_or_prompt_gives_another_image(voices, tmp_path):
     from_voice = ["--init_latents", voices, *SMALL]
-    variants = {
+    variants: dict[str, Sequence[object]] = {
         "one": from_voice,
         "voice": [*from_voice, "--subject_idx", 1],
         "seed": [*from_voice, "--seed", 43],
@@ -90,10 +92,16 @@ def test_a_batch_holds_the_images_of_its_seeds(voices, tmp_path):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 3])
 def test_as_many_steps_as_asked_for(sampler, steps, tmp_path, monkeypatch):
-    made = []
+    made: list[Any] = []
     cls = pkgutil.resolve_name(SAMPLERS[sampler].target)
     loop = cls._loop
-    monkeypatch.setattr(cls, "_loop", lambda *a: (made.append(1) or step for step in loop(*a)))
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        for step in loop(*arguments):
+            made.append(step)
+            yield step
+
+    monkeypatch.setattr(cls, "_loop", counted)
     paint(tmp_path, "--sampler", sampler, "--steps", steps, *TINY)
     assert len(made) == steps
 
@@ -104,11 +112,12 @@ def test_other_sizes(tmp_path):
 
 def test_negative_prompt_and_guidance_interval(tmp_path):
     one = paint(tmp_path / "one", *SMALL)[0]
-    for name, arguments in {
+    changes: dict[str, list[object]] = {
         "negative": ["--negative_prompt", "purple"],
         "interval": ["--guidance_interval", 0, 0.5],
         "rescale": ["--guidance_rescale", 0],
-    }.items():
+    }
+    for name, arguments in changes.items():
         assert distance(paint(tmp_path / name, *SMALL, *arguments)[0], one) > 0.5, name
     never = paint(tmp_path / "never", *SMALL, "--guidance_interval", 0, 0)[0]
     np.testing.assert_array_equal(never, paint(tmp_path / "unguided", *SMALL, "--scale", 1)[0])
@@ -141,7 +150,7 @@ def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_pat
     half = paint(tmp_path / "half", *SMALL, "--mix", *apart)[0]  # half way is the duet of equal weights
     np.testing.assert_array_equal(walked[1], half)
     with Image.open(tmp_path / "walk" / "walk_0000.webp") as animation:
-        assert (animation.n_frames, animation.size) == (3, (128, 128))
+        assert (getattr(animation, "n_frames", 1), animation.size) == (3, (128, 128))
     assert str(tmp_path / "walk" / "walk_0000.webp") in capsys.readouterr().out
 
 
@@ -269,9 +278,12 @@ def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, 
 def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     txt2img._painters.clear()  # it would know the prompts of the tests before
     encode, encoded = LatentDiffusion.get_learned_conditioning, []
-    monkeypatch.setattr(
-        LatentDiffusion, "get_learned_conditioning", lambda self, p: (encoded.extend(p), encode(self, p))[1]
-    )
+
+    def noted(self: LatentDiffusion, prompts: list[str]) -> torch.Tensor:
+        encoded.extend(prompts)
+        return encode(self, prompts)
+
+    monkeypatch.setattr(LatentDiffusion, "get_learned_conditioning", noted)
     small = [*TINY, "--n_samples", 3, "--batch_size", 1]
     paint(tmp_path / "a", *small)
     compared = [""] * 3  # each of three batches is asked which of its prompts are empty
@@ -286,12 +298,15 @@ def test_a_model_is_let_go_before_another_is_loaded(monkeypatch):
     import painting.ldm_painter
 
     load, gone = painting.ldm_painter.load_model, []
+
+    def noted(*arguments: Any, **options: Any) -> LatentDiffusion:
+        gone.append(first() is None)
+        return load(*arguments, **options)
+
     txt2img._painters.clear()
     cpu = torch.device("cpu")
     first = weakref.ref(txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "bf16", cpu).model)
-    monkeypatch.setattr(
-        painting.ldm_painter, "load_model", lambda *a, **k: (gone.append(first() is None), load(*a, **k))[1]
-    )
+    monkeypatch.setattr(painting.ldm_painter, "load_model", noted)
     kept = txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu)
     assert txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu) is kept
     assert gone == [True]

@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -138,7 +139,7 @@ def test_the_script_itself_ends_with_the_status_and_the_line(arguments, status, 
 
 
 # --- standby ---------------------------------------------------------------------------------------------------------
-def stand_by(requests: list[dict[str, Any]], *options: object, data: Path) -> list[dict[str, Any]]:
+def stand_by(requests: Sequence[dict[str, Any]], *options: object, data: Path) -> list[dict[str, Any]]:
     """Return the answers of txt2img.py, in this process, to requests."""
 
     def receive(waiting: "queue.SimpleQueue[bytes | None]", parent: int) -> None:
@@ -187,7 +188,7 @@ def test_images_too_small_for_a_voice_can_be_asked_for(tmp_path):
 
 
 def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"seed": 7},
         {"init_latents": str(voices)},
         {"walk": [str(voices), str(voices)], "from_file": str(tmp_path / "prompts.txt")},

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def script(*arguments: object, **options: object) -> subprocess.Popen:
+def script(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -173,7 +174,7 @@ def test_odd_names_links_and_things_that_are_no_files(tmp_path):
     for place in (folder / "sub", elsewhere):
         place.mkdir(parents=True)
     for name in names:
-        shutil.copy(EXAMPLES[0], os.path.join(os.fsencode(folder), name))
+        shutil.copy(EXAMPLES[0], folder / os.fsdecode(name))
     shutil.copy(EXAMPLES[1], elsewhere / "linked.wav")
     (folder / "link").symlink_to(elsewhere)
     (folder / "sub" / "loop").symlink_to(folder)
@@ -205,7 +206,7 @@ def test_a_folder_that_may_not_be_read_is_skipped_with_its_reason(tmp_path, monk
     """The refusal is simulated, because root may read every folder."""
     folder, walk = many(tmp_path / "in", 2), os.walk
 
-    def refusing(top: object, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator:
+    def refusing(top: Path, followlinks: bool, onerror: Callable[[OSError], None]) -> Iterator:
         onerror(PermissionError(errno.EACCES, "Permission denied", str(folder / "secret")))
         yield from walk(top, followlinks=followlinks)
 
@@ -292,7 +293,8 @@ def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
 
 
 def test_another_recipe_starts_afresh_and_says_so(tmp_path):
-    folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    said: list[str] = []
     prepare_batch(folder, output, say=said.append)
     report = prepare_batch(folder, output, Recipe(hop_length=256), say=said.append)
     assert report.new == 3 and said == ["hop_length was 512, is now 256: all recordings are done again"]
@@ -307,7 +309,8 @@ def test_a_result_that_was_tampered_with_is_not_built_upon(tmp_path):
 
 
 def test_what_an_unfinished_run_of_another_recipe_did_is_done_afresh(tmp_path):
-    folder, output, said = many(tmp_path / "in", 3), tmp_path / "v.npy", []
+    folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
+    said: list[str] = []
     with batch_state.BatchState(output) as unfinished:
         unfinished.begin({"recipe": Recipe(n_mels=32).to_json()}, "")
         unfinished._database.execute("INSERT INTO done (sha256, vector) VALUES ('x', x'00')")  # so that it is kept
@@ -355,7 +358,7 @@ def test_a_run_that_comes_as_another_ends_is_told_so(tmp_path, monkeypatch):
     """The other run removes the file after this one has opened it and before it has locked it."""
     connect = sqlite3.connect
 
-    def late(path: Path, **options: object) -> sqlite3.Connection:
+    def late(path: Path, **options: Any) -> sqlite3.Connection:
         database = connect(path, **options)
         database.execute("PRAGMA user_version = 1")  # makes the file
         path.unlink()
@@ -751,7 +754,7 @@ VOICE = EXAMPLES_DIR / "voice_en.wav"
 
 
 def convert(target: Path, *options: str) -> Path:
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, target]
+    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(VOICE), *options, str(target)]
     subprocess.run(command, check=True, timeout=DEADLINE)
     return target
 

@@ -321,11 +321,10 @@ def test_a_scale_as_long_as_three_steps_has_marks():
     assert plots.round_values(0.0, 0.3) == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_any_scale_has_three_to_nine_marks(seed):
-    low, width = np.random.default_rng(seed).uniform((-1e3, 1e-3), (1e3, 1e3))
-    values = plots.round_values(low, low + width)
-    assert 3 <= len(values) <= 9 and low - 1e-9 <= values[0] and values[-1] <= low + width + 1e-9
+def test_any_scale_has_three_to_nine_marks():
+    for low, width in np.random.default_rng(0).uniform((-1e3, 1e-3), (1e3, 1e3), (200, 2)):
+        values = plots.round_values(low, low + width)
+        assert 3 <= len(values) <= 9 and low - 1e-9 <= values[0] and values[-1] <= low + width + 1e-9
 
 
 def test_plots(tmp_path, vectors):
@@ -337,11 +336,11 @@ def test_plots(tmp_path, vectors):
     plots.save_calibration(tmp_path / "c.png", mean, std)
     plots.save_recording(tmp_path / "r.png", waveform, loud, 1.5)
     calibration_plot, recording_plot = (Image.open(tmp_path / name).convert("RGB") for name in ("c.png", "r.png"))
-    assert len(calibration_plot.getcolors(1 << 20)) > 100  # a heat map
+    assert len(calibration_plot.getcolors(1 << 20) or ()) > 100  # a heat map
     bottom = plots.HEIGHT // 2 + 4 * plots.LINE + plots.HEIGHT  # of the spectrogram, whose row 0 is the lowest
-    column = [recording_plot.getpixel((plots.MARGIN + 100, bottom - 1 - round(row * 6))) for row in range(64)]
-    assert [row for row, colour in enumerate(column) if colour != column[0]] == [10]
-    assert sum(column[10]) > sum(column[0])
+    column = np.asarray(recording_plot, int)[[bottom - 1 - round(row * 6) for row in range(64)], plots.MARGIN + 100]
+    assert np.flatnonzero((column != column[0]).any(axis=1)).tolist() == [10]
+    assert column[10].sum() > column[0].sum()
 
 
 def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sound():
@@ -351,4 +350,5 @@ def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sou
     std[:, : 2 * size // 5] = 5.0
     assert Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz() is None
     std[size // 2 :] = STD_FLOOR_DB
-    assert 1500 < Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz() < 2500
+    band = Calibration(np.zeros(size**2, np.float32), std.ravel()).band_hz()
+    assert band and 1500 < band < 2500

@@ -48,14 +48,16 @@ class Recorder:
             stderr=subprocess.PIPE,
             **options,
         )
-        self.process.stdout.readline()
+        assert self.process.stdin and self.process.stdout
+        self._keys, self._lines = self.process.stdin, self.process.stdout
+        self._lines.readline()
 
     def start(self) -> None:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        self._keys.write("\n")
+        self._keys.flush()
 
     def until_started(self) -> None:
-        assert self.process.stdout.readline() == "started\n"
+        assert self._lines.readline() == "started\n"
 
     def finish(self) -> dict:
         self.finish_line.touch()

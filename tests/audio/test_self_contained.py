@@ -52,7 +52,7 @@ if __name__ == "__main__":
 def run(program: str, folder: Path, *arguments: Path) -> None:
     """Run a program in `folder`, from where Python does not find the modules of the tree."""
     (folder / "program.py").write_text(program, encoding="utf-8")
-    command = [sys.executable, "program.py", config.REPO_DIR / "audio", *arguments]
+    command = [sys.executable, "program.py", str(config.REPO_DIR / "audio"), *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -284,7 +285,7 @@ def test_broken_files_are_refused(tmp_path, builtin, spoil):
     path = tmp_path / "w.npz"
     builtin.save(path)
     arrays = dict(np.load(path))
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "missing": {"scales": None},
         "shape": {"scales": np.ones(3, np.float32)},
         "nan": {"centre_db": np.full(4096, np.nan, np.float32)},
