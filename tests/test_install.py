@@ -56,7 +56,7 @@ class Machine:
         )
 
     def asked_of_pip(self) -> list[str]:
-        """What pip was to install, in each of its runs."""
+        """Return the command line of each run of pip."""
         asked = self.folder / "asked"
         return asked.read_text().splitlines() if asked.exists() else []
 

@@ -155,7 +155,7 @@ def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_pat
 
 
 def test_a_duet_follows_its_weights(apart, tmp_path):
-    """Where the prompt says nothing, x_T alone decides."""
+    """The prompt is empty, so that x_T alone decides."""
     starts = (["--mix", *apart, "--weights", 9, 1], *(["--init_latents", voice] for voice in apart))
     duet, first, second = (
         paint(tmp_path / str(i), *start, "--prompt", "", "--steps", 2)[0] for i, start in enumerate(starts)

@@ -132,7 +132,7 @@ def test_a_device_that_is_not_there_gets_one_line(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--steps", "0"], 2), (["--ckpt", __file__], 1)])
 def test_the_script_itself_ends_with_the_status_and_the_line(arguments, status, tmp_path):
-    """As `run_main` says of the other mistakes."""
+    """A process of its own does what `run_main` does, with which the other mistakes are tested."""
     process, here = (run("txt2img.py", *arguments, data=tmp_path) for run in (run_script, run_main))
     assert process.returncode == here.returncode == status
     assert process.stderr == here.stderr and process.stdout == here.stdout == ""

@@ -324,7 +324,7 @@ def test_pure_noise_prefers_no_candidate(prior):
 
 
 def test_between_two_noises_there_is_no_jump(prior):
-    """Where the prior changes fastest on an arc between them, smaller steps give smaller changes."""
+    """Smaller steps give smaller changes, also in the place on an arc between them where the prior changes fastest."""
     prior.reader.told.weight.data *= 20
     context, (a, b) = torch.randn(1, 6, CONTEXT), torch.randn(2, 4, 8, 8)
 
