@@ -1,1 +1,5 @@
-"""From sound to numbers: the recipe, the statistics, the shaping of x_T, and the microphone."""
+"""Sound to x_T: decoding, mel spectrograms, statistics of voices, and the noise that a voice decides; the microphone.
+
+The package imports no other module of this project, and itself relatively, so that another program can load it under
+any name.
+"""
