@@ -73,11 +73,23 @@ class ScriptClient:
         self._command = [sys.executable, str(script), *arguments, "--standby"]
         self._hang_timeout = hang_timeout
         self._process: _Process | None = None
+        self._closed = False
+        self._starting = threading.Lock()  # held from the look at `_closed` until `_process` is set
 
     def start(self) -> _Process:
-        """Start the script if it does not run; return at once."""
-        if self._process:
+        """Start the script if it does not run; return at once.
+
+        Raises:
+            ClientDied: the client was closed.
+        """
+        with self._starting:
+            if self._closed:
+                raise ClientDied(f"{self.name} was ended, as the run is over", was_ready=False)
+            self._process = self._process or self._launch()
             return self._process
+
+    def _launch(self) -> _Process:
+        """Start the script, and the threads that read what it writes."""
         popen = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -88,7 +100,7 @@ class ScriptClient:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
-        self._process = process = _Process(popen)
+        process = _Process(popen)
         for read in (_read_lines, _read_errors):
             threading.Thread(target=read, args=(process,), daemon=True).start()
         return process
@@ -103,9 +115,11 @@ class ScriptClient:
         """Wait until the script has loaded everything; start it if it does not run.
 
         Raises:
-            ClientDied: the script ended, or hangs.
+            ClientDied: the script ended, or hangs, or the client was closed.
         """
-        process = self.start()
+        self._await_ready(self.start(), display)
+
+    def _await_ready(self, process: _Process, display: Display | None) -> None:
         if process.ready:
             return
         if display:
@@ -126,15 +140,17 @@ class ScriptClient:
 
         Raises:
             ClientError: the script says why it cannot do it.
-            ClientDied: the script ended, or hangs.
+            ClientDied: the script ended, or hangs, or the client was closed.
         """
+        # one process for the whole request: another thread may close the client in between
         process = self.start()
         process.last_sign = time.monotonic()
         assert process.popen.stdin
-        with suppress(OSError):  # the script has ended, which `await_ready` or `_next_answer` reports
-            process.popen.stdin.write(json.dumps(request).encode() + b"\n")
+        line = json.dumps(request).encode() + b"\n"
+        with suppress(OSError, ValueError):  # a broken or closed pipe: the script has ended, which is reported below
+            process.popen.stdin.write(line)
             process.popen.stdin.flush()
-        self.await_ready(display)
+        self._await_ready(process, display)
         content = self._next_answer(process, display)
         process.errors = []
         output, warnings = content.pop("said", []), content.pop("warned", [])
@@ -198,6 +214,15 @@ def end(clients: Iterable[ScriptClient]) -> None:
             process.popen.wait()
     for client in clients:
         client._process = None
+
+
+def close(clients: Iterable[ScriptClient]) -> None:
+    """End scripts, and let no thread start them again."""
+    clients = list(clients)
+    for client in clients:
+        with client._starting:
+            client._closed = True
+    end(clients)
 
 
 def _read_lines(process: _Process) -> None:

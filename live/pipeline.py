@@ -143,7 +143,7 @@ class Pipeline:
     def abandon(self) -> list[Path]:
         """End everything; return the recordings of this run that have no image, where they are kept."""
         self._closing = True
-        client.end([self.encoder, self.generator])
+        client.close([self.encoder, self.generator])
         self._thread.shutdown(cancel_futures=True)
         self.display.status("")
         published = [take.path for take in self._queue if take.own and take.path == self.files.wav]
@@ -207,8 +207,6 @@ class Pipeline:
 
     def _ask(self, script: ScriptClient, **request: object) -> Answer:
         """Send a request to a script; with --no_standby, end the script after it."""
-        if self._closing:
-            raise ClientDied("the run has ended", was_ready=False)
         try:
             return self._twice(lambda: script.ask(request, self.display))
         finally:

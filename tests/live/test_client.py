@@ -1,17 +1,18 @@
 """The client of a script in standby, and `standby.serve`: two real processes."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator
 from pathlib import Path
 
 import pytest
 
 import config
-from live.client import ClientDied, ClientError, ScriptClient, end
+from live.client import ClientDied, ClientError, ScriptClient, close, end
 from tests.display import RecordingDisplay
 
 HANG_TIMEOUT = 15.0  # seconds, in which the busiest machine starts a small script
@@ -132,6 +133,34 @@ def test_a_script_that_cannot_load_is_noticed_before_it_is_asked(tmp_path):
         for _ in range(1000):
             client.check()
             time.sleep(0.01)
+
+
+class ClosingRequest(dict[str, object]):
+    """A request that closes its client while it is written: after the script was started, and before it is ready."""
+
+    def __init__(self, client: ScriptClient) -> None:
+        super().__init__(flag=True)
+        self.client = client
+
+    def items(self) -> ItemsView[str, object]:
+        """Close the client; then give the options, as the encoder of JSON asks."""
+        close([self.client])
+        return super().items()
+
+
+def test_a_closed_client_starts_nothing_also_in_the_middle_of_a_request(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("import time; open('starts', 'a').write('x'); print('{}', flush=True); time.sleep(60)")
+    client = ScriptClient(path, [], HANG_TIMEOUT)
+    with contextlib.chdir(tmp_path):
+        with pytest.raises(ClientDied, match=r"^script.py was killed by signal 15$") as death:
+            client.ask(ClosingRequest(client))
+        assert not death.value.was_ready
+        for use in (client.start, client.await_ready, lambda: client.ask({})):
+            with pytest.raises(ClientDied, match="script.py was ended"):
+                use()
+    starts = tmp_path / "starts"
+    assert client._process is None and (not starts.exists() or starts.read_text() == "x")
 
 
 def test_requests_in_a_pipe_are_all_answered(script):

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,50 @@ def test_recordings_whose_images_wait_are_kept_when_the_run_is_abandoned(pipelin
     kept = pipeline.abandon()
     assert len({*kept}) == 3 and all(re.search(r"audio_\d{4}-", path.name) for path in kept)
     assert {path.name for path in folder.glob(".temp*")} == {".temp_live_audio.lock"}
+
+
+class PausingDisplay(RecordingDisplay):
+    """A display that waits for `go_on` when it is told a certain line."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+        self.paused, self.go_on = threading.Event(), threading.Event()
+
+    def _print(self, line: str) -> None:
+        if line == self.line:
+            self.paused.set()
+            assert self.go_on.wait(20)
+
+    def say(self, line: str) -> None:
+        super().say(line)
+        self._print(line)
+
+    def warn(self, line: str) -> None:
+        super().warn(line)
+        self._print(line)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"), [(["--no_standby"], CALIBRATION), (["--budget", "5"], NOTE)], ids=["an image", "the speed"]
+)
+def test_no_script_is_started_after_the_run_was_abandoned(files, folder, options, line):
+    """The other thread is between two requests when Ctrl-C comes: of two scripts, or of the two images measured."""
+    for script, content in (("process_live_audio.py", ENCODER), ("txt2img.py", GENERATOR)):
+        (folder / script).write_text(f"open('{script}.starts', 'a').write('x')\n{content}")
+    display = PausingDisplay(line)
+    pipeline = Pipeline(run_live_workflow.parse([*PROMPT, *options]), display, files)
+    pipeline.start()
+    pipeline.submit(own_take(files))
+    assert display.paused.wait(20)
+    with ThreadPoolExecutor(1) as other:
+        abandoned = other.submit(pipeline.abandon)
+        while not pipeline.generator._closed:
+            time.sleep(0.01)
+        display.go_on.set()
+        assert len(abandoned.result(timeout=20)) == 1
+    assert [path.read_text() for path in folder.glob("*.starts")] == ["x"] * (1 if "--no_standby" in options else 2)
+    assert not display.of("image") and not pipeline.failed
 
 
 def test_a_model_that_cannot_be_loaded_is_noticed_before_the_first_recording(pipeline_of, folder):
