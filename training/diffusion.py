@@ -48,7 +48,7 @@ def first_seed_of(stage: int) -> int:
     return (stage + 1) * 10_000_000
 
 
-def stage_renders(stage: DiffusionStage, first_seed: int, renders: Path) -> list[np.ndarray]:
+def stage_renders(stage: DiffusionStage, first_seed: int, renders: Path) -> list[np.memmap]:
     """Return a stage's renders [N, size, size, 3]: those in the colours of their scenes, then the drifting ones."""
     parts: tuple[tuple[int, Kind], ...] = (
         (stage.renders - stage.drifting, "augmented"),
@@ -62,12 +62,18 @@ def stage_renders(stage: DiffusionStage, first_seed: int, renders: Path) -> list
     return arrays
 
 
-def encode_renders(model: LatentDiffusion, renders: np.ndarray, folder: Path) -> np.ndarray:
-    """Encode renders [N, size, size, 3] to latents [N, 4, size / 8, size / 8] float16, cached in `folder`."""
-    digest = hashlib.sha256(renders[:4].tobytes())  # other renders, or another first stage, make another file
+def encode_renders(model: LatentDiffusion, renders: np.memmap, folder: Path) -> np.ndarray:
+    """Encode renders [N, size, size, 3] to latents [N, 4, size / 8, size / 8] float16, cached in `folder`.
+
+    Args:
+        renders: mapped from the file that `cached_renders` made. That file's name stands for all of them.
+    """
+    digest = hashlib.sha256()
     for tensor in model.first_stage_model.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
-    path = folder / f"latents-{digest.hexdigest()[:8]}-{len(renders)}x{renders.shape[1]}px.npy"
+    # other renders, or another first stage, make another file
+    assert renders.filename is not None
+    path = folder / f"latents-{digest.hexdigest()[:8]}-{Path(renders.filename).name}"
     if not path.is_file():
         rows = []
         model.first_stage_model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types

@@ -22,7 +22,7 @@ from training.compute import to_tensor
 from training.optimizer import PowerEMA, inner_and_outer
 from training.scenes.augment import random_grid
 from training.scenes.captions import vocabulary
-from training.scenes.render_cache import render_chunks
+from training.scenes.render_cache import cached_renders, render_chunks
 from training.scenes.scenes import attribute_values, recoloured, sample_scene
 from training.settings import options_of
 
@@ -100,6 +100,19 @@ def test_thumbnails_are_about_the_latents(folder):
     assert thumbnails.variants.tolist() == [sample_scene(seed).variant for seed in range(16)]
     error = (thumbnails.latents(torch.arange(16)) - z).square().mean() / z.var()
     assert error < 0.5
+
+
+def test_renders_that_differ_late_have_latents_of_their_own(folder, tmp_path):
+    """Latents are kept for each file of renders, not for what its first renders look like."""
+    model = built(folder, trained=["first_stage"])
+    renders = cached_renders(tmp_path, 0, 6, 64)
+    black = np.array(renders)
+    black[5] = 0
+    np.save(tmp_path / "other.npy", black)
+    other = np.load(tmp_path / "other.npy", mmap_mode="r")
+    first, second, again = (diffusion.encode_renders(model, part, tmp_path) for part in (renders, other, renders))
+    assert np.array_equal(first, again) and np.array_equal(first[:5], second[:5])
+    assert not np.array_equal(first[5], second[5]) and len(list(tmp_path.glob("latents-*.npy"))) == 2
 
 
 @pytest.fixture

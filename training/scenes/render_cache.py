@@ -57,10 +57,11 @@ def fingerprint(renders: Iterable[np.ndarray]) -> str:
     return hashlib.sha256(b"".join(image.tobytes() for image in renders)).hexdigest()
 
 
-def cached_renders(folder: Path, first_seed: int, count: int, size: int, kind: Kind = "augmented") -> np.ndarray:
+def cached_renders(folder: Path, first_seed: int, count: int, size: int, kind: Kind = "augmented") -> np.memmap:
     """Return `count` renders as [count, size, size, 3] uint8, mapped from a file in `folder` that is made if missing.
 
-    The file's name contains a fingerprint of the first few renders, so a change of the drawing code makes a new file.
+    The file's name tells all arguments, and a fingerprint of the first few renders. So a change of the drawing code
+    makes a new file.
 
     Raises:
         OSError: the folder cannot be written to.
