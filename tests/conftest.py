@@ -20,12 +20,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["VOICETOIMG_DATA_DIR"] = tempfile.mkdtemp(prefix="voicetoimg-tests-")
 
 # The files that take longest go first, so that no worker is left alone with one of them at the end.
-LONGEST_FIRST = ("test_live_workflow.py", "test_txt2img.py", "test_readme.py", "test_batch.py", "test_phase1.py")
+LONGEST_FIRST = (
+    "test_live_workflow.py",
+    "test_batch.py",
+    "test_readme.py",
+    "test_training.py",
+    "test_txt2img.py",
+    "test_checkpoint.py",
+    "test_recorder.py",
+)
 SILENCE = 10.0  # seconds after which a line says which files are at work
 
 
 @pytest.hookimpl(trylast=True)  # after the terminal reporter is there
 def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # of pytest-xdist, which would put the files with most tests first
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     is_worker = hasattr(config, "workerinput")
     if terminal and not is_worker and config.get_verbosity() <= 0:

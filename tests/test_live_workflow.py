@@ -471,7 +471,7 @@ def test_a_calibration_that_does_not_work_is_noticed_before_anyone_speaks(with_m
 
 
 def test_a_script_that_cannot_load_is_noticed_before_anyone_speaks(sit_down, microphone, with_microphone, tmp_path):
-    workflow = tree_with(tmp_path / "tree", "import sys; sys.exit('broken')")
+    workflow = tree_with(tmp_path / "tree", "import sys; sys.exit('broken')", WAITS)
     person = sit_down(with_microphone, *PROMPT, script=workflow)
     person.waits_for("run_live_workflow.py: txt2img.py failed with status 1: broken")
     assert person.sees_the_end() == 1 and RECORDING not in person.seen

@@ -21,7 +21,7 @@ from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.encoders.modules import WordEmbedder
 from painting.image_spec import SAMPLERS
 from painting.options import guidance_rescale_of, parse_options
-from tests.programs import SMALL, TINY, paint, run_script
+from tests.programs import SMALL, TINY, paint, run_main, run_script
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -37,7 +37,7 @@ def apart(voices) -> list[Path]:
 
 def test_same_command_same_bytes_and_nothing_is_overwritten(voices, tmp_path):
     command = ("txt2img.py", "--init_latents", voices, "--steps", 2)
-    first, second = (run_script(*command, data=tmp_path) for _ in range(2))
+    first, second = (run(*command, data=tmp_path) for run in (run_script, run_main))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     samples = tmp_path / "outputs" / "txt2img-samples" / "samples"
     names = [f"subject_000_sample_{i:04d}.png" for i in range(2)]

@@ -21,7 +21,7 @@ from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.options import parse_options
 from painting.plan import plan
-from tests.programs import SMALL, TINY, Finished, paint, run_main, run_script
+from tests.programs import SMALL, TINY, Finished, paint, run_main
 
 
 def assert_one_line(result: Finished, status: int, message: str) -> None:
@@ -243,7 +243,7 @@ def test_one_bar_for_the_job(sit_down):
 
 def test_a_last_line_that_names_every_file_and_nothing_of_a_bar_in_a_log(tmp_path):
     arguments = ["--n_samples", 3, "--batch_size", 2, "--steps", 4, *TINY, "--preview_every", 2]
-    result = run_script("txt2img.py", *arguments, data=tmp_path)
+    result = run_main("txt2img.py", *arguments, data=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     written = set((tmp_path / "outputs").rglob("*.png"))
     last = result.stdout.splitlines()[-1]

@@ -82,7 +82,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--W", 100, "--ckpt", "VOICES"], 2, "--W 100: models need multiples of 8"),
         (["--H", 512, "--init_latents", "VOICES", "--x_T", "raw"], 1, "[N, 4, 64, 32]"),
         (["--eta", 0.5], 2, "add --sampler ddim"),
-        (["--ckpt", "VOICES"], 1, "there is no voices.yaml beside it"),
+        (["--ckpt", "VOICES"], 1, "holds a Tensor, not a state dict"),
         (["--colour", "red"], 2, "--colour"),
         (["--plms", "--sampler", "ddim"], 2, "--sampler: not allowed with argument --plms"),
         (["--subject_idx", 0], 2, "--subject_idx has no effect without latents: name a file with --init_latents"),
@@ -130,11 +130,10 @@ def test_a_device_that_is_not_there_gets_one_line(tmp_path):
     assert re.search("--device: .*can use cpu", result.stderr)
 
 
-@pytest.mark.parametrize(("arguments", "status"), [(["--steps", "0"], 2), (["--ckpt", __file__], 1)])
-def test_the_script_itself_ends_with_the_status_and_the_line(arguments, status, tmp_path):
+def test_the_script_itself_ends_with_the_status_and_the_line(tmp_path):
     """A process of its own does what `run_main` does, with which the other mistakes are tested."""
-    process, here = (run("txt2img.py", *arguments, data=tmp_path) for run in (run_script, run_main))
-    assert process.returncode == here.returncode == status
+    process, here = (run("txt2img.py", "--steps", 0, data=tmp_path) for run in (run_script, run_main))
+    assert process.returncode == here.returncode == 2
     assert process.stderr == here.stderr and process.stdout == here.stdout == ""
 
 
