@@ -30,6 +30,10 @@ class WrongOption(ValueError):
     """An option's value is well-formed but not available with this model, machine or input (exit status 2)."""
 
 
+class Note(UserWarning):
+    """A warning of something that a user may want to know, and that is no fault; printed as a note."""
+
+
 class CommandParser(argparse.ArgumentParser):
     """An argument parser that shows the script's docstring, has `--version`, and reports errors as one line."""
 
@@ -214,7 +218,7 @@ def _print_warning(
     line: str | None = None,
 ) -> None:
     """Do as `warnings.showwarning`, but print neither place nor source."""
-    text = f"{'note' if category.__name__.endswith('Note') else 'warning'}: {' '.join(str(message).split())}"
+    text = f"{'note' if issubclass(category, Note) else 'warning'}: {' '.join(str(message).split())}"
     tqdm = sys.modules.get("tqdm")
     if tqdm:  # above a progress bar, if there is one
         tqdm.tqdm.write(text, file=sys.stderr)

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from cli import Note
 from painting.image_spec import ImageSpec
 
 
-class PaintingNote(UserWarning):
+class PaintingNote(Note):
     """Something that a user may want to know about an image, and that is no fault."""
 
 

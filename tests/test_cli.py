@@ -125,6 +125,15 @@ def test_a_traceback_on_demand_changes_nothing_else(error, status, monkeypatch):
     assert process.returncode == status and said[0].startswith("Traceback") and said[-1].endswith(": why")
 
 
+def test_notes_and_warnings_are_one_line_each():
+    code = (
+        "import cli, warnings\ndef main():\n cli.show_warnings()\n"
+        " class Special(cli.Note): pass\n class FalseNote(UserWarning): pass\n"
+        " for kind in (cli.Note, Special, FalseNote): warnings.warn('a\\n  b', kind)\ncli.run(main)"
+    )
+    assert python(code).communicate(timeout=PATIENCE)[1] == "note: a b\nnote: a b\nwarning: a b\n"
+
+
 def test_a_closed_terminal_does_not_end_what_nohup_started():
     process = python(
         "import cli\ncli.run(lambda: print('ready', flush=True) or print(input()))",
