@@ -24,6 +24,7 @@ REMEDIES = {
     errno.EEXIST: "there is a file where a folder is needed",
     errno.EPIPE: "the reader of this output closed the pipe; files already written are kept",
 }
+USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # the rooms raise them with messages for the user
 
 
 class WrongOption(ValueError):
@@ -141,8 +142,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit with its status.
 
     The status is 0 if all is done, 1 after a failure with one line on stderr, 2 for a wrong command line (argparse,
-    WrongOption), and 130 after Ctrl-C. ValueError, OSError, RuntimeError and MemoryError become the line on stderr,
-    because the rooms raise them with messages for the user. VOICETOIMG_TRACEBACK=1 adds the traceback.
+    WrongOption), and 130 after Ctrl-C. USER_ERRORS become the line on stderr. VOICETOIMG_TRACEBACK=1 adds the
+    traceback.
     """
     # As an exception, these signals run `finally` blocks, which remove temporary files; SIGHUP comes when a terminal is
     # closed, and nohup ignores it on purpose.
@@ -152,14 +153,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit it ignored
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_any_name.__name__)
+            stream.reconfigure(errors=_replace_unencodable.__name__)
     try:
         sys.exit(main())
     except KeyboardInterrupt as interrupt:
         kept = f": {interrupt}" if str(interrupt) else ""
         print(f"\ninterrupted{kept}", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except USER_ERRORS as error:
         _trace()
         fail(describe(error), 2 if isinstance(error, WrongOption) else 1)
     except ModuleNotFoundError as error:
@@ -173,7 +174,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         fail(f"{error}; if a library is missing, on Debian: sudo apt install libgl1 libglib2.0-0")
 
 
-def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     """Replace a character that the stream's encoding lacks, because the name of a file may hold any character."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
@@ -181,11 +182,16 @@ def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("backslashreplace")(error)
 
 
-codecs.register_error(_any_name.__name__, _any_name)
+codecs.register_error(_replace_unencodable.__name__, _replace_unencodable)
+
+
+def traceback_wanted() -> bool:
+    """Return whether the user asks for the traceback of each error, with VOICETOIMG_TRACEBACK=1."""
+    return bool(os.environ.get("VOICETOIMG_TRACEBACK"))
 
 
 def _trace() -> None:
-    if os.environ.get("VOICETOIMG_TRACEBACK"):
+    if traceback_wanted():
         traceback.print_exc()
 
 

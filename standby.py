@@ -46,12 +46,12 @@ def serve(parse: Parse, start: argparse.Namespace, answer: Answer, warm_up: Call
     Args:
         parse: adds a request's options, as words of a command line, to the options that apply already.
         start: options given at the start.
-        answer: does what the options ask for. It may call its second argument to send events.
+        answer: does what the options ask for, and returns the result. It may call its second argument to send events.
         warm_up: loads everything and does all work once, so that the first request is as fast as the others. It may
             send events, too.
 
     Raises:
-        ValueError, OSError, RuntimeError: from `warm_up`: the script cannot work.
+        One of `cli.USER_ERRORS`: from `warm_up`: the script cannot work.
     """
     stdout = sys.stdout
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -95,7 +95,7 @@ def _answer(line: bytes, parse: Parse, start: argparse.Namespace, answer: Answer
             options = _options(_read(line), parse, start)
             with contextlib.redirect_stdout(said):
                 content = answer(options, emit)
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        except cli.USER_ERRORS as error:
             content = {"error": cli.describe(error)}
     return {**content, "said": said.getvalue().splitlines(), "warned": _lines(warned)}
 

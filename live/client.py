@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cli
 import standby
 from live.display import Display
 
@@ -190,7 +191,7 @@ class ScriptClient:
         if status == 0:
             how = "ended before its work was done"
         *earlier, last = process.errors or [""]
-        if os.environ.get("VOICETOIMG_TRACEBACK"):
+        if cli.traceback_wanted():
             print(*earlier, sep="\n", file=sys.stderr)
         last = last.removeprefix(f"{self.name}: ")
         return ClientDied(f"{self.name} {how}{f': {last}' if last else ''}", process.ready)

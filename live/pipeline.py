@@ -5,7 +5,6 @@ process_live_audio.py, the encoder, turns a recording into a latent, and txt2img
 """
 
 import argparse
-import os
 import tempfile
 import time
 import traceback
@@ -322,11 +321,11 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 def _reason(error: Exception) -> str:
     """Return one line about an error; of an unforeseen one also its type, since its text may be a single word."""
-    if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
+    if isinstance(error, cli.USER_ERRORS):
         return cli.describe(error)
     return f"a bug in this program, {type(error).__name__}: {cli.describe(error)} (VOICETOIMG_TRACEBACK=1 shows where)"
 
 
 def _show_traceback(error: Exception, display: Display) -> None:
-    if os.environ.get("VOICETOIMG_TRACEBACK"):
+    if cli.traceback_wanted():
         display.warn("".join(traceback.format_exception(error)).rstrip())

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
+import cli
+
 if TYPE_CHECKING:
     from live.meter import Meter
 
@@ -61,7 +63,7 @@ class Terminal:
 
         What Python code writes there still appears.
         """
-        if sys.stderr and not os.environ.get("VOICETOIMG_TRACEBACK"):
+        if sys.stderr and not cli.traceback_wanted():
             sys.stderr.flush()
             kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
             sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="surrogateescape")
