@@ -37,16 +37,16 @@ EVENTS = ("progress", "preview")  # an object with one of these keys is an event
 Content = dict[str, Any]  # one JSON object
 Emit = Callable[[Content], None]
 Parse = Callable[[Sequence[str], argparse.Namespace], argparse.Namespace]
-Answer = Callable[[argparse.Namespace, Emit], Content]
+Handler = Callable[[argparse.Namespace, Emit], Content]
 
 
-def serve(parse: Parse, start: argparse.Namespace, answer: Answer, warm_up: Callable[[Emit], None]) -> int:
+def serve(parse: Parse, start: argparse.Namespace, handle: Handler, warm_up: Callable[[Emit], None]) -> int:
     """Answer requests until standard input ends; return the exit status.
 
     Args:
         parse: adds a request's options, as words of a command line, to the options that apply already.
         start: options given at the start.
-        answer: does what the options ask for, and returns the result. It may call its second argument to send events.
+        handle: does what the options ask for, and returns the result. It may call its second argument to send events.
         warm_up: loads everything and does all work once, so that the first request is as fast as the others. It may
             send events, too.
 
@@ -67,7 +67,7 @@ def serve(parse: Parse, start: argparse.Namespace, answer: Answer, warm_up: Call
         send({"ready": True})
         warned = _lines(captured)
         while (line := requests.get()) is not None:
-            content = _answer(line, parse, start, answer, send)
+            content = _answer(line, parse, start, handle, send)
             send({**content, "warned": [*warned, *content["warned"]]})
             warned = []
     return 0
@@ -87,14 +87,14 @@ def _receive(requests: "queue.SimpleQueue[bytes | None]", parent: int) -> None:
     os._exit(1)
 
 
-def _answer(line: bytes, parse: Parse, start: argparse.Namespace, answer: Answer, emit: Emit) -> Content:
+def _answer(line: bytes, parse: Parse, start: argparse.Namespace, handle: Handler, emit: Emit) -> Content:
     """Answer one request. An error that is meant for the user becomes part of the answer."""
     said = io.StringIO()
     with _captured_stderr() as warned:
         try:
             options = _options(_read(line), parse, start)
             with contextlib.redirect_stdout(said):
-                content = answer(options, emit)
+                content = handle(options, emit)
         except cli.USER_ERRORS as error:
             content = {"error": cli.describe(error)}
     return {**content, "said": said.getvalue().splitlines(), "warned": _lines(warned)}
