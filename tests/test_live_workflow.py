@@ -193,6 +193,7 @@ def test_wrong_command_lines_get_one_line(arguments, message, capsys):
 
 
 # --- recording -------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_person_is_asked_again_until_there_is_a_voice(
     sit_down, microphone, with_microphone, recording_only, tmp_path
 ):
@@ -219,6 +220,7 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
     assert f"at {soundfile.info(kept).samplerate} Hz" in person.seen
 
 
+@pytest.mark.slow
 def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_path):
     person = sit_down(with_microphone, *QUICK, columns=30)
     speak(person, microphone, VOICE)
@@ -234,6 +236,7 @@ def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_pat
     assert len(meter) > 20 and all(len(line) < 30 for line in meter)
 
 
+@pytest.mark.slow
 def test_lines_where_there_is_no_terminal_and_seconds_where_there_is_nobody(
     microphone, with_microphone, without_model, tmp_path
 ):
@@ -253,6 +256,7 @@ def test_lines_where_there_is_no_terminal_and_seconds_where_there_is_nobody(
     assert {path.name for path in tmp_path.iterdir()} == {"live_latent.pt", "outputs"}
 
 
+@pytest.mark.slow
 def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_microphone, tmp_path):
     listed = run(with_microphone, "--list_mics", prompt=()).stdout.splitlines()
     (default,) = (line for line in listed if line.endswith("default"))
@@ -271,6 +275,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
         assert f"there is no microphone {wrong} (devices: " in line and name in line
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_recording_in_progress(sit_down, microphone, with_microphone, tmp_path):
     person = sit_down(with_microphone, *PROMPT)
     person.waits_for(READY)
@@ -298,6 +303,7 @@ def test_ctrl_c_before_the_recording_leaves_an_older_one(sit_down, with_micropho
     assert KEPT not in person.seen and older.read_text() == "older"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_its_recording_and_no_script(
     sit_down, microphone, with_microphone, recording_only, tmp_path
 ):
@@ -316,6 +322,7 @@ def test_a_run_that_is_killed_leaves_its_recording_and_no_script(
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
 
 
+@pytest.mark.slow
 def test_a_recording_whose_run_is_killed_while_it_waits_is_not_replaced(
     sit_down, microphone, with_microphone, tmp_path
 ):
@@ -333,6 +340,7 @@ def test_a_recording_whose_run_is_killed_while_it_waits_is_not_replaced(
     assert sound.likeness(tmp_path / "temp_live_audio.wav", WORD) >= 0.95
 
 
+@pytest.mark.slow
 def test_a_microphone_that_goes_away_does_not_end_the_run(sit_down, sound_system, without_model, tmp_path):
     with sound.sound_server() as server:
         environment = server.environment | {"VOICETOIMG_DATA_DIR": str(tmp_path)}
@@ -352,6 +360,7 @@ def test_a_microphone_that_goes_away_does_not_end_the_run(sit_down, sound_system
     assert "image: " in person.seen
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(sit_down, microphone, with_microphone, without_model, tmp_path):
     first = sit_down(with_microphone, *QUICK, script=without_model)
     first.waits_for(READY)
@@ -368,6 +377,7 @@ def test_two_runs_in_one_folder(sit_down, microphone, with_microphone, without_m
 
 
 # --- a run of many images -------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_path):
     viewer = tmp_path / "bin" / "xdg-open"
     viewer.parent.mkdir()
@@ -436,6 +446,7 @@ def test_a_folder_in_place_of_a_file_of_the_run_is_noticed_first(without_microph
     assert f": {tmp_path / name} is a folder; a file of that name is to be written" in error_line(finished)
 
 
+@pytest.mark.slow
 def test_files_become_the_images_that_the_plain_scripts_make(without_microphone, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_text("no sound")
@@ -463,6 +474,7 @@ def test_files_become_the_images_that_the_plain_scripts_make(without_microphone,
     assert same[0] == same[1] == same[2] and not (tmp_path / "temp_live_audio.wav").exists()
 
 
+@pytest.mark.slow
 def test_a_calibration_that_does_not_work_is_noticed_before_anyone_speaks(with_microphone, tmp_path):
     (tmp_path / "data" / "stats").mkdir(parents=True)
     (tmp_path / "data" / "stats" / "mean.npy").write_text("broken")
@@ -477,6 +489,7 @@ def test_a_script_that_cannot_load_is_noticed_before_anyone_speaks(sit_down, mic
     assert person.sees_the_end() == 1 and RECORDING not in person.seen
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_script_that_hangs(sit_down, without_microphone, tmp_path):
     workflow = tree_with(tmp_path / "tree", HANGS)
     person = sit_down(without_microphone, *PROMPT, "--input_file", str(VOICE), script=workflow)
@@ -489,6 +502,7 @@ def test_ctrl_c_ends_a_script_that_hangs(sit_down, without_microphone, tmp_path)
     assert len(scripts) == 2 and not any(map(is_there, scripts.values()))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_recordings_whose_images_wait(sit_down, microphone, with_microphone, tmp_path):
     workflow = tree_with(tmp_path / "tree", WAITS)
     person = sit_down(with_microphone, *PROMPT, "--loop", script=workflow)

@@ -33,6 +33,7 @@ def prepared(tmp_path_factory) -> tuple[Path, dict[str, Finished]]:
     return data, {script: run_script(script, data=data) for script in SCRIPTS[:3]}
 
 
+@pytest.mark.slow
 def test_phase1(prepared):
     data, said = prepared
     for script, result in said.items():
@@ -50,6 +51,7 @@ def test_phase1(prepared):
     np.testing.assert_array_equal(latents[1, 2, 3, 4], z_scores[1, 2 * 1024 + 3 * 32 + 4])  # row by row
 
 
+@pytest.mark.slow
 def test_phase1_says_what_it_did_and_what_comes_next(prepared):
     _, said = prepared
     first, second, third = (said[script] for script in SCRIPTS[:3])
@@ -63,6 +65,7 @@ def test_phase1_says_what_it_did_and_what_comes_next(prepared):
     assert "txt2img.py --init_latents" in third.stdout and "--subject_idx 0" in third.stdout and not third.stderr
 
 
+@pytest.mark.slow
 def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
     data, _ = prepared
     batch = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
@@ -74,6 +77,7 @@ def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
         np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
     arguments = ("--input_file", EXAMPLES[0], "--output_file", "sub/l.pt")
     result = run_script("process_live_audio.py", *arguments, data=tmp_path)

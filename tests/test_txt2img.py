@@ -35,6 +35,7 @@ def apart(voices) -> list[Path]:
     return [voices.with_name("en.pt"), voices.with_name("it.pt")]
 
 
+@pytest.mark.slow
 def test_same_command_same_bytes_and_nothing_is_overwritten(voices, tmp_path):
     command = ("txt2img.py", "--init_latents", voices, "--steps", 2)
     first, second = (run(*command, data=tmp_path) for run in (run_script, run_main))
@@ -69,6 +70,7 @@ def test_another_voice_seed_or_prompt_gives_another_image(voices, tmp_path):
     assert distance(images["raw"][::2, ::2], images["one"]) > 2
 
 
+@pytest.mark.slow
 def test_voice_outweighs_the_seed(voices, tmp_path, monkeypatch):
     """Without a prompt, and so without shapes to choose, another seed changes less than another voice."""
     monkeypatch.setattr(WordEmbedder, "fallback_prompt", "")
@@ -79,6 +81,7 @@ def test_voice_outweighs_the_seed(voices, tmp_path, monkeypatch):
     assert distance(seed, one) < 0.8 * distance(voice, one)
 
 
+@pytest.mark.slow
 def test_a_batch_holds_the_images_of_its_seeds(voices, tmp_path):
     options = ["--init_latents", voices, *SMALL]
     batch = paint(tmp_path / "batch", *options, "--n_samples", 2, "--n_iter", 2)
@@ -110,6 +113,7 @@ def test_other_sizes(tmp_path):
     assert paint(tmp_path, "--H", 64, "--W", 192)[0].shape == (64, 192, 3)
 
 
+@pytest.mark.slow
 def test_negative_prompt_and_guidance_interval(tmp_path):
     one = paint(tmp_path / "one", *SMALL)[0]
     changes: dict[str, list[object]] = {
@@ -141,6 +145,7 @@ def test_guidance_is_as_the_model_needs_it(arguments, phi, tmp_path, monkeypatch
 
 
 # --- voices ----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_path, capsys):
     walked = paint(tmp_path / "walk", *SMALL, "--walk", *apart, "--frames", 3, "--batch_size", 1)
     assert len(walked) == 3
@@ -154,6 +159,7 @@ def test_a_walk_starts_and_ends_at_the_voices_and_is_an_animation(apart, tmp_pat
     assert str(tmp_path / "walk" / "walk_0000.webp") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_duet_follows_its_weights(apart, tmp_path):
     """The prompt is empty, so that x_T alone decides."""
     starts = (["--mix", *apart, "--weights", 9, 1], *(["--init_latents", voice] for voice in apart))
@@ -178,6 +184,7 @@ def test_a_duet_is_made_again(apart, voices, tmp_path):
         txt2img.main([*swapped, "--outdir", str(tmp_path / "swapped")])
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_sound_is_visible(apart, tmp_path):
     whitening, basis = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"), cosine_basis(128)
 
@@ -213,6 +220,7 @@ def test_voices_are_named_with_what_whitens_them(voices, tmp_path, capsys):
     assert "no calibration here made these latents" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_subjects_by_list_and_all(voices, tmp_path):
     latents = torch.load(voices, weights_only=True)
     torch.save(latents[[0, 1, 0]], tmp_path / "three.pt")
@@ -254,11 +262,13 @@ def test_a_negative_prompt_without_any_known_word_is_named(tmp_path, capsys):
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_precisions_agree(tmp_path):
     full, low = (paint(tmp_path / name, *TINY, "--precision", name)[0] for name in ("full", "bf16"))
     assert 0 < distance(full, low) < 12
 
 
+@pytest.mark.slow
 def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, capsys):
     decode = LatentDiffusion.decode_first_stage
 
@@ -275,6 +285,7 @@ def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, 
     assert "bf16 gave no image; again in fp32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     txt2img._painters.clear()  # it would know the prompts of the tests before
     encode, encoded = LatentDiffusion.get_learned_conditioning, []

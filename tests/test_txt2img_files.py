@@ -50,6 +50,7 @@ def test_an_image_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsy
     assert "--seed is decided by the image" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["full", "bf16"])
 def test_an_image_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path):
     """Alone it would come out a level off here and there: sums of products round differently with the batch."""
@@ -206,6 +207,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 # --- previews and progress -------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_preview_shows_the_image_to_come(tmp_path):
     images = [paint(tmp_path / str(seed), "--seed", seed, "--preview_every", 3)[0] for seed in (1, 2)]
     preview = np.asarray(Image.open(tmp_path / "1" / "preview.png").convert("RGB"), float)
@@ -234,6 +236,7 @@ def sit_down(tmp_path) -> Iterator[Callable[..., Any]]:
         person.process.wait()
 
 
+@pytest.mark.slow
 def test_one_bar_for_the_job(sit_down):
     person = sit_down("txt2img.py", "--n_samples", 3, "--batch_size", 2, "--steps", 4, *TINY)
     assert person.sees_the_end() == 0

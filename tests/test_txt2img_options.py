@@ -159,6 +159,7 @@ def spec_of(answer: dict[str, Any]) -> dict[str, Any]:
     return json.loads(Image.open(answer["pictures"][0]).info["voicetoimg"])["picture"]
 
 
+@pytest.mark.slow
 def test_a_process_answers_with_events_and_images(voices, tmp_path):
     """It also answers a last request that has no end of line."""
     requests = [{}, {"steps": 3, "n_samples": 2, "batch_size": 1, "preview_every": 2, "init_latents": str(voices)}]
@@ -222,6 +223,7 @@ def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
     assert (mixed["guidance_rescale"], plain["guidance_rescale"]) == (0.0, config.BUILTIN_RESCALE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

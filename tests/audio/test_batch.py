@@ -95,6 +95,7 @@ def test_batch(folder, tmp_path):
     assert sorted(p.name for p in output.parent.iterdir()) == sorted("vectors" + end for end in ENDS)
 
 
+@pytest.mark.slow
 def test_batch_gives_the_same_bytes_for_any_number_of_workers(folder, tmp_path):
     for workers in (1, 3):
         prepare_batch(folder, tmp_path / str(workers) / "v.npy", workers=workers)
@@ -168,6 +169,7 @@ def test_copies_are_told_of(tmp_path, capsys, copies, line):
         assert line in said and (copies > 0) == ("with the same sha256" in said)
 
 
+@pytest.mark.slow
 def test_odd_names_links_and_things_that_are_no_files(tmp_path):
     names = [b"with space.wav", b"quo'te\".wav", b"new\nline.wav", b"not utf-8 \xff\xfe.wav", b"-rf.wav", b"voice"]
     folder, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
@@ -402,6 +404,7 @@ print(prepare_batch(folder, output).rows)
 """
 
 
+@pytest.mark.slow
 def test_killed_many_times_at_random_moments(tmp_path):
     """The result is that of one undisturbed run, byte for byte, with no other file left."""
     folder, output = many(tmp_path / "in", 60), tmp_path / "out" / "v.npy"
@@ -418,6 +421,7 @@ def done_so_far(output: Path) -> int:
         return database.execute("SELECT count(*) FROM done").fetchone()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_run_keeps_what_is_done(tmp_path, how):
     """The signal goes to all processes, as Ctrl-C does. At most the tasks under way are lost."""
@@ -452,6 +456,7 @@ print({*map(int, held_back(limited=False))} & batch.ENDING)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signals to hold back")
 def test_workers_start_with_signals_held_back():
     """A process of its own is needed, which has not started workers before."""
@@ -464,6 +469,7 @@ def processes(session: int) -> list[str]:
     return [status for status in listed.split() if not status.startswith("Z")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("ps"), reason="nothing lists processes")
 def test_workers_end_with_their_parent(tmp_path):
     folder, output = many(tmp_path / "in", 400), tmp_path / "out" / "v.npy"
@@ -497,6 +503,7 @@ def test_a_result_that_was_half_in_place_is_completed(tmp_path, renamed):
     assert not list(tmp_path.glob(".v*"))
 
 
+@pytest.mark.slow
 def test_a_second_run_says_so_and_stops(tmp_path):
     folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
     with batch_state.BatchState(output):
@@ -534,6 +541,7 @@ def test_a_full_disk_leaves_the_old_result(tmp_path, small_disk):
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
     def deadly(folder: str, path: str, limited: bool) -> batch_state.FileResult:
         if path == "7":
@@ -546,6 +554,7 @@ def test_a_file_that_ends_its_worker_is_skipped(tmp_path):
     assert all(one.seconds == 1.0 for one in results.values())
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_a_task_finds_the_next_one(tmp_path):
     def done(folder: str, path: str, limited: bool) -> batch_state.FileResult:
         return batch_state.FileResult(path)
@@ -605,6 +614,7 @@ def cluster(tmp_path) -> Iterator[str]:
     log.close()
 
 
+@pytest.mark.slow
 def test_dask(cluster, folder, tmp_path):
     from distributed import Client
 
@@ -646,6 +656,7 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path):
         prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler=empty.scheduler_address)
 
 
+@pytest.mark.slow
 def test_no_scheduler_is_one_line(tmp_path):
     pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
     with pytest.raises(RuntimeError, match="no Dask scheduler answers at nonsense://x") as caught:
@@ -677,6 +688,7 @@ def mutate(whole: bytes, random: np.random.Generator) -> bytes:
     return bytes(content[: random.integers(1, len(content))] if random.random() < 0.1 else content)
 
 
+@pytest.mark.slow
 def test_fuzz(tmp_path):
     """Every mutated file becomes a vector of finite numbers or a reason; no file stops, crashes or hangs the batch."""
     folder, random, count = tmp_path / "in", np.random.default_rng(0), 400
@@ -759,6 +771,7 @@ def convert(target: Path, *options: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_what_ffmpeg_reads_and_only_by_content(tmp_path):
     folder = tmp_path / "in"
@@ -809,6 +822,7 @@ def test_installing_ffmpeg_brings_back_what_it_can_read(tmp_path, monkeypatch):
     assert (report.new, report.rows, report.skipped) == (1, 3, 0)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_fuzz_with_ffmpeg(tmp_path):
     random, whole = np.random.default_rng(0), convert(tmp_path / "a.m4a", "-t", "0.4").read_bytes()

@@ -49,6 +49,7 @@ def made(vectors, tmp_path_factory):
     return folder, calibrate(folder / "v.npy", folder / "z.npy", folder / "stats", prior=prior)[1]
 
 
+@pytest.mark.slow
 def test_calibrate(made, vectors):
     folder, report = made
     mean, std, z = (np.load(folder / p, allow_pickle=False) for p in ("stats/mean.npy", "stats/std.npy", "z.npy"))
@@ -239,6 +240,7 @@ def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
     return spectrograms.reshape(len(vectors), -1)
 
 
+@pytest.mark.slow
 def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
     """Small spectrograms: 16 rows of 4 mel bands each."""
     recipe, small = Recipe(spectrogram_size=16), vectors.reshape(60, 64, 64)[:, ::4, ::4].reshape(60, 256)
@@ -291,6 +293,7 @@ def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, v
         calibrate(tmp_path / "v.npy", tmp_path / "z.npy", tmp_path / "stats")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     """Neither by the statistics nor by the whitening, which both read blocks."""
     recipe, peaks = Recipe(spectrogram_size=16), []

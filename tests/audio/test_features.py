@@ -26,6 +26,7 @@ def reference(path: Path) -> np.ndarray:
     return cv2.resize(librosa.power_to_db(power, ref=np.max), (64, 64), interpolation=cv2.INTER_AREA).reshape(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
 def test_equals_librosa_on_recordings(path):
     vector = extract(path).vector
@@ -213,6 +214,7 @@ def test_long_recordings_are_averaged_as_opencv_does(tmp_path, monkeypatch, seco
     np.testing.assert_allclose(extract(tmp_path / "s.wav").vector, reference(tmp_path / "s.wav"), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SPOOL", 1 << 20)
     monkeypatch.setattr(features, "RESIZED_WHOLE", 1 << 12)

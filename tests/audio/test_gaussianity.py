@@ -81,6 +81,7 @@ def test_report_fits_a_terminal_and_names_the_worst():
     assert "7 of 9 are used as they are" in "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_as_a_program(tmp_path, capsys):
     torch.save(torch.from_numpy(np.concatenate([NOISE[:1], NOISE[1:2] + 3])).float(), tmp_path / "two.pt")
     assert main([str(tmp_path / "two.pt")]) == 0

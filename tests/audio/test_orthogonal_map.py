@@ -77,6 +77,7 @@ def test_scatter_is_orthogonal(size):
     np.testing.assert_allclose(basis @ basis.T, np.eye(256), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_what_is_spread_is_like_noise(codes, shape):
     """The limits are at least four standard deviations of as many draws from N(0, I)."""

@@ -90,6 +90,7 @@ def record() -> Iterator[Callable[..., Recorder]]:
         session.process.communicate()
 
 
+@pytest.mark.slow
 def test_what_is_played_is_recorded(record, microphone, tmp_path):
     session = record(microphone.environment, tmp_path)
     session.start()
@@ -105,6 +106,7 @@ def test_what_is_played_is_recorded(record, microphone, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".wav"] == ["recorded.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stop", "suspend"], ids=["unplugged", "says nothing more"])
 def test_a_microphone_that_goes_away_leaves_what_was_recorded(record, sound_system, tmp_path, end):
     with sound.sound_server() as server:
@@ -118,6 +120,7 @@ def test_a_microphone_that_goes_away_leaves_what_was_recorded(record, sound_syst
     assert sound.likeness(session.wav, VOICE) >= 0.95
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_recorded(record, microphone, tmp_path):
     resource = pytest.importorskip("resource")
 
@@ -148,6 +151,7 @@ def test_a_folder_that_is_none_is_an_os_error(record, microphone, tmp_path):
     assert "FileExistsError" in session.error()
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_killed_can_be_read(record, microphone, tmp_path):
     session = record(microphone.environment, tmp_path)
     session.start()
@@ -158,6 +162,7 @@ def test_a_recording_that_is_killed_can_be_read(record, microphone, tmp_path):
     assert sound.likeness(session.wav, VOICE) >= 0.95
 
 
+@pytest.mark.slow
 def test_clipping_is_noticed(record, microphone, tmp_path):
     loud, rate = soundfile.read(VOICE)
     soundfile.write(tmp_path / "loud.wav", (loud * 20).clip(-1, 1), rate)

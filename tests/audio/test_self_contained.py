@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import config
 
 LOAD = """
@@ -62,6 +64,7 @@ def test_a_recording_becomes_x_T(tmp_path):
     run(LOAD + FROM_RECORDING_TO_X_T, tmp_path, config.BUILTIN_CALIBRATION_DIR, config.EXAMPLES_DIR / "voice_it.wav")
 
 
+@pytest.mark.slow
 def test_worker_processes_find_the_package(tmp_path):
     recordings = tmp_path / "recordings"
     recordings.mkdir()

@@ -122,6 +122,7 @@ def test_looks_gaussian_to_a_sampler(builtin, voices, noise, strength):
     assert 2.7 < (x_T**4).mean() / (x_T**2).mean() ** 2 < 3.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_noise_of_any_shape(builtin, sounds, voices, shape):
     """Voices are as far apart as at 4 x 32 x 32, hardly change with noise, and are like noise to a sampler."""

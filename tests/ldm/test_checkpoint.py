@@ -593,6 +593,7 @@ def test_what_a_file_lacks_is_said(tmp_path, state, capsys):
     assert "missing: the first stage; the text encoder; a yaml" in text and "a vocabulary" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "bf16"])
 def test_conversion_keeps_the_weights(tmp_path, place, state, dtype, capsys):
     averages = {
@@ -689,6 +690,7 @@ def test_read_model_refuses_a_yaml_for_a_diffusers_folder(place, folder):
     assert read_config(place / "model.yaml")["target"].endswith("LatentDiffusion")
 
 
+@pytest.mark.slow
 def test_loading_the_builtin_model_imports_nothing_heavy():
     """Any arithmetic on the meta device would import torch's compiler, which takes two seconds."""
     code = (

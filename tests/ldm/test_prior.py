@@ -302,6 +302,7 @@ def test_nothing_but_the_lowest_frequencies_decides(prior):
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_small_change_of_the_noise_is_a_small_change_of_the_prior(prior):
     """Replace a hundredth of the noise's power; the choice of the candidate then changes in an eighth of the cases."""
     prior.reader.told.weight.data *= 20
@@ -323,6 +324,7 @@ def test_pure_noise_prefers_no_candidate(prior):
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
 
 
+@pytest.mark.slow
 def test_between_two_noises_there_is_no_jump(prior):
     """Smaller steps give smaller changes, also in the place on an arc between them where the prior changes fastest."""
     prior.reader.told.weight.data *= 20

@@ -48,6 +48,7 @@ def test_colour_fields_are_smooth_colourful_and_the_same_each_time():
     assert (fields[..., 1:] - fields[..., :-1]).abs().mean() < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
 def test_the_preview_resembles_what_is_decoded(dtype):

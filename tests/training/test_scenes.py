@@ -67,6 +67,7 @@ def test_same_seed_same_bytes() -> None:
         assert np.array_equal(render(scene, 64), render(sample_scene(seed), 64))
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_another_process() -> None:
     code = (
         "import hashlib; from training.scenes.render import render; from training.scenes.scenes import sample_scene;"
@@ -81,6 +82,7 @@ def test_render_is_rgb_bytes_of_the_size() -> None:
     assert image.shape == (50, 50, 3) and image.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_resolutions_agree() -> None:
     errors = []
     for seed in range(60):
@@ -222,6 +224,7 @@ def test_warm_and_cool_choose_the_colours() -> None:
     assert not cool & {"red", "orange", "yellow"}
 
 
+@pytest.mark.slow
 def test_named_colours_are_visible() -> None:
     missing = []
     for seed in range(200):
