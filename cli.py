@@ -249,6 +249,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.2f} hours"
 
 
+def counted(number: int, noun: str) -> str:
+    """Format a number of things, such as 1 image or 2 images."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def program() -> str:
     """Return the name of the running program as it was typed: txt2img.py, python -m audio."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)

@@ -139,7 +139,7 @@ class Capture:
             self.display.warn(f"warning: {recording.ended_by}; the recording up to there is used")
             self._microphone = None
         if gaps := recording.overflows:
-            self.display.warn(f"warning: {gaps} gap{'s' * (gaps > 1)} in the recording; the computer was too busy")
+            self.display.warn(f"warning: {cli.counted(gaps, 'gap')} in the recording; the computer was too busy")
         if meter.warning and not meter.fault:
             self.display.warn(f"warning: {meter.warning}")
 

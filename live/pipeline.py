@@ -27,7 +27,7 @@ from live.viewer import open_in_viewer
 
 KEPT = "the recording is kept"
 EARLIER_KEPT = "an earlier recording without an image is kept"
-MOST_STEPS = 50  # of DPM-Solver++(2M); more of them hardly change an image
+MOST_STEPS = 50  # of the default sampler, DPM-Solver++(2M); more of them hardly change an image
 MEASURED_STEPS = (1, 5)  # of the two images whose times give the seconds per step
 SPARE = 0.05  # share of a budget that is left unplanned
 
@@ -128,7 +128,7 @@ class Pipeline:
         self._submitted_any = True
         if take.summary:
             before = len(self._queue)
-            turn = f"; its image comes after {before} other{'s' * (before > 1)}" if before else f": {self.files.wav}"
+            turn = f"; its image comes after {cli.counted(before, 'other')}" if before else f": {self.files.wav}"
             self.display.say(f"{take.summary}{turn}")
         self._queue.append(take)
         self._thread.submit(self._process, take)
@@ -136,7 +136,7 @@ class Pipeline:
     def finish(self) -> None:
         """Wait until all images are made."""
         if self.options.loop and (left := len(self._queue)):
-            self.display.say(f"{left} {'images are' if left > 1 else 'image is'} still to be made")
+            self.display.say(f"{cli.counted(left, 'image')} still to be made")
         _wait_for(lambda: not self._queue)
 
     def abandon(self) -> list[Path]:
@@ -271,8 +271,8 @@ class Pipeline:
         left = self.options.budget - (time.monotonic() - take.stopped)
         steps = self._speed.steps_within(left)
         needed = self._speed.seconds_for(steps)
-        many = f"{steps} steps of DPM-Solver++ take" if steps > 1 else "1 step of DPM-Solver++ takes"
-        self.display.say(f"{many} {needed:.1f} s; {max(left, 0.0):.1f} s of the budget are left")
+        time_of_steps = f"{needed:.1f} s for {cli.counted(steps, 'step')}"
+        self.display.say(f"{time_of_steps}; {max(left, 0.0):.1f} s of the budget are left")
         if needed > left:
             self.display.warn(f"warning: the image will take longer than {self.options.budget:g} s")
         return steps

@@ -69,6 +69,10 @@ def test_duration(seconds, text):
     assert cli.duration(seconds) == text
 
 
+def test_numbers_of_things():
+    assert [cli.counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-0.1"])
 def test_bounded_takes_finite_numbers_only(text):
     with pytest.raises(cli.argparse.ArgumentTypeError):

@@ -512,7 +512,7 @@ def test_ctrl_c_keeps_the_recordings_whose_images_wait(sit_down, microphone, wit
         speak(person, microphone, voice)
     person.waits_for("dBFS; its image comes after 1 other\r\n")
     person.presses("q\n")
-    person.waits_for("2 images are still to be made\r\n")
+    person.waits_for("2 images still to be made\r\n")
     person.presses("\x03")
     for voice in (VOICE, WORD):
         kept = path_after(person, KEPT)
