@@ -56,7 +56,7 @@ coverage: $(VENV)/.ready-dev test-programs
 bench: $(VENV)/.ready-dev
 	@$(PY) -m benchmarks.report $${VOICES:+--voices "$$VOICES"} $${BENCH_QUICK:+--quick}
 
-# hours on a CPU; every stage resumes where it was stopped
+# most of a day on two cores; every stage resumes where it was stopped
 train: $(VENV)/.ready-dev
 	@$(PY) -m training words
 	@$(PY) -m training first_stage
