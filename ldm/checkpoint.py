@@ -17,7 +17,7 @@ from torch import Tensor
 from ldm.broken_weights import broken_weights, vectors_are_sound
 from ldm.devices import PRECISIONS
 from ldm.diffusers_folder import files_of_folder, is_diffusers_folder, read_diffusers_folder
-from ldm.families import OWN, refuse_foreign
+from ldm.families import OWN, OtherFileError, refuse_foreign
 from ldm.tensor_files import read_tensors, some
 from ldm.util import instantiate_from_config
 
@@ -112,13 +112,18 @@ def read_model(weights: Path, config: Path | None = None) -> tuple[dict[str, Ten
             raise ValueError(f"{weights} is a diffusers folder, whose json files describe it; leave {config} out")
         tensors, node = read_diffusers_folder(weights)
         return tensors, node, str(weights)
-    tensors = read_tensors(weights).tensors
+    config = config or weights.with_suffix(".yaml")
+    without_yaml = f"{weights} needs a yaml that describes its model: there is no {config.name} beside it"
+    try:
+        tensors = read_tensors(weights).tensors
+    except OtherFileError:
+        raise
+    except ValueError as error:
+        raise error if config.is_file() else ValueError(without_yaml) from None
     if not any(name in tensors for name in OWN):
-        refuse_foreign(weights, tensors)
-    if config is None:
-        config = weights.with_suffix(".yaml")
-        if not config.is_file():
-            raise ValueError(f"{weights} needs a yaml that describes its model: there is no {config.name} beside it")
+        refuse_foreign(weights, tensors)  # before the yaml is asked for, which would help nothing
+    if not config.is_file():
+        raise ValueError(without_yaml)
     return tensors, read_config(config), str(config)
 
 

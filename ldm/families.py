@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
+class OtherFileError(ValueError):
+    """A file of a known kind that can never be the model, and is named for what it is."""
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of file.
@@ -111,10 +115,10 @@ def recognise(tensors: Mapping[str, Any]) -> Family | None:
 
 
 def refuse_foreign(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Raise ValueError if the file `path`, which holds `tensors` by these names, can never be the model."""
+    """Raise OtherFileError if the file `path`, which holds `tensors` by these names, can never be the model."""
     family = recognise(tensors)
     if family is not None and family.foreign:
-        raise ValueError(f"{path} is {family.text}. A text-to-image LDM is needed; models/README.md names some")
+        raise OtherFileError(f"{path} is {family.text}. A text-to-image LDM is needed; models/README.md names some")
 
 
 def gguf_kind(path: Path) -> str:

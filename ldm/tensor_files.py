@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ldm.families import gguf_kind, refuse_foreign
-from ldm.torch_zip import NotACheckpointError, open_archive
+from ldm.families import OtherFileError, gguf_kind, refuse_foreign
+from ldm.torch_zip import open_archive
 
 SAFETENSORS, ZIP_PICKLE, OLD_PICKLE = "safetensors", "pickle in a zip", "pickle before torch 1.6"
 
@@ -67,12 +67,12 @@ def sniff(path: Path) -> str:
     if not head:
         raise ValueError(f"{path} is empty: did a download fail?")
     if head.startswith(b"GGUF"):
-        raise ValueError(
+        raise OtherFileError(
             f"{path} is a GGUF file: quantised weights{gguf_kind(path)} for other programs, which this one does not "
             "read; download the .safetensors or .ckpt"
         )
     if packer := next((name for magic, name in _PACKERS.items() if head.startswith(magic)), None):
-        raise ValueError(f"{path} is packed with {packer}: unpack it, and name what is in it")
+        raise OtherFileError(f"{path} is packed with {packer}: unpack it, and name what is in it")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError(f"{path} is a git-lfs pointer, not the weights: run git lfs pull, or download the file itself")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
@@ -216,7 +216,7 @@ def _unpickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
             f"{path} is refused: it tries to run code when it is loaded ({error}). Nothing was run; "
             "get these weights from a source you trust, best as .safetensors"
         ) from None
-    except (OSError, MemoryError, NotACheckpointError):
+    except (OSError, MemoryError, OtherFileError):
         raise
     except Exception as error:  # a broken pickle can raise anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -10,15 +10,13 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
+from ldm.families import OtherFileError
+
 PICKLE = "data.pkl"  # the record with the structure; tensors are data/0, data/1, … beside it
 ALIGNMENT = 8  # bytes; the widest element
 DEFAULTS = {"version": b"3\n", "byteorder": b"little"}  # of records that torch needs and a zip may have lost
 READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # compressions that torch knows
 _LOCAL_HEADER = 30  # bytes before the name of a record; bytes 26 to 29 are the lengths of the name and of what follows
-
-
-class NotACheckpointError(ValueError):
-    """A zip archive without a torch checkpoint."""
 
 
 def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
@@ -27,7 +25,7 @@ def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
     The first result is `path` itself, or a copy in memory if torch cannot read the layout of the archive.
 
     Raises:
-        NotACheckpointError: it is a zip without a torch checkpoint.
+        OtherFileError: it is a zip without a torch checkpoint.
         zipfile.BadZipFile: it is damaged.
         OSError: it cannot be read.
     """
@@ -36,9 +34,7 @@ def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
         prefixes = [r.filename.removesuffix(PICKLE) for r in records if f"/{r.filename}".endswith(f"/{PICKLE}")]
         if not prefixes:
             held = ", ".join(record.filename for record in records[:3])
-            raise NotACheckpointError(
-                f"{path} is a zip archive of other files ({held}): unpack it, and name what is in it"
-            )
+            raise OtherFileError(f"{path} is a zip archive of other files ({held}): unpack it, and name what is in it")
         prefix = min(prefixes, key=len)
         names = {record.filename for record in records}
         in_one_folder = prefix.count("/") == 1 and all(name.startswith(prefix) for name in names)
