@@ -68,6 +68,7 @@ def test_calibrate(made, vectors):
     assert report.z_neighbour == pytest.approx(neighbours, abs=0.02)
 
 
+@pytest.mark.slow
 def test_few_recordings_are_mixed_with_the_builtin_calibration(made):
     folder, report = made
     own, builtin = (Whitening.load(p / "whitening.npz") for p in (folder / "stats", BUILTIN))
