@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import ItemsView, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,7 +143,7 @@ class ClosingRequest(dict[str, object]):
         super().__init__(flag=True)
         self.client = client
 
-    def items(self) -> ItemsView[str, object]:
+    def items(self) -> Any:
         """Close the client; then give the options, as the encoder of JSON asks."""
         close([self.client])
         return super().items()
