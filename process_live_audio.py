@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     if options.standby:
         return standby.serve(parse, options, answer, lambda _: warm_up())
-    make_latents(options)
+    latents = make_latents(options)
+    print(f'next: python txt2img.py --init_latents {shlex.quote(str(latents))} --prompt "..."')
     return 0
 
 
@@ -110,7 +111,6 @@ def make_latents(options: argparse.Namespace) -> Path:
     latents = torch.from_numpy(voice.latents)
     save_latents(options.output_file, latents, voice.statistics)
     print(f"latent {tuple(latents.shape)} from {voice.info.seconds:.1f} s of sound: {options.output_file}")
-    print(f'next: python txt2img.py --init_latents {shlex.quote(str(options.output_file))} --prompt "..."')
     return options.output_file
 
 

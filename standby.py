@@ -7,8 +7,9 @@ Every line in both directions is one JSON object.
 - Events come while a request is worked on: {"progress": [3, 20]} after step 3 of 20, and {"preview": "a/preview.png"}
   each time the preview file was rewritten.
 - An answer ends each request. It holds the result, such as {"pictures": ["sample_0000.png"]}, or {"error": "reason"}.
-  "said" lists the lines for standard output and "warned" those for standard error. The first answer repeats the
-  warnings of the warm-up, because a library may issue a warning only once per process.
+  "said" lists further lines for people, which would go to standard output, and "warned" those for standard error.
+  They need not be parsed: what another program needs is in the result. The first answer repeats the warnings of the
+  warm-up, because a library may issue a warning only once per process.
 - {"ready": true} is the first line but for events of the warm-up. Requests may be sent before it.
 
 The script ends when standard input ends and all requests are answered. It ends at once when the program that started it

@@ -64,10 +64,10 @@ def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
 
 
 def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Path]:
-    """Make the images that a command line asks for; print and return their paths.
+    """Make the images that a command line asks for; return their paths.
 
     Args:
-        emit: takes progress and previews as events; None: a bar in the terminal.
+        emit: takes progress and previews as events; None: draw a bar in the terminal, and print the paths.
 
     Raises:
         ValueError: latents, model and options do not go together, or one of them is broken.
@@ -110,8 +110,9 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
     ):
         for path in generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress):
-            tqdm.write(f"image: {path}", file=sys.stdout)  # above the bar
-            sys.stdout.flush()
+            if emit is None:  # in standby the answer names the images
+                tqdm.write(f"image: {path}", file=sys.stdout)  # above the bar
+                sys.stdout.flush()
             images[next(missing)] = path
     made = [images[index] for index in range(len(specs))]
     written = [*made, *([preview] if preview and preview.is_file() else []), *save_overviews(args, made)]

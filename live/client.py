@@ -43,7 +43,7 @@ class Answer:
     """The answer to one request."""
 
     content: dict[str, Any]
-    output: list[str]  # lines that the script would have printed
+    output: list[str]  # lines for people, besides the content
     warnings: list[str]  # lines that it would have written to standard error
 
 

@@ -198,8 +198,7 @@ class Pipeline:
         if self._speed:
             self._speed.update(steps, time.monotonic() - started)
         images = generated.content.get("pictures") or []
-        # `Display.image` tells the path of the image, and how long it took
-        self._print([line for line in generated.output if not line.endswith(tuple(images))], generated.warnings)
+        self._print(generated.output, generated.warnings)
         if not images:
             raise ClientError(f"{self.generator.name} ended without naming an image")
         return Path(images[0])
@@ -224,19 +223,20 @@ class Pipeline:
             return work()
 
     def _print(self, output: Iterable[str], warnings: Iterable[str]) -> None:
-        """Print a script's lines. Lines printed before, and its "next: ..." hints, are left out."""
+        """Print a script's lines. Lines printed before are left out."""
         for lines, show in ((output, self.display.say), (warnings, self.display.warn)):
             for line in lines:
-                if line not in self._printed and not line.startswith("next: "):
+                if line not in self._printed:
                     show(line)
                 self._printed.add(line)
 
     def _report_failure(self, take: Take, error: Exception) -> None:
         """Report a failed recording: the reason and, if this run recorded it, where the file is kept."""
         _show_traceback(error, self.display)
-        reason = _reason(error).replace(f"{take.path}: ", "")
+        reason = _reason(error)
         if not take.own:
-            self.display.warn(f"{cli.program()}: {take.path}: {reason}")
+            which = "" if str(take.path) in reason else f"{take.path}: "
+            self.display.warn(f"{cli.program()}: {which}{reason}")
             return
         if take.encoded and self.options.loop:
             with suppress(OSError):
