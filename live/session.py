@@ -66,7 +66,7 @@ class Session:
         # a name of its own, because a recording may have any suffix, also that of the image
         sound = _copy(recording, folder, f"{stem}_voice") if recording else ""
         self._figures.append(_figure(prompt, image_name, sound, _copy(card, folder, f"{stem}_card") if card else ""))
-        title = f"Voices and pictures, {self._started.replace('_', ' ')}"
+        title = f"Voices and images, {self._started.replace('_', ' ')}"
         with atomic_path(self.page) as temporary:
             temporary.write_text(PAGE.format(title=title, figures="\n".join(self._figures)), encoding="utf-8")
 
