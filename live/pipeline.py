@@ -280,27 +280,26 @@ class Pipeline:
     # --- after an image -----------------------------------------------------------------------------------------------
     def _present(self, take: Take, image: Path) -> None:
         """Make the card, copy into the session, open the viewer, as asked. A failure there costs no image."""
-        card: list[Path] = []
-        if self.options.card:
-            self._try(lambda: card.append(self._card(take, image)))
+        card = self._try(lambda: self._card(take, image)) if self.options.card else None
         if session := self._session:
             self._try(lambda: self._add_to_session(session, take, image, card))
         if self.options.open:
-            self._try(lambda: open_in_viewer(card[0] if card else image))
+            self._try(lambda: open_in_viewer(card or image))
         if self.options.discard_audio:
             self._try(lambda: take.path.unlink(missing_ok=True))
 
-    def _try(self, work: Callable[[], object]) -> None:
-        """Do some work; warn if it fails."""
+    def _try(self, work: Callable[[], Result]) -> Result | None:
+        """Do some work and return its result; if it fails, warn and return None."""
         try:
-            work()
+            return work()
         except Exception as error:  # also a bug must not cost the image
             _show_traceback(error, self.display)
             self.display.warn(f"warning: {_reason(error)}")
+            return None
 
-    def _add_to_session(self, session: Session, take: Take, image: Path, card: list[Path]) -> None:
+    def _add_to_session(self, session: Session, take: Take, image: Path, card: Path | None) -> None:
         recording = None if self.options.discard_audio else take.path
-        session.add(self.options.prompt, image, self.files.latent, recording, card[0] if card else None)
+        session.add(self.options.prompt, image, self.files.latent, recording, card)
         self._print([f"session: {session.page}"], [])
 
     def _card(self, take: Take, image: Path) -> Path:
