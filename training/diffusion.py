@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from training.compute import load_batches, mixed_precision, to_tensor
 from training.optimizer import MuonAdamW, PowerEMA, inner_and_outer
 from training.parts import prior_of, unchanged_prior
 from training.prior import scene_prior
-from training.run import TrainingRun
+from training.run import TrainingRun, scheduled_rate
 from training.scenes.augment import colour_mask, random_grid
 from training.scenes.captions import caption
 from training.scenes.render_cache import Kind, cached_renders
@@ -30,6 +30,7 @@ from training.scenes.scenes import attribute_values, recoloured, sample_scene
 from training.settings import DiffusionOptions, DiffusionStage
 
 ENCODED_AT_ONCE = 32  # renders
+SEEDS_PER_STAGE = 10_000_000  # more than a stage has renders, so that no two stages share a scene
 SHEET_SAMPLING = SamplingSettings(steps=20, scale=2.0)
 SHEET_PROMPTS = (
     "a golden spiral on purple",
@@ -45,7 +46,7 @@ SHEET_PROMPTS = (
 
 def first_seed_of(stage: int) -> int:
     """Return the seed of the first scene of a stage's renders."""
-    return (stage + 1) * 10_000_000
+    return (stage + 1) * SEEDS_PER_STAGE
 
 
 def stage_renders(stage: DiffusionStage, first_seed: int, renders: Path) -> list[np.memmap]:
@@ -112,8 +113,12 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the tensors to `device`."""
-        x_0, prompts, *others = self
-        return Batch(x_0.to(device), prompts, *(part.to(device, non_blocking=True) for part in others))
+        copies: dict[str, Any] = {
+            name: part.to(device, non_blocking=True)
+            for name, part in self._asdict().items()
+            if isinstance(part, Tensor)
+        }
+        return self._replace(**copies)
 
 
 class DiffusionBatches(Dataset):
@@ -123,12 +128,22 @@ class DiffusionBatches(Dataset):
         latents: [N, C, H, W] of the scenes from `first_seed` on.
         drifting: so many of them, the last ones, have drifting colours.
         size: of a batch.
+        timesteps: number of timesteps of the noise schedule.
+        prompt_dropout: share of captions that are replaced by "".
     """
 
     def __init__(
-        self, latents: np.ndarray, drifting: int, first_seed: int, size: int, options: DiffusionOptions, seed: int
+        self,
+        latents: np.ndarray,
+        drifting: int,
+        first_seed: int,
+        size: int,
+        timesteps: int,
+        prompt_dropout: float,
+        seed: int,
     ) -> None:
-        self.latents, self.first_seed, self.size, self.options, self.seed = latents, first_seed, size, options, seed
+        self.latents, self.first_seed, self.size = latents, first_seed, size
+        self.timesteps, self.prompt_dropout, self.seed = timesteps, prompt_dropout, seed
         self.first_drifting = len(latents) - drifting
 
     def __getitem__(self, step: int) -> Batch:
@@ -140,20 +155,21 @@ class DiffusionBatches(Dataset):
         x_0 = torch.from_numpy(self.latents[rows].astype(np.float32))
         side = x_0.shape[2]
         # stratified: one timestep in each of `size` equal parts of the schedule
-        t = (torch.arange(self.size) + torch.from_numpy(rng.random(self.size))) / self.size * 1000
+        t = (torch.arange(self.size) + torch.from_numpy(rng.random(self.size))) / self.size * self.timesteps
+        prompts = [
+            "" if rng.random() < self.prompt_dropout else caption(scene, rng, colourless=drifts)
+            for scene, drifts in zip(scenes, drifting, strict=True)
+        ]
         return Batch(
-            x_0,
-            [
-                "" if rng.random() < self.options.prompt_dropout else caption(scene, rng, colourless=drifts)
-                for scene, drifts in zip(scenes, drifting, strict=True)
-            ],
-            torch.tensor([attribute_values(scene) for scene in scenes]),
-            torch.tensor([scene.variant for scene in scenes]),
-            torch.tensor([attribute_values(scene) for scene in others]),
-            torch.from_numpy(np.stack([colour_mask(scene.seed, side) for scene in scenes])),
-            torch.from_numpy(np.stack([random_grid(scene.seed, side) for scene in scenes])),
-            t.long().clamp(max=999),
-            torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
+            x_0=x_0,
+            prompts=prompts,
+            values=torch.tensor([attribute_values(scene) for scene in scenes]),
+            variants=torch.tensor([scene.variant for scene in scenes]),
+            other_values=torch.tensor([attribute_values(scene) for scene in others]),
+            masks=torch.from_numpy(np.stack([colour_mask(scene.seed, side) for scene in scenes])),
+            grids=torch.from_numpy(np.stack([random_grid(scene.seed, side) for scene in scenes])),
+            t=t.long().clamp(max=self.timesteps - 1),
+            noise=torch.from_numpy(rng.standard_normal(x_0.shape, np.float32)),
         )
 
 
@@ -200,31 +216,33 @@ def train_diffusion(
     ema = PowerEMA(model, average)
     with unchanged_prior(model, folder):
         step = run.resume()
-    stage_start, steps = 0, sum(stage.steps for stage in options.stages)
+    stage_end, steps = 0, sum(stage.steps for stage in options.stages)
     for number, stage in enumerate(options.stages):
-        stage_end = stage_start + stage.steps
-        if step < stage_end:
-            first_seed = first_seed_of(number)
-            parts = [encode_renders(model, part, folder) for part in stage_renders(stage, first_seed, renders)]
-            latents = np.concatenate(parts)
-            batches = DiffusionBatches(latents, stage.drifting, first_seed, stage.batch_size, options, seed)
-            left = range(step, stage_end)
-            bar = tqdm(load_batches(batches, left, model.device), f"{stage.size} px", stage_end, initial=step)
-            for step, batch in zip(left, bar, strict=True):
-                learning_rate = options.learning_rate * min(1.0, (step + 1) / options.warmup) * (1.0 - step / steps)
-                loss = diffusion_loss(model, batch.to(model.device), options.max_weight)
-                run.descend(loss, learning_rate, 1.0)
-                ema.update(step)
-                if step % 25 == 0:
-                    bar.set_postfix(loss=f"{loss.item():.4f}")
-                    run.log(step, loss=loss.item())
-                if run.save_due():
-                    run.save(step + 1)
-                if run.sheet_due():
-                    save_samples(average, stage.size // 8, folder / f"sheet-{step:06d}.png")
-            step = stage_end
-            run.save(step)
-        stage_start = stage_end
+        stage_end += stage.steps
+        if step >= stage_end:
+            continue
+        first_seed = first_seed_of(number)
+        latents = [encode_renders(model, part, folder) for part in stage_renders(stage, first_seed, renders)]
+        batches = DiffusionBatches(
+            np.concatenate(latents),
+            stage.drifting,
+            first_seed,
+            stage.batch_size,
+            timesteps=len(model.alphas_cumprod),
+            prompt_dropout=options.prompt_dropout,
+            seed=seed,
+        )
+        left = range(step, stage_end)
+        bar = tqdm(load_batches(batches, left, model.device), f"{stage.size} px", stage_end, initial=step)
+        for step, batch in zip(left, bar, strict=True):
+            loss = diffusion_loss(model, batch.to(model.device), options.max_weight)
+            run.descend(loss, scheduled_rate(options.learning_rate, step, steps, options.warmup))
+            ema.update(step)
+            run.finish_step(step, loss, bar)
+            if run.sheet_due():
+                save_samples(average, stage.size // 8, folder / f"sheet-{step:06d}.png")
+        step = stage_end
+        run.save(step)
 
 
 def save_samples(model: LatentDiffusion, size: int, path: Path) -> None:

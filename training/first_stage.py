@@ -11,11 +11,14 @@ from tqdm import tqdm
 from ldm.models.autoencoder import ShuffleAutoencoder
 from painting.images import grid, save_png, to_uint8
 from training.compute import mixed_precision, to_tensor
-from training.run import TrainingRun
+from training.run import TrainingRun, scheduled_rate
 from training.scenes.render_cache import cached_renders, render_chunks
 from training.settings import FirstStageOptions
 
 RENDER_SIZE = 256  # pixels a side
+WARMUP = 100  # steps until the learning rate is reached
+MAX_GRADIENT_NORM = 0.5
+MEASURE_EVERY = 250  # steps
 HELD_OUT_SEED, HELD_OUT = 2**30, 16  # first seed and number of the renders that measure progress
 
 
@@ -110,7 +113,7 @@ def train_first_stage(
     """Train the autoencoder with `autoencoder_loss`, then its decoder alone, and standardise the latents."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99))
-    run = TrainingRun(folder, {"first_stage": model}, optimizer)
+    run = TrainingRun(folder, {"first_stage": model}, optimizer, MAX_GRADIENT_NORM)
     start = run.resume()
     if start >= options.steps:
         print(f"the first stage is trained: {start} steps")
@@ -122,17 +125,16 @@ def train_first_stage(
     for step in bar:
         # all random numbers follow from the seed and the step, so that a resumed run gives the same weights
         torch.manual_seed(seed + step)
-        learning_rate = options.learning_rate * min(1.0, (step + 1) / 100) * (1.0 - step / options.steps)
         x = random_crops(images, options.batch_size, options.crop, np.random.default_rng((seed, step)))
         loss_of = autoencoder_loss if step < options.steps - options.decoder_steps else decoder_loss
         loss, l1, kl = loss_of(model, x.contiguous(memory_format=torch.channels_last), options)
-        run.descend(loss, learning_rate, 0.5)
-        if step % 250 == 0:
+        run.descend(loss, scheduled_rate(options.learning_rate, step, options.steps, WARMUP))
+        if step % MEASURE_EVERY == 0:
             unseen = mean_psnr(model, held_out)
             bar.set_postfix(l1=f"{l1:.4f}", psnr=f"{unseen:.2f}")
             run.log(step, l1=l1.item(), kl=kl.item(), psnr=unseen)
-        if run.save_due() and step + 1 < options.steps:  # the last checkpoint follows below, standardised
-            run.save(step + 1)
+        if step + 1 < options.steps:  # the last checkpoint follows below, standardised
+            run.save_if_due(step + 1)
         if run.sheet_due():
             save_reconstructions(model, held_out, folder / f"sheet-{step:06d}.png")
     standardise(model, to_tensor(images[:256]))

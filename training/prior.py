@@ -22,7 +22,7 @@ from ldm.modules.reader import PromptReader
 from ldm.modules.shapes import Shapes
 from training.compute import load_batches, mixed_precision, to_tensor
 from training.parts import prior_of
-from training.run import TrainingRun
+from training.run import TrainingRun, scheduled_rate
 from training.scenes.captions import caption
 from training.scenes.render import fold_grids, tile_grids
 from training.scenes.render_cache import cached_renders, render_chunks, scene_labels
@@ -30,6 +30,8 @@ from training.scenes.scenes import VARIANTS, attribute_values, sample_scene
 from training.settings import PriorOptions
 
 FIRST_SEED = 500_000_000  # of the scenes that the prior is trained on; those of the other stages are below
+WARMUP = 50  # steps until the learning rate is reached
+DECAY_POWER = 0.5  # of the learning rate, see `scheduled_rate`
 
 
 class Thumbnails:
@@ -139,12 +141,8 @@ def train_prior(model: LatentDiffusion, options: PriorOptions, folder: Path, ren
             done, of = step - reading_steps, options.drawing_steps
             rows = np.random.default_rng((seed, step)).integers(options.renders, size=options.drawing_batch_size)
             loss = drawing_loss(prior, thumbnails, torch.from_numpy(rows).to(model.device))
-        run.descend(loss, options.learning_rate * min(1.0, (done + 1) / 50) * (1.0 - done / of) ** 0.5, 1.0)
-        if step % 25 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-            run.log(step, loss=loss.item())
-        if run.save_due():
-            run.save(step + 1)
+        run.descend(loss, scheduled_rate(options.learning_rate, done, of, WARMUP, DECAY_POWER))
+        run.finish_step(step, loss, bar)
     model.cond_stage_model.eval()
     # fixed Gumbel noise, with which the prior samples attributes that a prompt leaves open
     prior.draws.copy_(torch.from_numpy(np.random.default_rng(seed).gumbel(size=prior.draws.shape)))

@@ -10,7 +10,6 @@ from training.first_stage import roughness
 from training.scenes.augment import colour_mask, random_grid
 from training.scenes.captions import COLOUR_WORDS
 from training.scenes.scenes import attribute_values, recoloured, sample_scene
-from training.settings import DiffusionOptions
 
 COLOUR_NAMES = {name for names in COLOUR_WORDS.values() for name in names}
 
@@ -47,8 +46,7 @@ def test_a_checkpoint_of_another_shape_is_named(tmp_path):
 
 def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     latents = np.arange(50, dtype=np.float16)[:, None, None, None] * np.ones((1, 4, 2, 2), np.float16)
-    options = DiffusionOptions(1e-3, 1, 0.5, 5.0, ())
-    batch = diffusion.DiffusionBatches(latents, 30, 1000, 40, options, 0)[7]
+    batch = diffusion.DiffusionBatches(latents, 30, 1000, 40, timesteps=500, prompt_dropout=0.5, seed=0)[7]
     rows = batch.x_0[:, 0, 0, 0].int().tolist()
     assert len(set(rows)) > 10
     scenes = [sample_scene(1000 + row) for row in rows]
@@ -62,4 +60,13 @@ def test_batches_tell_of_the_scenes_that_their_latents_are_of():
         assert row < 20 or not COLOUR_NAMES & set(prompt.split())
     assert 5 < sum(row < 20 for row in rows) < 35
     assert 8 < sum(prompt == "" for prompt in batch.prompts) < 32
-    assert batch.t.min() >= 0 and batch.t.max() <= 999 and (batch.t.diff() > 0).all()
+    assert batch.t.min() >= 0 and 490 < batch.t.max() <= 499 and (batch.t.diff() > 0).all()
+    moved = batch.to(torch.device("meta"))
+    assert moved.prompts == batch.prompts
+    assert all(part.is_meta for name, part in moved._asdict().items() if name != "prompts")
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [run.scheduled_rate(2.0, step, steps=100, warmup=10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2) and max(rates) == pytest.approx(1.82) and rates[99] == pytest.approx(0.02)
+    assert run.scheduled_rate(2.0, 75, steps=100, warmup=10, power=0.5) == pytest.approx(1.0)
