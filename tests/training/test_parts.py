@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import config
 from ldm.models.autoencoder import ShuffleAutoencoder
 from training import diffusion, run
 from training.first_stage import roughness
@@ -64,6 +65,10 @@ def test_batches_tell_of_the_scenes_that_their_latents_are_of():
     moved = batch.to(torch.device("meta"))
     assert moved.prompts == batch.prompts
     assert all(part.is_meta for name, part in moved._asdict().items() if name != "prompts")
+
+
+def test_sheets_are_sampled_as_users_see_images():
+    assert diffusion.SHEET_SAMPLING.guidance_rescale == config.BUILTIN_RESCALE
 
 
 def test_the_learning_rate_rises_and_falls():
