@@ -328,6 +328,14 @@ def test_without_seeds_the_global_generator_decides():
         assert not torch.equal(draw(0), draw(1))
 
 
+@pytest.mark.parametrize(("eta", "drawn"), [(0.0, False), (0.5, True)])
+def test_the_global_generator_is_left_alone_where_no_noise_is_needed(eta, drawn):
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        DDIMSampler(ToyModel()).sample(2, 2, (4, 4, 4), x_T=noise(2, 4, 4, 4), eta=eta)
+        assert torch.equal(before, torch.get_rng_state()) != drawn
+
+
 # --- guidance --------------------------------------------------------------------------------------------------------
 
 

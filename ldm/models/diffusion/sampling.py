@@ -350,7 +350,8 @@ class Sampler:
         if x_T is not None and tuple(x_T.shape) != (batch_size, *shape):
             raise ValueError(f"x_T must be [batch_size, *shape] = {[batch_size, *shape]}, got {list(x_T.shape)}")
         settings = SamplingSettings(S, unconditional_guidance_scale, eta)
-        seeds = torch.randint(2**31, (batch_size,)).tolist()
+        # the global generator is left alone where no noise is needed
+        seeds = torch.randint(2**31, (batch_size,)).tolist() if x_T is None or eta else []
         x_T = seeded_noise(seeds, shape) if x_T is None else x_T
         states = [(x_T, x_T), *self.trajectory(x_T, settings, conditioning, unconditional_conditioning, seeds)]
         return states[-1][0], {"x_inter": [x for x, _ in states], "pred_x0": [pred_x0 for _, pred_x0 in states]}
