@@ -10,24 +10,27 @@ learned separately, thousands of times as fast. The U-Net receives the result as
             │                                   │
     probabilities of attributes                 │
             │                                   │
-    sample_attributes ── candidates ◄────────── │ ── channel 4: scores, the best candidates win
+    sample_attributes ── candidates ◄────────── │ ── channel 3: scores, the best candidates win
             │                                   │
-    sample_colours ◄─────────────────────────── │ ── channels 3 and 4: colours that the prompt leaves open
+    sample_colours ◄─────────────────────────── │ ── channels 2 and 3: colours that the prompt leaves open
             │                                   │
     Shapes: soft masks [maps, cells]            │
             × palette [maps, C]                 │
             │                                   │
     composition [C, size, size]                 │
             │                                   │
-          warp ◄─────── viewing_grid ◄───────── │ ── channels 1 to 3: bending, zoom and position
+          warp ◄─────── viewing_grid ◄───────── │ ── channels 0 to 2: bending, zoom and position
             │                                   │
       tint_by_shape ◄── common_shape ◄───────── ┘ ── a shape that all channels share (low_frequencies.py)
             │
     prior [C, size, size], resized to [C, H, W]
+
+Channels are counted from 0.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +57,26 @@ TINT_STRENGTH = 4.0  # log-odds in cells where the common shape is one standard 
 MIN_SHARE = 0.03  # of a colour in a cell, so that its log-odds are finite
 THIRD_COLOUR_DAMPING = 6.0  # cells of a third colour are tinted by exp(−6 d²), d from the line between the first two
 
+PALETTE_WIDTH = 256  # of the vectors of colours, and of the layers that turn them into a palette
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Numbers that decide the shape of a `PromptPrior`, by their names in the yaml of a model."""
+
+    size: int  # height and width of the prior, in cells
+    shape_attributes: Mapping[str, int]  # number of values of each attribute that shapes depend on; see `Shapes`
+    colour_attributes: Sequence[int]  # the same for the colours, which share one list of values
+    variants: int  # number of shapes that the same attributes can have, at most knots × knots
+    nearest: float  # largest zoom of the viewing grid
+    bend: float  # standard deviation of the grid's displacement, in half images
+    knots: int  # squares a side
+    width: int  # this and the others: see `Shapes`
+    cell_width: int
+    extent: int
+    fields: int
+    maps: int
+
 
 class PromptPrior(nn.Module):
     """Predicts the prior [B, C, H, W], an estimate of the clean latents, from a prompt and the start noise.
@@ -76,46 +99,29 @@ class PromptPrior(nn.Module):
     Args:
         context_dim: width of the prompt's embedding.
         channels: channels C of the latents, at least four.
-        size: height and width of the prior, in cells.
-        shape_attributes: number of values of each attribute that shapes depend on, by name; see `Shapes`.
-        colour_attributes: the same for the colours, which share one list of values.
-        variants: number of shapes that the same attributes can have, at most knots × knots.
-        nearest: largest zoom of the viewing grid.
-        bend: standard deviation of the grid's displacement, in half images.
-        knots: squares a side.
-        width, cell_width, extent, fields, maps: see `Shapes`.
+        settings: all other numbers.
     """
 
     draws: Tensor  # [candidates, attributes' values], Gumbel noise that training sets
 
-    def __init__(
-        self,
-        context_dim: int,
-        channels: int,
-        size: int,
-        shape_attributes: Mapping[str, int],
-        colour_attributes: Sequence[int],
-        variants: int,
-        nearest: float,
-        bend: float,
-        knots: int,
-        width: int,
-        cell_width: int,
-        extent: int,
-        fields: int,
-        maps: int,
-    ) -> None:
+    def __init__(self, context_dim: int, channels: int, settings: PriorSettings) -> None:
         super().__init__()
-        self.size, self.maps, self.variants = size, maps, variants
-        self.nearest, self.bend, self.knots = nearest, bend, knots
-        self.shape_counts, self.colour_counts = list(shape_attributes.values()), list(colour_attributes)
+        s = settings
+        self.size, self.maps, self.variants = s.size, s.maps, s.variants
+        self.nearest, self.bend, self.knots = s.nearest, s.bend, s.knots
+        self.shape_counts, self.colour_counts = list(s.shape_attributes.values()), list(s.colour_attributes)
         self.shape_values, colour_values = sum(self.shape_counts), sum(self.colour_counts)
         self.reader = PromptReader(context_dim, [*self.shape_counts, *self.colour_counts])
-        self.shapes = Shapes(shape_attributes, variants, size, extent, fields, width, cell_width, maps)
-        self.colours = normal_parameter(colour_values, 256, std=0.5)
-        self.tint = nn.Linear(width, 256)
-        self.paint = nn.Sequential(nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, maps * channels))
-        candidates = CANDIDATES_PER_VARIANT * variants
+        self.shapes = Shapes(s.shape_attributes, s.variants, s.size, s.extent, s.fields, s.width, s.cell_width, s.maps)
+        self.colours = normal_parameter(colour_values, PALETTE_WIDTH, std=0.5)
+        self.tint = nn.Linear(s.width, PALETTE_WIDTH)
+        self.paint = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(PALETTE_WIDTH, PALETTE_WIDTH),
+            nn.SiLU(),
+            nn.Linear(PALETTE_WIDTH, s.maps * channels),
+        )
+        candidates = CANDIDATES_PER_VARIANT * s.variants
         self.register_buffer("draws", torch.zeros(candidates, self.shape_values + colour_values))
 
     # --- attributes ---
@@ -190,7 +196,7 @@ class PromptPrior(nn.Module):
         """Return the places [B, size, size, 2] of a composition that noise [B, C, H, W] makes visible.
 
         Training draws the same grids at random (`training.scenes.augment`). Here the square means of the noise take the
-        place of its random numbers: channels 1 and 2 bend the grid, three numbers of channel 3 give zoom and position.
+        place of its random numbers: channels 0 and 1 bend the grid, three numbers of channel 2 give zoom and position.
         """
         squares = square_means(x_T, self.knots)
         zoom, *place = (uniform(squares[:, 2].flatten(1)[:, number]) for number in range(3))
@@ -223,8 +229,8 @@ class PromptPrior(nn.Module):
         composed = self._compose(x_T, context)
         prior, *plain = warp(composed, self.viewing_grid(x_T).expand(len(composed), -1, -1, -1)).split(1)
         # the shape belongs to the image, so the viewing grid does not move it
-        height = common_shape(x_T, self.size, self.size) * (self.size / DCT_ORDER)
-        return tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * height)
+        relief = common_shape(x_T, self.size, self.size) * (self.size / DCT_ORDER)
+        return tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * relief)
 
     def _compose(self, x_T: Tensor, context: Tensor) -> Tensor:
         """Compose [3, C, size, size] for one `x_T` [1, C, H, W] and one prompt [1, M, context_dim].
@@ -244,11 +250,15 @@ class PromptPrior(nn.Module):
         each = colours.split(self.colour_counts, dim=1)
         palettes = torch.stack([colours, *(one.repeat(1, len(each)) for one in each[:2])])
         palettes = palettes[:, :, None].expand(-1, -1, chosen.shape[1], -1)  # [3, places, K, A − S]
+        # [3, places, K, C, size, size]: every candidate in the colours of every place
         drawn = torch.stack([self._colorize(masks, h, palette) for palette in palettes]).float()
         # training mirrors half of its views; a viewing grid cannot without a jump, so odd variants are mirrored
-        drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(5), drawn)
+        mirrored = drawn.flip(-1)  # left to right
+        drawn = torch.where((variant % 2 == 1)[..., None, None, None], mirrored, drawn)
         places = _place_weights(self.knots, self.size).to(drawn)
-        return einsum(weights.take_along_dim(chosen, dim=1)[0], places, drawn, "k, n h w, p n k c h w -> p c h w")
+        shares = weights.take_along_dim(chosen, dim=1)[0]
+        axes = "candidate, place h w, palette place candidate c h w -> palette c h w"
+        return einsum(shares, places, drawn, axes)
 
     def _candidate_scores(self, normals: Tensor) -> Tensor:
         """Score each candidate by `normals` [B, N ≥ variants] ~ N(0, 1): [B, K], standard normal too.

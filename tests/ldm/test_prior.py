@@ -17,6 +17,7 @@ from ldm.modules.low_frequencies import DCT_ORDER, common_shape, dct_basis
 from ldm.modules.prior import (
     CANDIDATE_MARGIN,
     CANDIDATES_PER_VARIANT,
+    PriorSettings,
     PromptPrior,
     _blend_weights,
     _place_weights,
@@ -45,7 +46,7 @@ OPTIONS: dict[str, Any] = {
 @pytest.fixture
 def prior() -> PromptPrior:
     torch.manual_seed(0)
-    prior = PromptPrior(CONTEXT, 4, **OPTIONS).eval()
+    prior = PromptPrior(CONTEXT, 4, PriorSettings(**OPTIONS)).eval()
     for stored in (prior.shapes.patterns, prior.shapes.figures, prior.shapes.borders):
         torch.nn.init.normal_(stored, std=0.2)
     prior.shapes.foldings.copy_(torch.rand_like(prior.shapes.foldings) * 4 - 2)
@@ -399,7 +400,7 @@ def test_cells_of_a_third_colour_stay_as_they_are():
 @pytest.fixture
 def two_colours() -> PromptPrior:
     torch.manual_seed(0)
-    prior = PromptPrior(CONTEXT, 4, **{**OPTIONS, "colour_attributes": [4, 4]}).eval()
+    prior = PromptPrior(CONTEXT, 4, PriorSettings(**{**OPTIONS, "colour_attributes": [4, 4]})).eval()
     for stored in (prior.shapes.patterns, prior.shapes.figures):
         torch.nn.init.normal_(stored, std=0.2)
     return prior

@@ -22,7 +22,7 @@ from ldm.modules.diffusionmodules.util import (
     timestep_embedding,
     zero_module,
 )
-from ldm.modules.prior import PromptPrior
+from ldm.modules.prior import PriorSettings, PromptPrior
 
 
 class ResBlock(nn.Module):
@@ -130,9 +130,9 @@ class UNetModel(nn.Module):
             class labels, so that the prompt reaches every residual block. Published LDMs do not.
         positions: give each cell its position too (`position_features`), for images with a centre. Published LDMs do
             not.
-        layout: options of a `PromptPrior`, whose estimate of the clean latents is a second input beside the latents. A
-            time-dependent share of both is added to the output, so that the network learns only the rest. Published
-            LDMs have none. (The name is a key of published yamls and state dicts.)
+        layout: `PriorSettings` of a `PromptPrior`, whose estimate of the clean latents is a second input beside the
+            latents. A time-dependent share of both is added to the output, so that the network learns only the rest.
+            Published LDMs have none. (The name is a key of published yamls and state dicts.)
 
     Raises:
         ValueError: the configuration needs a part of CompVis's code that is not supported (no spatial transformer).
@@ -169,7 +169,7 @@ class UNetModel(nn.Module):
         self.time_embed = _embedder(model_channels, emb_channels)
         if pool_context:
             self.context_embed = _embedder(context_dim, emb_channels)
-        self.layout = None if layout is None else PromptPrior(context_dim, in_channels, **layout)
+        self.layout = None if layout is None else PromptPrior(context_dim, in_channels, PriorSettings(**layout))
 
         def attention(ch: int) -> SpatialTransformer:
             heads = num_heads if num_head_channels == -1 else ch // num_head_channels
