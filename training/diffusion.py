@@ -17,7 +17,6 @@ from ldm.models.diffusion.dpm_solver import DPMSolverSampler
 from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.modules.grids import warp
 from ldm.modules.prior import PromptPrior
-from painting.image_spec import ImageSpec
 from painting.images import grid, save_png, to_uint8
 from training.compute import load_batches, mixed_precision, to_tensor
 from training.optimizer import MuonAdamW, PowerEMA, inner_and_outer
@@ -33,7 +32,7 @@ from training.settings import DiffusionOptions, DiffusionStage
 ENCODED_AT_ONCE = 32  # renders
 SEEDS_PER_STAGE = 10_000_000  # more than a stage has renders, so that no two stages share a scene
 # the settings with which txt2img.py samples images of the built-in model
-SHEET_SAMPLING = SamplingSettings(ImageSpec.steps, ImageSpec.scale, guidance_rescale=1.0)
+SHEET_SAMPLING = SamplingSettings(steps=20, scale=2.5, guidance_rescale=1.0)
 SHEET_PROMPTS = (
     "a golden spiral on purple",
     "calm blue and turquoise waves",

@@ -6,6 +6,8 @@ import torch
 
 import config
 from ldm.models.autoencoder import ShuffleAutoencoder
+from ldm.models.diffusion.sampling import SamplingSettings
+from painting.image_spec import ImageSpec
 from training import diffusion, run
 from training.first_stage import roughness
 from training.scenes.augment import colour_mask, random_grid
@@ -68,7 +70,8 @@ def test_batches_tell_of_the_scenes_that_their_latents_are_of():
 
 
 def test_sheets_are_sampled_as_users_see_images():
-    assert diffusion.SHEET_SAMPLING.guidance_rescale == config.BUILTIN_RESCALE
+    expected = SamplingSettings(ImageSpec.steps, ImageSpec.scale, guidance_rescale=config.BUILTIN_RESCALE)
+    assert expected == diffusion.SHEET_SAMPLING
 
 
 def test_the_learning_rate_rises_and_falls():
