@@ -82,7 +82,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--W", 100, "--ckpt", "VOICES"], 2, "--W 100: models need multiples of 8"),
         (["--H", 512, "--init_latents", "VOICES", "--x_T", "raw"], 1, "[N, 4, 64, 32]"),
         (["--eta", 0.5], 2, "add --sampler ddim"),
-        (["--ckpt", "VOICES"], 1, "holds a Tensor, not a state dict"),
+        (["--ckpt", "VOICES"], 1, "needs a yaml"),
         (["--colour", "red"], 2, "--colour"),
         (["--plms", "--sampler", "ddim"], 2, "--sampler: not allowed with argument --plms"),
         (["--subject_idx", 0], 2, "--subject_idx has no effect without latents: name a file with --init_latents"),
