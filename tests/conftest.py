@@ -18,6 +18,9 @@ from tests import sound
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any test imports config: each worker of pytest-xdist gets a folder of its own, without a calibration.
 os.environ["VOICETOIMG_DATA_DIR"] = tempfile.mkdtemp(prefix="voicetoimg-tests-")
+# The main process of pytest-xdist leaves the size of its terminal there, and programs believe it rather than theirs.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # The files that take longest go first, so that no worker is left alone with one of them at the end.
 LONGEST_FIRST = (
