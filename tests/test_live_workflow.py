@@ -42,6 +42,15 @@ for request in sys.stdin:
 """
 HANGS = SCRIPT.replace("{answer}", "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
 WAITS = SCRIPT.replace("{answer}", "sys.stdin.read()")  # until the program that started it has ended
+ENCODES = SCRIPT.replace(
+    "{answer}",
+    """
+    asked = json.loads(request)
+    content = pathlib.Path(asked["input_file"]).read_bytes()
+    pathlib.Path(asked["output_file"]).write_bytes(content[:100_000])
+    print(json.dumps({"said": ["latent (1, 4, 32, 32)"]}), flush=True)
+""",
+)
 PAINTS = SCRIPT.replace(
     "{answer}",
     """
@@ -76,8 +85,8 @@ def recording_only(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def without_model(tmp_path_factory) -> Path:
-    """Return a workflow that makes latents, and images without looking at them."""
-    return tree_with(tmp_path_factory.mktemp("paints") / "tree", PAINTS)
+    """Return a workflow whose scripts write something in place of latents and images."""
+    return tree_with(tmp_path_factory.mktemp("paints") / "tree", PAINTS, ENCODES)
 
 
 @pytest.fixture
@@ -257,7 +266,7 @@ def test_lines_where_there_is_no_terminal_and_seconds_where_there_is_nobody(
 
 
 @pytest.mark.slow
-def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_microphone, tmp_path):
+def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_microphone, recording_only, tmp_path):
     listed = run(with_microphone, "--list_mics", prompt=()).stdout.splitlines()
     (default,) = (line for line in listed if line.endswith("default"))
     number, name = default.split()[:2]
@@ -271,7 +280,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
     assert silent.stdout.splitlines()[-1].startswith("silent: ")
     assert silent.returncode == 1 and list(tmp_path.iterdir()) == []
     for wrong in ("nothing of the kind", "99"):
-        line = error_line(run(with_microphone, "--mic", wrong))
+        line = error_line(run(with_microphone, "--mic", wrong, script=recording_only))
         assert f"there is no microphone {wrong} (devices: " in line and name in line
 
 
@@ -326,7 +335,7 @@ def test_a_run_that_is_killed_leaves_its_recording_and_no_script(
 def test_a_recording_whose_run_is_killed_while_it_waits_is_not_replaced(
     sit_down, microphone, with_microphone, tmp_path
 ):
-    workflow = tree_with(tmp_path / "tree", WAITS)
+    workflow = tree_with(tmp_path / "tree", WAITS, ENCODES)
     for voice in (VOICE, WORD):
         person = sit_down(with_microphone, *PROMPT, script=workflow)
         person.waits_for(READY)
@@ -491,7 +500,7 @@ def test_a_script_that_cannot_load_is_noticed_before_anyone_speaks(sit_down, mic
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_script_that_hangs(sit_down, without_microphone, tmp_path):
-    workflow = tree_with(tmp_path / "tree", HANGS)
+    workflow = tree_with(tmp_path / "tree", HANGS, ENCODES)
     person = sit_down(without_microphone, *PROMPT, "--input_file", str(VOICE), script=workflow)
     person.waits_for("latent (1, 4, 32, 32)")
     scripts = children(person)
@@ -504,7 +513,7 @@ def test_ctrl_c_ends_a_script_that_hangs(sit_down, without_microphone, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_recordings_whose_images_wait(sit_down, microphone, with_microphone, tmp_path):
-    workflow = tree_with(tmp_path / "tree", WAITS)
+    workflow = tree_with(tmp_path / "tree", WAITS, ENCODES)
     person = sit_down(with_microphone, *PROMPT, "--loop", script=workflow)
     for voice in (VOICE, WORD):
         person.waits_for(READY)
