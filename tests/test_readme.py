@@ -48,6 +48,7 @@ NOT_RUN = {
     "python -m training prior": "as above",
     "python -m training diffusion": "as above",
     "python -m training export": "as above",
+    "python run_live_workflow.py --prompt": "make demo runs the same with another recording",
     "python run_live_workflow.py --list_mics": "needs a sound system: tests/test_live_workflow.py has one",
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python3 -m venv .venv": "downloads torch",
@@ -72,6 +73,9 @@ IN_PROCESS = {
     "prep_audio_spectrograms.py",
     "z_transformation_with_stats.py",
     "prep_ldm.py",
+    "-m audio",
+    "-m ldm",
+    "-m training.scenes",
 }
 # of pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
 OTHER_OPTIONS = {"--install", "--index-url", "--depth", "--nworkers", "--nthreads", "--help", "--version"}
@@ -127,9 +131,11 @@ def checkout(tmp_path: Path) -> Path:
 
 def run(command: str, checkout: Path) -> tuple[int, str]:
     """Run a command of a document; return its exit status and what it printed."""
-    words = shlex.split(command)
-    if words[0] == "python" and words[1] in IN_PROCESS:
-        done = run_main(words[1], *words[2:], data=checkout)
+    python, *words = shlex.split(command)
+    if python == "python" and words[0] in IN_PROCESS:
+        done = run_main(words[0], *words[1:], data=checkout)
+    elif python == "python" and " ".join(words[:2]) in IN_PROCESS:
+        done = run_main(f"{words[1]}.__main__", *words[2:], data=checkout)
     else:
         environment = {name: value for name, value in os.environ.items() if name != "VOICETOIMG_DATA_DIR"}
         environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
