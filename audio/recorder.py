@@ -25,6 +25,7 @@ LATENCY = 0.1  # seconds of sound that PortAudio may hold while the machine is b
 FIRST_SOUND = 5.0  # seconds to wait for the first sound; a Bluetooth headset takes two to wake up
 STALLED = 3.0  # seconds without data, not even silence, after which a microphone counts as unplugged
 POLL = 0.01  # seconds between two checks of `stop` and of the queue
+LAST_BLOCK = 0.1  # seconds to wait for the block that was on its way when a recording ends; blocks are shorter
 MAX_WAITING = 1024  # blocks in the queue, at least 9 s; with a slower disk sound is lost, and memory does not grow
 SERVER_CHANNELS = 32  # a device with so many inputs is a sound server, which offers any number that is asked for
 SAMPLE_BYTES = 2
@@ -241,15 +242,26 @@ def _capture(
                 while not failure and not stop():
                     time.sleep(POLL)
                     gone = not stream.active  # checked before the last blocks are fetched
-                    if time.monotonic() - writer.received > STALLED:
-                        gone = True
-                        stream.abort()  # because leaving the block would wait for sound that does not come
+                    gone = gone or time.monotonic() - writer.received > STALLED
                     failure = writer.write_waiting() or ("the microphone went away" if gone else "")
             finally:
                 writer.stopped = time.monotonic()
+                _end(stream, writer)
     except sounddevice.PortAudioError as error:
         raise _refusal(sounddevice, microphone, error) from error
     return failure or writer.write_waiting()
+
+
+def _end(stream: Any, writer: "_WavWriter") -> None:
+    """End the stream at once, after the block that is on its way, if it comes soon.
+
+    PortAudio's `stop` is not called while the stream runs: it waits for sound, which does not come from a microphone that
+    was unplugged, or that the sound server has put to sleep.
+    """
+    received, deadline = writer.received, time.monotonic() + LAST_BLOCK
+    while stream.active and writer.received == received and time.monotonic() < deadline:
+        time.sleep(POLL)
+    stream.abort()
 
 
 def _await_sound(writer: "_WavWriter", stream: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import soundfile
 import config
 from audio import recorder
 from tests import sound
+from tests.programs import PATIENCE
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 RECORD = """
@@ -64,13 +66,13 @@ class Recorder:
         return self.result()
 
     def result(self) -> dict:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, err
         return json.loads(out.splitlines()[-1])
 
     def error(self) -> str:
         """Return the last line of the traceback."""
-        _, err = self.process.communicate(timeout=60)
+        _, err = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 1
         return err.splitlines()[-1]
 
@@ -204,3 +206,32 @@ def test_how_to_install_portaudio(monkeypatch, release, command):
 def test_importing_the_recorder_needs_no_portaudio():
     program = "import sys, audio.recorder; sys.exit('sounddevice' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=config.REPO_DIR).returncode == 0
+
+
+class SleepingStream:
+    """A stream whose sound ends after one block, and whose `stop` never returns, as where a source was put to sleep."""
+
+    def __init__(self, callback: Callable[..., None], **_: object) -> None:
+        self.active, self.ended = True, threading.Event()
+        callback(np.full((480, 1), 0.1, np.float32), 480, None, SimpleNamespace(input_overflow=False))
+
+    def __enter__(self) -> "SleepingStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def abort(self) -> None:
+        self.active = False
+        self.ended.set()
+
+    def stop(self) -> None:
+        assert self.ended.wait(PATIENCE), "stop() waits for sound that does not come"
+
+
+def test_a_recording_ends_though_the_microphone_was_put_to_sleep(tmp_path, monkeypatch):
+    module = SimpleNamespace(InputStream=SleepingStream, PortAudioError=RuntimeError)
+    monkeypatch.setattr(recorder, "_sounddevice", lambda: module)
+    microphone = recorder.Microphone(0, "asleep", 48_000, 1)
+    recording = recorder.record(tmp_path / "r.wav", microphone, lambda: True, lambda: None, lambda *_: None)
+    assert recording.seconds == pytest.approx(0.01) and recording.ended_by == ""
