@@ -255,8 +255,8 @@ def _capture(
 def _end(stream: Any, writer: "_WavWriter") -> None:
     """End the stream at once, after the block that is on its way, if it comes soon.
 
-    PortAudio's `stop` is not called while the stream runs: it waits for sound, which does not come from a microphone that
-    was unplugged, or that the sound server has put to sleep.
+    PortAudio's `stop` is not called while the stream runs: it waits for sound, which does not come from a microphone
+    that was unplugged, or that the sound server has put to sleep.
     """
     received, deadline = writer.received, time.monotonic() + LAST_BLOCK
     while stream.active and writer.received == received and time.monotonic() < deadline:
