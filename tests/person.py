@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PATIENCE = 300.0  # seconds, for a busy machine
+from tests.programs import PATIENCE
 
 
 class Person:

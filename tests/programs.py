@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -18,7 +19,7 @@ from PIL import Image
 import cli
 import config
 
-PATIENCE = 300.0  # seconds for a script, on a busy machine
+PATIENCE = 300.0  # seconds in which even a busy machine does what a test waits for
 
 TINY = ("--H", 64, "--W", 64)  # a seventh of the work of 256×256
 SMALL = ("--H", 128, "--W", 128)  # half of it
@@ -88,3 +89,19 @@ def paint(folder: Path, *arguments: object) -> list[np.ndarray]:
     standard = ["--outdir", folder, "--prompt", "a golden spiral on purple", "--steps", 3]
     assert txt2img.main([str(argument) for argument in [*standard, *arguments]]) == 0
     return [np.asarray(Image.open(path)) for path in sorted((folder / "samples").iterdir())]
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process still runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("pulseaudio", "pactl", "paplay")
 PULSE_IS_DEFAULT = "pcm.!default pulse\nctl.!default pulse\n"  # of ALSA, through which PortAudio records
-READY = 30.0  # seconds that a busy machine may take to start the server
+READY = 120.0  # seconds that a busy machine may take to start the server
 
 
 def missing() -> str:
@@ -59,7 +59,7 @@ class SoundServer:
 
     def speak(self, wav: Path) -> None:
         """Play a file to the microphone, and wait for its end."""
-        subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=60)
+        subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=READY)
 
     def suspend(self) -> None:
         """Let no more sound come from the microphone, not even silence."""

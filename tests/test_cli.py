@@ -17,8 +17,8 @@ import cli
 import config
 from files import atomic_path, sha256_of
 from painting import options
+from tests.programs import PATIENCE
 
-PATIENCE = 120.0  # seconds for a small process, on a busy machine
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
 

@@ -52,7 +52,7 @@ class Machine:
     def install(self, index: str, file: str = "requirements.txt") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PATH": f"{self.bin}:/usr/bin:/bin", "PYTHON": "python3", "TORCH_CPU_INDEX": index}
         return subprocess.run(
-            ["tools/install", file], cwd=self.clone, env=environment, capture_output=True, text=True, timeout=60
+            ["tools/install", file], cwd=self.clone, env=environment, capture_output=True, text=True, timeout=300
         )
 
     def asked_of_pip(self) -> list[str]:

@@ -22,8 +22,8 @@ import run_live_workflow
 from live import capture
 from live.pipeline import EARLIER_KEPT, KEPT
 from tests import sound
-from tests.person import PATIENCE, Person
-from tests.programs import run_main
+from tests.person import Person
+from tests.programs import PATIENCE, is_running, run_main, wait_until
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 WORD = config.EXAMPLES_DIR / "word_de.ogg"
@@ -161,21 +161,6 @@ def children(person: Person) -> dict[str, int]:
     return found
 
 
-def is_there(process: int) -> bool:
-    """Return whether a process still runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 # --- the command line -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -299,7 +284,7 @@ def test_ctrl_c_keeps_the_recording_in_progress(sit_down, microphone, with_micro
     assert "Traceback" not in person.seen
     assert sound.likeness(tmp_path / "temp_live_audio.wav", VOICE) >= 0.95
     assert {path.name for path in tmp_path.iterdir()} == {"temp_live_audio.wav", ".temp_live_audio.unpainted"}
-    assert not any(map(is_there, scripts.values()))
+    assert not any(map(is_running, scripts.values()))
 
 
 def test_ctrl_c_before_the_recording_leaves_an_older_one(sit_down, with_microphone, recording_only, tmp_path):
@@ -321,7 +306,7 @@ def test_a_run_that_is_killed_leaves_its_recording_and_no_script(
     begin(person, microphone, VOICE)
     scripts = children(person)
     person.process.kill()
-    wait_until(lambda: not any(map(is_there, scripts.values())))
+    wait_until(lambda: not any(map(is_running, scripts.values())))
     again = sit_down(with_microphone, *PROMPT, script=recording_only)
     kept = path_after(again, EARLIER_KEPT)
     assert sound.likeness(kept, VOICE) >= 0.95
@@ -406,7 +391,7 @@ def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_p
     scripts = children(person)
     person.presses("q\n")
     assert person.sees_the_end() == 0
-    assert not any(map(is_there, scripts.values()))
+    assert not any(map(is_running, scripts.values()))
     assert "txt2img.py was killed by signal 9; it is started again" in person.seen
     assert re.search(r"\d s for \d+ steps?; ", person.seen)
     assert memory[5] < 1.2 * memory[3] and memory[2] < 1.2 * memory[1]
@@ -508,7 +493,7 @@ def test_ctrl_c_ends_a_script_that_hangs(sit_down, without_microphone, tmp_path)
     assert person.sees_the_end() == 130
     assert person.seen.endswith("\r\ninterrupted\r\n") and KEPT not in person.seen
     assert "Traceback" not in person.seen
-    assert len(scripts) == 2 and not any(map(is_there, scripts.values()))
+    assert len(scripts) == 2 and not any(map(is_running, scripts.values()))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import run_live_workflow
 from live.pipeline import EARLIER_KEPT, KEPT, Pipeline, Speed, Take
 from live.run_files import RunFiles, claim_run_files
 from tests.display import RecordingDisplay
+from tests.programs import PATIENCE
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 WORD = config.EXAMPLES_DIR / "word_de.ogg"
@@ -258,7 +259,7 @@ class PausingDisplay(RecordingDisplay):
     def _print(self, line: str) -> None:
         if line == self.line:
             self.paused.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(PATIENCE)
 
     def say(self, line: str) -> None:
         super().say(line)
@@ -280,13 +281,13 @@ def test_no_script_is_started_after_the_run_was_abandoned(files, folder, options
     pipeline = Pipeline(run_live_workflow.parse([*PROMPT, *options]), display, files)
     pipeline.start()
     pipeline.submit(own_take(files))
-    assert display.paused.wait(20)
+    assert display.paused.wait(PATIENCE)
     with ThreadPoolExecutor(1) as other:
         abandoned = other.submit(pipeline.abandon)
         while not pipeline.generator._closed:
             time.sleep(0.01)
         display.go_on.set()
-        assert len(abandoned.result(timeout=20)) == 1
+        assert len(abandoned.result(timeout=PATIENCE)) == 1
     assert [path.read_text() for path in folder.glob("*.starts")] == ["x"] * (1 if "--no_standby" in options else 2)
     assert not display.of("image") and not pipeline.failed
 
