@@ -1,0 +1,466 @@
+"""Decode a media file by the times that it gives, with PyAV. Runs in the decoder's process only.
+
+FFmpeg's demuxers and decoders do the work; what they leave to the caller is done here: to begin again where another
+recording was appended, to fill gaps with silence, to drop what an encoder put in front, to choose among several
+sound streams, and to tell whether all was there.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition
+
+from .decoder_process import BLOCK, END, FACTS
+from .media_parts import Part, find_parts
+
+FORMATS = (  # no playlists, no concatenations: they open other files
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,iff,loas,matroska,webm,mlp,mov,mp3,mpc,mpc8,mpeg,"
+    "mpegts,mxf,ogg,oma,qcp,rm,tak,truehd,tta,voc,w64,wav,wtv,wv,xwma"
+)
+OPTIONS = {"protocol_whitelist": "none", "format_whitelist": FORMATS}
+HEADERLESS = {".gsm": "gsm"}  # chosen by the name where the content fits nothing
+
+JITTER = 0.05  # seconds by which a frame's time may differ from the end of the last frame
+LONGEST_GAP = 600.0  # seconds of silence put in at once; a longer jump is reported instead
+GAP_SAMPLES = 1 << 30  # of all channels, in all gaps of a file
+HELD = 1 << 21  # samples that are decoded before the first are given: changes of rate and channels show up there
+SILENT = 1e-4  # -80 dBFS: a stream that never exceeds it is not chosen if there is another one
+LONGEST_CLAIM = 36_000.0  # seconds; a header that promises more is believed only if there are the bytes for it
+LONGEST_PACKET = 0.25  # seconds
+
+# demuxers whose times are those of the recording; others count samples, or bytes
+WITH_TIMES = {"ogg", "matroska", "mov", "mpegts", "mpeg", "asf", "flv", "mxf", "wtv"}
+# demuxers whose stream.duration is what the header says, or the sum of a table of all samples
+WITH_LENGTH = {"flac", "mov", "tta", "wv", "ape", "aiff", "dsf", "caf", "w64", "tak", "mpc", "mpc8", "voc"}
+MARKS_CUT = {"mpegts", "mpeg", "flv", "avi", "asf", "mov", "matroska"}  # in which a packet that is not whole is marked
+# what the matroska demuxer says where it loses sound
+LOSSES = ("File ended prematurely", "Read error", "invalid as first byte", "exceeds", "Invalid EBML", "Invalid length")
+# samples of silence that an encoder puts in front, which the decoder gives back, where no header says how many
+PRIMING = {"aac": 1024, "aac_latm": 1024, "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481}
+PRIMING |= {"ac3": 256, "eac3": 256}
+# before PyAV 19, a title that is not UTF-8 was an error
+_ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) > 18 else {"metadata_encoding": "latin-1"}
+
+
+class NoSound(ValueError):
+    """The file can be read, and has no stream of sound that can be decoded."""
+
+
+class Window:
+    """A stretch of a file as a file of its own. Has no name, since a name would choose the demuxer."""
+
+    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
+        self._file, self._begin, self._size, self._at = file, begin, end - begin, 0
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        self._file.seek(self._begin + self._at)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, origin + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@dataclass
+class Story:
+    """What is worth telling of a file while it is decoded."""
+
+    seconds: float = 0.0  # decoded, with the gaps that were filled
+    promised: float = 0.0  # by the headers; of parts that promise nothing, what they gave
+    cut: bool = False
+    notes: list[str] = field(default_factory=list)
+    gap_samples: int = 0
+    stream: int = 0  # index among the sound streams of the one that is read
+    streams: int = 0
+    codec: str = ""
+    container: str = ""
+    clips: bool = True  # False: floating point, which has no loudest value
+
+    def note(self, text: str) -> None:
+        if text and text not in self.notes:
+            self.notes.append(text)
+
+
+Stretch = tuple[int, np.ndarray]  # sample rate in Hz, samples [T, channels]
+Answer = tuple[bytes, int, int, Any]  # kind, sample rate, channels, bytes
+
+
+def decode(path: str, block: int) -> Iterator[Answer]:
+    """Yield facts, blocks of at most `block` samples of all channels at one rate each, and how it ended.
+
+    Raises:
+        OSError: the file cannot be opened.
+        av.FFmpegError, NoSound: it cannot be decoded.
+    """
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        story = Story()
+        stretches = _parts(file, status.st_size, os.path.splitext(path)[1].lower(), story)
+        yield from _answers(stretches, block, story)
+    end = {"promised": story.promised, "cut": story.cut, "notes": story.notes}
+    yield END, 0, 0, json.dumps(end).encode()
+
+
+def _answers(stretches: Iterator[Stretch], block: int, story: Story) -> Iterator[Answer]:
+    """Look ahead for the highest rate and for changing channels, then give facts and blocks."""
+    held: list[Stretch] = []
+    samples = 0
+    for stretch in stretches:
+        held.append(stretch)
+        samples += stretch[1].size
+        if samples > HELD:
+            break
+    if not held:
+        raise NoSound("no sample of it can be decoded")
+    rate = max(rate for rate, _ in held)
+    shapes = {sound.shape[1] for _, sound in held}
+    channels = shapes.pop() if len(shapes) == 1 else 1
+    facts = {"rate": rate, "channels": channels, "stream": story.stream, "streams": story.streams}
+    facts |= {"codec": story.codec, "container": story.container, "clips": story.clips}
+    yield FACTS, rate, channels, json.dumps(facts).encode()
+    gathered: list[np.ndarray] = []
+    for now, sound in _chain(held, stretches):
+        if gathered and now != before:
+            yield BLOCK, before, channels, _joined(gathered)
+            gathered = []
+        before = now
+        sound = _with_channels(sound, channels)
+        step = max(1, block // channels)
+        for begin in range(0, len(sound), step):
+            piece = sound[begin : begin + step]
+            if gathered and sum(map(len, gathered)) + len(piece) > step:
+                yield BLOCK, before, channels, _joined(gathered)
+                gathered = []
+            gathered.append(piece)
+    if gathered:
+        yield BLOCK, before, channels, _joined(gathered)
+
+
+def _chain(held: list[Stretch], rest: Iterator[Stretch]) -> Iterator[Stretch]:
+    held.reverse()
+    while held:
+        yield held.pop()
+    yield from rest
+
+
+def _joined(pieces: list[np.ndarray]) -> memoryview:
+    return memoryview(np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))).cast("B")
+
+
+def _with_channels(sound: np.ndarray, channels: int) -> np.ndarray:
+    """Samples [T, any] as [T, channels], with the same mean of the channels."""
+    if sound.shape[1] == channels:
+        return sound
+    mono = sound.mean(axis=1, dtype=np.float32, keepdims=True)
+    return np.repeat(mono, channels, axis=1)
+
+
+# --- parts and streams -----------------------------------------------------------------------------------------------
+def _parts(file: BinaryIO, size: int, suffix: str, story: Story) -> Iterator[Stretch]:
+    parts = find_parts(file, size)
+    chosen: int | None = None
+    for number, part in enumerate(parts):
+        try:
+            if chosen is None:
+                chosen = _choose(file, part, suffix, story)
+            yield from _part(file, part, suffix, chosen, story)
+        except (av.FFmpegError, NoSound) as error:
+            if getattr(error, "errno", None) == errno.ENOMEM or (len(parts) == 1 and not story.seconds):
+                raise
+            story.note(f"part {number + 1} of {len(parts)} cannot be read: {_reason(error)}")
+            if number == len(parts) - 1 and not story.seconds:
+                raise
+
+
+def _open(file: BinaryIO, part: Part, suffix: str) -> InputContainer:
+    try:
+        return _container(file, part, None)
+    except av.InvalidDataError:
+        if suffix not in HEADERLESS:
+            raise
+        return _container(file, part, HEADERLESS[suffix])
+
+
+def _container(file: BinaryIO, part: Part, name: str | None) -> InputContainer:
+    options = OPTIONS | ({"format_whitelist": name} if name else {})
+    # the window does not close the file, which is open for as long as the process decodes it
+    return av.open(Window(file, part.begin, part.end), "r", format=name, options=options, **_ANY_TEXT)
+
+
+def _candidates(container: InputContainer) -> list[int]:
+    """The sound streams that have a decoder, by their index among the sound streams, the default one first."""
+    sounds = [(index, one) for index, one in enumerate(container.streams.audio) if one.codec_context is not None]
+    return [index for index, one in sorted(sounds, key=lambda pair: not pair[1].disposition & Disposition.default)]
+
+
+def _choose(file: BinaryIO, part: Part, suffix: str, story: Story) -> int:
+    with av.logging.Capture(), _open(file, part, suffix) as container:
+        candidates, story.streams = _candidates(container), len(container.streams.audio)
+    if not candidates:
+        raise NoSound("there is no sound in it")
+    if len(candidates) > 1:
+        for index in candidates:
+            if _can_be_heard(file, part, suffix, index):
+                story.stream = index
+                return index
+    story.stream = candidates[0]
+    return candidates[0]
+
+
+def _can_be_heard(file: BinaryIO, part: Part, suffix: str, index: int) -> bool:
+    try:
+        return any(np.abs(sound).max(initial=0) > SILENT for _, sound in _part(file, part, suffix, index, Story()))
+    except av.FFmpegError:
+        return False
+
+
+def _part(file: BinaryIO, part: Part, suffix: str, index: int, story: Story) -> Iterator[Stretch]:
+    with av.logging.Capture() as log, _open(file, part, suffix) as container:
+        sounds = container.streams.audio
+        if index >= len(sounds) or sounds[index].codec_context is None:
+            raise NoSound("there is no sound in it")
+        track = _Track(container, sounds[index], part, story)
+        yield from track.stretches()
+        track.conclude([text.strip() for _, _, text in log])
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text[:1].lower() + text[1:]
+
+
+# --- one stream of one part ------------------------------------------------------------------------------------------
+class _Track:
+    """Decodes one stream packet by packet, on a clock."""
+
+    def __init__(self, container: InputContainer, stream: AudioStream, part: Part, story: Story) -> None:
+        self.container, self.stream, self.part, self.story = container, stream, part, story
+        self.format = container.format.name.partition(",")[0]
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        self.context = stream.codec_context
+        self.context.thread_count = 1
+        self.timed = self.format in WITH_TIMES
+        self.first: float | None = None  # seconds: time of the first sample
+        self.clock = 0.0  # seconds: time of the next sample
+        self.jumped = 0.0  # seconds by which the clock was set in either direction
+        self.limit = part.last_time  # seconds: where the sound ends though packets go on
+        self.packets = self.failed = self.failed_since = 0
+        self.begins: int | None = None  # pts of the first packet, in its time base: below 0 is what FFmpeg drops
+        self.missing_at_end = 0.0
+        self.broken = ""  # why the demuxer gave up
+        self.corrupt = False  # the last packet is not whole
+        self.to_skip = 0  # samples that are the encoder's
+        self.held: Stretch | None = None  # what may lie beyond the end
+        self.unpack = _Unpacker()
+        story.codec, story.container = self.context.name, self.format
+        story.clips = not self.context.name.startswith(("pcm_f32", "pcm_f64", "pcm_f16", "pcm_f24"))
+        self.claimed = self._claimed()
+        if self.format == "mov" and self.claimed is not None:
+            self.limit = self.claimed
+
+    def stretches(self) -> Iterator[Stretch]:
+        for packet in self._demuxed():
+            self.packets += packet.size > 0
+            self.begins = packet.pts if self.begins is None else self.begins
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                if error.errno == errno.ENOMEM:
+                    raise
+                yield from self._failure(packet)
+                continue
+            for frame in frames:
+                if frame.samples:
+                    yield from self._frame(frame, packet)
+        yield from self._silence(self.missing_at_end)
+
+    def _demuxed(self) -> Iterator[Packet]:
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                if error.errno == errno.ENOMEM:
+                    raise
+                self.broken = _reason(error)
+                return
+            self.corrupt = packet.is_corrupt if packet.size else self.corrupt
+            yield packet
+
+    def _failure(self, packet: Packet) -> Iterator[Stretch]:
+        """Count a packet that cannot be decoded; where no times tell of the hole, put in its silence."""
+        pause = _is_pause(self.context.name, packet)
+        if self.first is None:
+            return  # a stream that was joined in the middle
+        self.failed += not pause
+        self.failed_since += not pause
+        length = float((packet.duration or 0) * packet.time_base) if packet.time_base else 0.0
+        if self.timed:
+            # the next time shows the hole; if none comes, it is at the end
+            end = float(packet.pts * packet.time_base) + length if packet.pts is not None else self.clock
+            self.missing_at_end = min(max(0.0, end - self.clock), LONGEST_GAP)
+        else:
+            yield from self._silence(min(length, LONGEST_PACKET))
+
+    def _frame(self, frame: AudioFrame, packet: Packet) -> Iterator[Stretch]:
+        time = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else None
+        if self.first is None:
+            self.first = self.clock = time or 0.0
+            if self.limit is not None and self.format == "mov":
+                self.limit += max(0.0, self.first)
+            self.to_skip = self._priming(frame, packet)
+        elif time is not None and self.timed:
+            yield from self._set_clock(time)
+        self.missing_at_end, self.failed_since = 0.0, 0
+        sound = self.unpack(frame)
+        if self.to_skip:
+            dropped = min(self.to_skip, len(sound))
+            self.to_skip -= dropped
+            sound = sound[dropped:]
+            self.clock += dropped / frame.sample_rate
+            self.first += dropped / frame.sample_rate
+        if len(sound):
+            yield from self._give(frame.sample_rate, sound)
+
+    def _priming(self, frame: AudioFrame, packet: Packet) -> int:
+        """Samples to drop in front: none if the file told FFmpeg, which then has dropped them."""
+        known = PRIMING.get(self.context.name, 0)
+        whole = self.context.frame_size or frame.samples
+        told = (self.begins or 0) < 0 or frame.pts not in (None, packet.pts) or frame.samples < whole
+        if not known or told or self.container.format.name in ("mp3",) and (frame.pts or 0) > 0:
+            return 0
+        return known * 2 if self.context.name.startswith("aac") and frame.samples == 2048 else known
+
+    def _set_clock(self, time: float) -> Iterator[Stretch]:
+        late = time - self.clock
+        if abs(late) <= JITTER:
+            return
+        if late > LONGEST_GAP:
+            self.story.note(f"the times jump by {late:.0f} s after {self.story.seconds:.2f} s")
+        elif late > 0:
+            yield from self._silence(late)
+            late = time - self.clock
+        self.jumped += late
+        self.clock = time
+
+    def _silence(self, seconds: float) -> Iterator[Stretch]:
+        if seconds <= 0 or not self.unpack.rate:
+            return
+        samples = round(seconds * self.unpack.rate)
+        if self.story.gap_samples + samples * self.unpack.channels > GAP_SAMPLES:
+            self.story.note(f"{seconds:.2f} s are missing after {self.story.seconds:.2f} s")
+            return
+        self.story.gap_samples += samples * self.unpack.channels
+        step = 1 << 16
+        for begin in range(0, samples, step):
+            quiet = np.zeros((min(step, samples - begin), self.unpack.channels), np.float32)
+            yield from self._give(self.unpack.rate, quiet)
+
+    def _give(self, rate: int, sound: np.ndarray) -> Iterator[Stretch]:
+        """Yield samples; hold back what lies beyond the end, which is padding if nothing follows."""
+        if self.held is not None:
+            held, self.held = self.held, None
+            self.story.seconds += len(held[1]) / held[0]
+            yield held
+        begin, self.clock = self.clock, self.clock + len(sound) / rate
+        if self.limit is not None and self.clock > self.limit and self.clock - self.limit < LONGEST_PACKET:
+            inside = max(0, round((self.limit - begin) * rate))
+            self.held, sound = (rate, sound[inside:]), sound[:inside]
+        if len(sound):
+            self.story.seconds += len(sound) / rate
+            yield rate, sound
+
+    # --- was it all? -------------------------------------------------------------------------------------------------
+    def _claimed(self) -> float | None:
+        """Seconds that the file's own header promises, None where it only estimates."""
+        seconds: float | None = None
+        if self.part.seconds is not None:
+            seconds = self.part.seconds
+        elif self.format in WITH_LENGTH and self.stream.duration and self.stream.time_base:
+            seconds = float(self.stream.duration * self.stream.time_base)
+        elif self.format in ("matroska", "flv") and len(self.container.streams) == 1 and self.container.duration:
+            seconds = self.container.duration / av.time_base
+        if seconds is None or seconds <= 0:
+            return None
+        size = self.part.end - self.part.begin
+        return seconds if seconds < LONGEST_CLAIM or seconds < size / 100 else None  # 0.8 kbit/s is the least there is
+
+    def conclude(self, log: list[str]) -> None:
+        """Compare what came with what was promised."""
+        heard = (self.clock - self.jumped) - (self.first or 0.0)
+        promised = max(heard, self.claimed or 0.0)
+        if self.held is not None:
+            promised -= len(self.held[1]) / self.held[0]
+        if self.format == "wv" and self.part.begin:  # each part of it tells the length of all
+            promised = heard
+        self.story.promised += promised
+        self.story.cut |= self.part.cut or (self.corrupt and self.format in MARKS_CUT)
+        failed = self.failed - (self.failed_since if self.format == "mp3" else 0)  # tags at the end look like packets
+        if failed:
+            self.story.note(f"{failed} of {self.packets} packets cannot be decoded")
+        if self.part.flaws:
+            self.story.note(f"{self.part.flaws} {'page is' if self.part.flaws == 1 else 'pages are'} damaged or missing")
+        if self.broken:
+            self.story.note(self.broken)
+        if self.format == "matroska":
+            for line in log:
+                if any(loss in line for loss in LOSSES):
+                    self.story.note(line.strip(" ."))
+
+
+def _is_pause(codec: str, packet: Packet) -> bool:
+    """Whether an AMR packet is a silence descriptor, or says that there is nothing: a pause, and no damage."""
+    if not codec.startswith(("amr", "libopencore")) or not packet.size:
+        return False
+    kind = bytes(packet)[0] >> 3 & 15
+    return kind >= 8 if "nb" in codec or "narrow" in codec else kind >= 9
+
+
+class _Unpacker:
+    """Turns frames of any sample format into float32 [T, channels]; integers are scaled to -1..1."""
+
+    def __init__(self) -> None:
+        self.rate = self.channels = 0
+        self._key: tuple[str, str, int] | None = None
+        self._resampler: av.AudioResampler | None = None
+
+    def __call__(self, frame: AudioFrame) -> np.ndarray:
+        self.rate, self.channels = frame.sample_rate, frame.layout.nb_channels
+        key = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is None or key != self._key:
+            # a new one for each kind of frame: one that had nothing to do at first passes on any other
+            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+            self._key = key
+        frame.pts = None
+        pieces = [self._packed(one) for one in self._resampler.resample(frame)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((0, self.channels), np.float32), *pieces])
+
+    def _packed(self, frame: AudioFrame) -> np.ndarray:
+        values = np.frombuffer(frame.planes[0], np.float32, count=frame.samples * self.channels)
+        return values.reshape(-1, self.channels).copy()

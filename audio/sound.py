@@ -1,0 +1,29 @@
+"""What a file is while it is decoded, and the errors of decoding."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .decoding import AudioError, NotAudio
+
+__all__ = ["AudioError", "DecoderEnded", "NotAudio", "Sound"]
+
+
+class DecoderEnded(OSError):
+    """A decoder that failed for a reason outside the file, such as a lack of memory: worth another try."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A file that is being decoded."""
+
+    sample_rate: int  # Hz
+    decoder: str  # LIBSNDFILE, or PyAV and its version
+    blocks: Iterator[np.ndarray]  # each [T, channels] float32, all of one file with as many channels
+    damage: Callable[[int], str] = field(default=lambda samples: "")
+    # damage(n): what is missing from the file, given that n samples of a channel were decoded; "" if nothing
+    channels: int = 1
+    clips: bool = True  # False: floating point samples, which may exceed full scale
+    stream: int = 0  # which of the file's sound streams this is, from 0
+    streams: int = 1  # how many there are

@@ -1,0 +1,186 @@
+"""Files told apart by their content, and decoded block by block: libsndfile for samples, PyAV for all else.
+
+Files are hostile until decoded: PyAV works in a process of its own, opens nothing but the one file (no network, no
+playlists), and has a limit of time. No block holds more than READ_BLOCK samples, whatever a header says about length
+or channels.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+
+from .av_decoder import decoder_name, joined, open_with_av
+from .media_parts import FLAC_BEGINS, MpegFrame
+from .pcm_files import PcmPart, _find, opened, pcm_parts
+from .sound import AudioError, NotAudio, Sound
+
+MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1_000, 1_000_000  # Hz
+MAX_CHANNELS = 1024  # as libsndfile
+READ_BLOCK = 1 << 18  # samples of all channels decoded at a time: 1 MB
+LIBSNDFILE = "libsndfile"
+UNNOTICED = 0.1  # seconds that may be missing
+HEAD = 600  # bytes in which a signature is looked for: three packets of a transport stream
+FLOATING = ("FLOAT", "DOUBLE")  # subtypes without a loudest value
+
+_SUFFIXES = (
+    ".3g2 .3ga .3gp .8svx .aa3 .aac .ac3 .adts .aif .aifc .aiff .alac .amr .ape .asf .au .avi .awb .bwf .caf .dff .dsf "
+    ".dts .dtshd .eac3 .ec3 .evo .f4a .f4b .f4v .flac .flv .gsm .iff .latm .loas .m1a .m2a .m2t .m2ts .m4a .m4b .m4p "
+    ".m4r .m4v .mka .mkv .mlp .mod .mov .mp1 .mp2 .mp2v .mp3 .mp4 .mpa .mpc .mpe .mpeg .mpg .mpga .mts .mxf .oga .ogg "
+    ".ogv .ogx .oma .opus .qcp .qt .ra .ram .raw .rf64 .rm .rmvb .snd .sph .spx .tak .thd .tod .trp .ts .tta .vob .voc "
+    ".w64 .wav .wave .weba .webm .wma .wmv .wtv .wv .xwma"
+)
+SOUND_SUFFIXES = frozenset(_SUFFIXES.split())
+SIGNATURES = (  # offset, first bytes of formats that hold sound
+    *((0, magic) for magic in (b"fLaC", b"OggS", b"RF64", b"BW64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
+    *((0, magic) for magic in (b"\x1aE\xdf\xa3", b"0&\xb2u\x8e\x66\xcf\x11", b"#!AMR", b"wvpk", b"MAC ", b"FLV\x01")),
+    *((0, magic) for magic in (b"TTA1", b".RMF", b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"Creative Voice", b"DSD ")),
+    *((0, magic) for magic in (b"\0\0\x01\xba", b"FRM8", b"MPCK", b"MP+", b"tBaK", b"\x7f\xfe\x80\x01", b"DTSHDHDR")),
+    (0, bytes.fromhex("060e2b34020501010d0102")),  # MXF
+    *((8, magic) for magic in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"XWMA", b"QLCM")),
+    (4, b"ftyp"),
+)
+STILL_PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # also ftyp
+
+
+@contextlib.contextmanager
+def open_sound(path: Path | str) -> Iterator[Sound]:
+    """Open a recording in any format that libsndfile or PyAV knows. The content decides.
+
+    Raises:
+        AudioError: not a recording, or broken; also while the blocks are read. The message does not name the file.
+        DecoderEnded: the decoder was ended from outside, or lacked memory; another try may succeed.
+        OSError: the file is not there, or may not be read.
+    """
+    with open(path, "rb", buffering=0) as stream:
+        head = stream.read(HEAD)
+        if not head:
+            raise AudioError("the file is empty; record again")
+        parts = pcm_parts(stream, os.fstat(stream.fileno()).st_size)
+        reason, sound = "", None
+        if parts or _is_whole_flac(stream, head) or not begins_as_sound(head):
+            with contextlib.ExitStack() as open_files:
+                try:
+                    sound = _libsndfile(stream, parts, open_files)
+                except soundfile.SoundFileError as error:
+                    reason = _said(error)
+                if sound:
+                    _check(sound)
+                    yield sound
+                    return
+    if not named_as_sound(path) and not begins_as_sound(head):
+        raise NotAudio(f"not a recording: neither its content nor its name says that there is sound in it ({reason})")
+    if not decoder_name() and reason:
+        raise AudioError(f"not a recording that libsndfile can read ({reason}); for more kinds: pip install av")
+    with open_with_av(path, READ_BLOCK) as sound:
+        _check(sound)
+        yield sound
+
+
+def named_as_sound(path: Path | str) -> bool:
+    """Whether the name of a file promises sound."""
+    return os.path.splitext(path)[1].lower() in SOUND_SUFFIXES
+
+
+def begins_as_sound(head: bytes) -> bool:
+    """Whether the first bytes of a file, HEAD of them, are those of a format that holds sound."""
+    if head[4:8] == b"ftyp" and head[8:12] in STILL_PICTURES:
+        return False
+    if head.startswith(b"ID3") or MpegFrame.read(head[:4]) or _is_transport_stream(head):
+        return True
+    loas = head[:1] == b"V" and len(head) > 2 and head[1] & 0xE0 == 0xE0
+    return loas or any(head.startswith(magic, offset) for offset, magic in SIGNATURES)
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    return any(head[at : at + 2 * step + 1 : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
+
+
+def _check(sound: Sound) -> None:
+    if not MIN_SOURCE_RATE <= sound.sample_rate <= MAX_SOURCE_RATE:
+        raise AudioError(
+            f"a sample rate of {sound.sample_rate} Hz; {MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
+        )
+    if not 1 <= sound.channels <= MAX_CHANNELS:
+        raise AudioError(f"{sound.channels} channels; 1 to {MAX_CHANNELS} are allowed: convert it")
+
+
+# --- libsndfile ------------------------------------------------------------------------------------------------------
+def _is_whole_flac(stream: BinaryIO, head: bytes) -> bool:
+    """Whether a FLAC file knows its length and has no other one behind it."""
+    if not head.startswith(b"fLaC") or len(head) < 42:
+        return False
+    known = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
+    size = os.fstat(stream.fileno()).st_size
+    return known > 0 and all(_find(stream, magic, 4, size) < 0 for magic in FLAC_BEGINS)
+
+
+def _libsndfile(stream: BinaryIO, parts: list[PcmPart], open_files: contextlib.ExitStack) -> Sound | None:
+    """Open with libsndfile; None if it knows the format, but not as well as PyAV."""
+    stream.seek(0)
+    one = len(parts) == 1 and not parts[0].header
+    if one or not parts:
+        # by its descriptor, since soundfile looks at the suffix of a name
+        files = [soundfile.SoundFile(stream.fileno(), closefd=False)]
+    else:
+        files = [soundfile.SoundFile(opened(stream, part)) for part in parts]
+    for file in files:
+        open_files.enter_context(file)
+    first = files[0]
+    if first.format in ("OGG", "MPEG"):
+        return None
+    rate, channels = max(file.samplerate for file in files), first.channels
+    if any(file.channels != channels for file in files):
+        channels = 1
+    scales = [part.scale for part in parts] or [1.0]
+    stretches = (
+        (file.samplerate, block if scale == 1.0 else block * np.float32(scale))
+        for file, scale in zip(files, scales, strict=True)
+        for block in _blocks(file)
+    )
+    blocks = (block for _, block in stretches) if one or not parts else joined(stretches, rate, channels)
+    clips = any(file.subtype not in FLOATING for file in files)
+    return Sound(rate, LIBSNDFILE, blocks, _Damage(files, parts, rate), channels, clips)
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    frames = max(1, READ_BLOCK // file.channels)
+    got = frames
+    try:
+        while got == frames:
+            block = file.read(frames, dtype="float32", always_2d=True)  # [T, channels]
+            if got := len(block):
+                yield block
+    except soundfile.SoundFileError as error:
+        raise AudioError(
+            f"damaged: libsndfile stops in the middle ({_said(error)}); `ffmpeg -i FILE out.wav` may save a part"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip(" .")
+
+
+class _Damage:
+    """What a file promises beyond the samples that were read from it: damage(n) of `Sound`."""
+
+    def __init__(self, files: list[Any], parts: list[PcmPart], rate: int) -> None:
+        self._rate = rate
+        self._promised = 0.0  # seconds
+        for file, part in zip(files, parts or [None] * len(files), strict=True):
+            frames = file.frames
+            if part and part.cut:
+                frames = max(frames, round(file.frames * part.promised / max(1, part.end - part.data)))
+            elif part and not part.promised:  # frames that a header of an unknown length names
+                frames = 0
+            self._promised += frames / file.samplerate
+
+    def __call__(self, samples: int) -> str:
+        seconds = samples / self._rate
+        if self._promised - seconds > UNNOTICED:
+            return f"damaged: {seconds:.2f} of {self._promised:.2f} s could be read"
+        return ""
