@@ -29,6 +29,7 @@ from .sound import AudioError, DecoderEnded, Sound
 LEAST_SECONDS, BYTES_A_SECOND = 30, 200_000  # of processor time that a file may take, below what a worker is given
 UNNOTICED = 0.1  # seconds that may be missing: some headers promise a rounded length
 PIPE_BYTES = 1 << 20
+PROGRAM = os.path.abspath(decoder_process.__file__)
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python 3.10 knows by its name
 
 
@@ -94,7 +95,7 @@ class _Decoder:
         if sys.platform == "win32":
             settings = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
         self.process = subprocess.Popen(
-            [sys.executable, os.path.abspath(decoder_process.__file__)],
+            [sys.executable, PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

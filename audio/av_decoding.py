@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.codec.context import Flags2
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
@@ -35,9 +37,11 @@ JITTER = 0.05  # seconds by which a frame's time may differ from the end of the 
 LONGEST_GAP = 600.0  # seconds of silence put in at once; a longer jump is reported instead
 GAP_SAMPLES = 1 << 30  # of all channels, in all gaps of a file
 HELD = 1 << 21  # samples that are decoded before the first are given: changes of rate and channels show up there
+QUIET = 2.0**-15  # the smallest step of 16 bits: what stays below, at the end, is an encoder's padding
 SILENT = 1e-4  # -80 dBFS: a stream that never exceeds it is not chosen if there is another one
 LONGEST_CLAIM = 36_000.0  # seconds; a header that promises more is believed only if there are the bytes for it
 LONGEST_PACKET = 0.25  # seconds
+ROUGHLY = 0.3  # seconds by which the length in a matroska or flv header may exceed the sound: delay, padding
 
 # demuxers whose times are those of the recording; others count samples, or bytes
 WITH_TIMES = {"ogg", "matroska", "mov", "mpegts", "mpeg", "asf", "flv", "mxf", "wtv"}
@@ -48,7 +52,9 @@ MARKS_CUT = {"mpegts", "mpeg", "flv", "avi", "asf", "mov", "matroska"}  # in whi
 LOSSES = ("File ended prematurely", "Read error", "invalid as first byte", "exceeds", "Invalid EBML", "Invalid length")
 # samples of silence that an encoder puts in front, which the decoder gives back, where no header says how many
 PRIMING = {"aac": 1024, "aac_latm": 1024, "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481}
-PRIMING |= {"ac3": 256, "eac3": 256}
+PRIMING |= {"ac3": 256, "eac3": 256, "dca": 512}
+# Windows Media Audio: FFmpeg drops two frames, one more than encoders put in front; told not to, it drops none
+WMA = ("wmav1", "wmav2")
 # before PyAV 19, a title that is not UTF-8 was an error
 _ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) > 18 else {"metadata_encoding": "latin-1"}
 
@@ -90,6 +96,7 @@ class Story:
     gap_samples: int = 0
     stream: int = 0  # index among the sound streams of the one that is read
     streams: int = 0
+    chosen: bool = False
     codec: str = ""
     container: str = ""
     clips: bool = True  # False: floating point, which has no loudest value
@@ -140,22 +147,36 @@ def _answers(stretches: Iterator[Stretch], block: int, story: Story) -> Iterator
     facts = {"rate": rate, "channels": channels, "stream": story.stream, "streams": story.streams}
     facts |= {"codec": story.codec, "container": story.container, "clips": story.clips}
     yield FACTS, rate, channels, json.dumps(facts).encode()
-    gathered: list[np.ndarray] = []
+    step = max(1, block // channels)
+    gathered = _Gathered(rate, channels)
     for now, sound in _chain(held, stretches):
-        if gathered and now != before:
-            yield BLOCK, before, channels, _joined(gathered)
-            gathered = []
-        before = now
-        sound = _with_channels(sound, channels)
-        step = max(1, block // channels)
+        if sound.shape[1] != channels:
+            sound = _with_channels(sound, channels)
+        if now != gathered.rate or gathered.length + len(sound) > step:
+            yield from gathered.given()
+            gathered.rate = now
         for begin in range(0, len(sound), step):
-            piece = sound[begin : begin + step]
-            if gathered and sum(map(len, gathered)) + len(piece) > step:
-                yield BLOCK, before, channels, _joined(gathered)
-                gathered = []
-            gathered.append(piece)
-    if gathered:
-        yield BLOCK, before, channels, _joined(gathered)
+            gathered.add(sound[begin : begin + step])
+            if gathered.length == step:
+                yield from gathered.given()
+    yield from gathered.given()
+
+
+class _Gathered:
+    """Pieces of sound of one rate that wait to become a block."""
+
+    def __init__(self, rate: int, channels: int) -> None:
+        self.rate, self.channels, self.length, self._pieces = rate, channels, 0, list[np.ndarray]()
+
+    def add(self, piece: np.ndarray) -> None:
+        self._pieces.append(piece)
+        self.length += len(piece)
+
+    def given(self) -> Iterator[Answer]:
+        if self._pieces:
+            block = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
+            self._pieces, self.length = [], 0
+            yield BLOCK, self.rate, self.channels, memoryview(np.ascontiguousarray(block)).cast("B")
 
 
 def _chain(held: list[Stretch], rest: Iterator[Stretch]) -> Iterator[Stretch]:
@@ -163,10 +184,6 @@ def _chain(held: list[Stretch], rest: Iterator[Stretch]) -> Iterator[Stretch]:
     while held:
         yield held.pop()
     yield from rest
-
-
-def _joined(pieces: list[np.ndarray]) -> memoryview:
-    return memoryview(np.ascontiguousarray(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))).cast("B")
 
 
 def _with_channels(sound: np.ndarray, channels: int) -> np.ndarray:
@@ -180,27 +197,24 @@ def _with_channels(sound: np.ndarray, channels: int) -> np.ndarray:
 # --- parts and streams -----------------------------------------------------------------------------------------------
 def _parts(file: BinaryIO, size: int, suffix: str, story: Story) -> Iterator[Stretch]:
     parts = find_parts(file, size)
-    chosen: int | None = None
     for number, part in enumerate(parts):
         try:
-            if chosen is None:
-                chosen = _choose(file, part, suffix, story)
-            yield from _part(file, part, suffix, chosen, story)
+            yield from _part(file, part, suffix, story)
         except (av.FFmpegError, NoSound) as error:
-            if getattr(error, "errno", None) == errno.ENOMEM or (len(parts) == 1 and not story.seconds):
+            if getattr(error, "errno", None) == errno.ENOMEM or (number == len(parts) - 1 and not story.seconds):
                 raise
             story.note(f"part {number + 1} of {len(parts)} cannot be read: {_reason(error)}")
-            if number == len(parts) - 1 and not story.seconds:
-                raise
 
 
 def _open(file: BinaryIO, part: Part, suffix: str) -> InputContainer:
     try:
         return _container(file, part, None)
-    except av.InvalidDataError:
-        if suffix not in HEADERLESS:
-            raise
-        return _container(file, part, HEADERLESS[suffix])
+    except (av.InvalidDataError, av.ArgumentError) as error:
+        if suffix in HEADERLESS:
+            return _container(file, part, HEADERLESS[suffix])
+        if isinstance(error, av.ArgumentError):  # its own name for a format that is not in the list
+            raise NoSound("it is of a kind that is not read here") from None
+        raise
 
 
 def _container(file: BinaryIO, part: Part, name: str | None) -> InputContainer:
@@ -215,33 +229,34 @@ def _candidates(container: InputContainer) -> list[int]:
     return [index for index, one in sorted(sounds, key=lambda pair: not pair[1].disposition & Disposition.default)]
 
 
-def _choose(file: BinaryIO, part: Part, suffix: str, story: Story) -> int:
-    with av.logging.Capture(), _open(file, part, suffix) as container:
-        candidates, story.streams = _candidates(container), len(container.streams.audio)
+def _choose(container: InputContainer, file: BinaryIO, part: Part, suffix: str, story: Story) -> int:
+    """The sound stream to read: the default one or the first, unless it is silent and another one is not."""
+    candidates, story.streams = _candidates(container), len(container.streams.audio)
     if not candidates:
         raise NoSound("there is no sound in it")
     if len(candidates) > 1:
         for index in candidates:
             if _can_be_heard(file, part, suffix, index):
-                story.stream = index
                 return index
-    story.stream = candidates[0]
     return candidates[0]
 
 
 def _can_be_heard(file: BinaryIO, part: Part, suffix: str, index: int) -> bool:
     try:
-        return any(np.abs(sound).max(initial=0) > SILENT for _, sound in _part(file, part, suffix, index, Story()))
+        heard = _part(file, part, suffix, Story(stream=index, chosen=True))
+        return any(np.abs(sound).max(initial=0) > SILENT for _, sound in heard)
     except av.FFmpegError:
         return False
 
 
-def _part(file: BinaryIO, part: Part, suffix: str, index: int, story: Story) -> Iterator[Stretch]:
+def _part(file: BinaryIO, part: Part, suffix: str, story: Story) -> Iterator[Stretch]:
     with av.logging.Capture() as log, _open(file, part, suffix) as container:
+        if not story.chosen:
+            story.stream, story.chosen = _choose(container, file, part, suffix, story), True
         sounds = container.streams.audio
-        if index >= len(sounds) or sounds[index].codec_context is None:
+        if story.stream >= len(sounds) or sounds[story.stream].codec_context is None:
             raise NoSound("there is no sound in it")
-        track = _Track(container, sounds[index], part, story)
+        track = _Track(container, sounds[story.stream], part, story)
         yield from track.stretches()
         track.conclude([text.strip() for _, _, text in log])
 
@@ -263,7 +278,10 @@ class _Track:
                 other.discard = Discard.all
         self.context = stream.codec_context
         self.context.thread_count = 1
+        if self.context.name in WMA:
+            self.context.flags2 |= Flags2.skip_manual
         self.timed = self.format in WITH_TIMES
+        self.tick = float(stream.time_base or 0)  # seconds
         self.first: float | None = None  # seconds: time of the first sample
         self.clock = 0.0  # seconds: time of the next sample
         self.jumped = 0.0  # seconds by which the clock was set in either direction
@@ -274,6 +292,8 @@ class _Track:
         self.broken = ""  # why the demuxer gave up
         self.corrupt = False  # the last packet is not whole
         self.to_skip = 0  # samples that are the encoder's
+        self.padding = 0  # samples at the end that may be the encoder's
+        self.dropped = 0.0  # seconds of them that were
         self.held: Stretch | None = None  # what may lie beyond the end
         self.unpack = _Unpacker()
         story.codec, story.container = self.context.name, self.format
@@ -283,6 +303,35 @@ class _Track:
             self.limit = self.claimed
 
     def stretches(self) -> Iterator[Stretch]:
+        """Yield what there is to hear, without what the encoder put in front and behind."""
+        waiting: deque[Stretch] = deque()
+        length = 0
+        for stretch in self._decoded():
+            if waiting and (waiting[0][0] != stretch[0] or waiting[0][1].shape[1] != stretch[1].shape[1]):
+                yield from waiting
+                waiting.clear()
+                length = 0
+            waiting.append(stretch)
+            length += len(stretch[1])
+            while waiting and length - len(waiting[0][1]) >= self.padding:
+                length -= len(waiting[0][1])
+                yield waiting.popleft()
+        if waiting:
+            yield from self._without_padding(list(waiting))
+
+    def _without_padding(self, last: list[Stretch]) -> Iterator[Stretch]:
+        """Drop the silence with which an encoder filled its last packet, where no header says how much it is."""
+        rate, sound = last[0][0], np.concatenate([one for _, one in last])
+        loud = np.flatnonzero(np.abs(sound[-self.padding :]).max(axis=1) >= QUIET)
+        dropped = min(len(sound), self.padding) - (int(loud[-1]) + 1 if loud.size else 0)
+        if not dropped and self.context.name.startswith("aac"):
+            dropped = min(len(sound), self.padding) // 2  # as much as it is on average
+        self.story.seconds -= dropped / rate
+        self.dropped = dropped / rate
+        if len(sound) > dropped:
+            yield rate, sound[: len(sound) - dropped]
+
+    def _decoded(self) -> Iterator[Stretch]:
         for packet in self._demuxed():
             self.packets += packet.size > 0
             self.begins = packet.pts if self.begins is None else self.begins
@@ -320,47 +369,61 @@ class _Track:
             return  # a stream that was joined in the middle
         self.failed += not pause
         self.failed_since += not pause
-        length = float((packet.duration or 0) * packet.time_base) if packet.time_base else 0.0
+        length = (packet.duration or 0) * self.tick
         if self.timed:
             # the next time shows the hole; if none comes, it is at the end
-            end = float(packet.pts * packet.time_base) + length if packet.pts is not None else self.clock
+            end = packet.pts * self.tick + length if packet.pts is not None else self.clock
             self.missing_at_end = min(max(0.0, end - self.clock), LONGEST_GAP)
         else:
             yield from self._silence(min(length, LONGEST_PACKET))
 
     def _frame(self, frame: AudioFrame, packet: Packet) -> Iterator[Stretch]:
-        time = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else None
+        pts = frame.pts
         if self.first is None:
-            self.first = self.clock = time or 0.0
+            self.first = self.clock = (pts or 0) * self.tick
             if self.limit is not None and self.format == "mov":
                 self.limit += max(0.0, self.first)
             self.to_skip = self._priming(frame, packet)
-        elif time is not None and self.timed:
-            yield from self._set_clock(time)
+            if self.to_skip and self.limit is None and self.part.seconds is None:
+                self.padding = frame.samples
+        elif pts is not None and self.timed:
+            late = pts * self.tick - self.clock
+            if not -JITTER <= late <= JITTER:
+                yield from self._set_clock(pts * self.tick)
         self.missing_at_end, self.failed_since = 0.0, 0
         sound = self.unpack(frame)
         if self.to_skip:
             dropped = min(self.to_skip, len(sound))
             self.to_skip -= dropped
             sound = sound[dropped:]
-            self.clock += dropped / frame.sample_rate
-            self.first += dropped / frame.sample_rate
+            self.clock += dropped / self.unpack.rate
+            self.first += dropped / self.unpack.rate
         if len(sound):
-            yield from self._give(frame.sample_rate, sound)
+            yield from self._give(self.unpack.rate, sound)
 
     def _priming(self, frame: AudioFrame, packet: Packet) -> int:
         """Samples to drop in front: none if the file told FFmpeg, which then has dropped them."""
-        known = PRIMING.get(self.context.name, 0)
-        whole = self.context.frame_size or frame.samples
+        codec, whole = self.context.name, self.context.frame_size or frame.samples
+        if codec in WMA:
+            return frame.samples
+        if codec in ("opus", "libopus") and self.format != "ogg":
+            return self._opus_priming(frame, packet)
         told = (self.begins or 0) < 0 or frame.pts not in (None, packet.pts) or frame.samples < whole
-        if not known or told or self.container.format.name in ("mp3",) and (frame.pts or 0) > 0:
+        if told or (self.format == "mp3" and (frame.pts or 0) > 0):
             return 0
-        return known * 2 if self.context.name.startswith("aac") and frame.samples == 2048 else known
+        twice = codec.startswith("aac") and frame.samples == 2048  # spectral band replication
+        return PRIMING.get(codec, 0) * (2 if twice else 1)
+
+    def _opus_priming(self, frame: AudioFrame, packet: Packet) -> int:
+        """What the Opus header says is to be dropped, less what FFmpeg has dropped, whose times are in milliseconds."""
+        header = bytes(self.context.extradata or b"")
+        if header[:8] != b"OpusHead" or not packet.duration:
+            return 0
+        whole = round(packet.duration * self.tick * frame.sample_rate)
+        return max(0, int.from_bytes(header[10:12], "little") - max(0, whole - frame.samples))
 
     def _set_clock(self, time: float) -> Iterator[Stretch]:
         late = time - self.clock
-        if abs(late) <= JITTER:
-            return
         if late > LONGEST_GAP:
             self.story.note(f"the times jump by {late:.0f} s after {self.story.seconds:.2f} s")
         elif late > 0:
@@ -405,7 +468,7 @@ class _Track:
         elif self.format in WITH_LENGTH and self.stream.duration and self.stream.time_base:
             seconds = float(self.stream.duration * self.stream.time_base)
         elif self.format in ("matroska", "flv") and len(self.container.streams) == 1 and self.container.duration:
-            seconds = self.container.duration / av.time_base
+            seconds = self.container.duration / av.time_base - ROUGHLY
         if seconds is None or seconds <= 0:
             return None
         size = self.part.end - self.part.begin
@@ -416,7 +479,8 @@ class _Track:
         heard = (self.clock - self.jumped) - (self.first or 0.0)
         promised = max(heard, self.claimed or 0.0)
         if self.held is not None:
-            promised -= len(self.held[1]) / self.held[0]
+            self.dropped += len(self.held[1]) / self.held[0]
+        promised -= self.dropped
         if self.format == "wv" and self.part.begin:  # each part of it tells the length of all
             promised = heard
         self.story.promised += promised
@@ -449,18 +513,24 @@ class _Unpacker:
         self.rate = self.channels = 0
         self._key: tuple[str, str, int] | None = None
         self._resampler: av.AudioResampler | None = None
+        self._direct = False
 
     def __call__(self, frame: AudioFrame) -> np.ndarray:
-        self.rate, self.channels = frame.sample_rate, frame.layout.nb_channels
-        key = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if self._resampler is None or key != self._key:
+        form, layout = frame.format.name, frame.layout
+        key = (form, layout.name, frame.sample_rate)
+        if key != self._key:
+            self._key, self.rate, self.channels = key, frame.sample_rate, layout.nb_channels
             # a new one for each kind of frame: one that had nothing to do at first passes on any other
-            self._resampler = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
-            self._key = key
+            self._resampler = av.AudioResampler(format="flt", layout=layout, rate=frame.sample_rate)
+            # PyAV counts the planes of a frame wrongly where there are eight or more
+            self._direct = form == "fltp" and self.channels <= 2
+        if self._direct:
+            planes = [np.frombuffer(plane, np.float32, count=frame.samples) for plane in frame.planes]
+            return planes[0][:, None] if len(planes) == 1 else np.stack(planes, axis=1)
+        assert self._resampler
         frame.pts = None
         pieces = [self._packed(one) for one in self._resampler.resample(frame)]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((0, self.channels), np.float32), *pieces])
 
     def _packed(self, frame: AudioFrame) -> np.ndarray:
-        values = np.frombuffer(frame.planes[0], np.float32, count=frame.samples * self.channels)
-        return values.reshape(-1, self.channels).copy()
+        return np.frombuffer(frame.planes[0], np.float32, count=frame.samples * self.channels).reshape(-1, self.channels)

@@ -162,6 +162,19 @@ def _ogg_page(
         link.last_time = (granule - before) / rate
 
 
+def is_simple_ogg(file: BinaryIO, size: int) -> bool:
+    """Whether an Ogg file is one stream with an end mark on its last page, and nothing behind."""
+    position, last = 0, 0
+    while position < size:
+        file.seek(position)
+        head = file.read(282)
+        if len(head) < 28 or head[:4] != b"OggS" or last or (position == 0) != bool(head[5] & 2):
+            return False
+        last = head[5] & 4
+        position += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    return bool(last) and position == size
+
+
 # --- MPEG audio ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MpegFrame:
@@ -241,6 +254,28 @@ def _mpeg(data: mmap.mmap, size: int) -> list[Part]:
         seconds = _mpeg_tag(data, part.begin + id3_length(data, part.begin))
         parts.append(replace(part, seconds=seconds or None))
     return parts
+
+
+def is_simple_mpeg(file: BinaryIO, size: int) -> bool:
+    """Whether a file of MPEG audio begins with a tag that is true: of how many bytes it has, and what to drop."""
+    file.seek(0)
+    head = file.read(4096)
+    begin = id3_length(head, 0)
+    if begin:
+        file.seek(begin)
+        head = file.read(4096)
+    frame = MpegFrame.read(head[:4])
+    if frame is None or head[4 + frame.side : 8 + frame.side] not in (b"Xing", b"Info"):
+        return False
+    where = 8 + frame.side
+    if int.from_bytes(head[where : where + 4], "big") & 3 != 3:
+        return False
+    length, pads = int.from_bytes(head[where + 8 : where + 12], "big"), head[where + 12 :]
+    flags = int.from_bytes(head[where : where + 4], "big")
+    after = 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+    file.seek(max(0, size - 128))
+    behind = size - begin - length - (128 if file.read(3) == b"TAG" else 0)
+    return any(pads[after + 21 : after + 24]) and 0 <= behind <= frame.length
 
 
 # --- others ----------------------------------------------------------------------------------------------------------

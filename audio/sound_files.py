@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from .av_decoder import decoder_name, joined, open_with_av
-from .media_parts import FLAC_BEGINS, MpegFrame
+from .media_parts import FLAC_BEGINS, MpegFrame, is_simple_mpeg, is_simple_ogg
 from .pcm_files import PcmPart, _find, opened, pcm_parts
 from .sound import AudioError, NotAudio, Sound
 
@@ -44,6 +44,7 @@ SIGNATURES = (  # offset, first bytes of formats that hold sound
     *((8, magic) for magic in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"XWMA", b"QLCM")),
     (4, b"ftyp"),
 )
+LIBSNDFILE_ONLY = (b"Creative Voice", b"NIST_1A")
 STILL_PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # also ftyp
 
 
@@ -60,12 +61,14 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
         head = stream.read(HEAD)
         if not head:
             raise AudioError("the file is empty; record again")
-        parts = pcm_parts(stream, os.fstat(stream.fileno()).st_size)
+        size = os.fstat(stream.fileno()).st_size
+        parts = pcm_parts(stream, size)
         reason, sound = "", None
-        if parts or _is_whole_flac(stream, head) or not begins_as_sound(head):
+        simple = not parts and _is_simple(stream, head, size)
+        if parts or simple or head.startswith(LIBSNDFILE_ONLY) or not begins_as_sound(head):
             with contextlib.ExitStack() as open_files:
                 try:
-                    sound = _libsndfile(stream, parts, open_files)
+                    sound = _libsndfile(stream, parts, simple, open_files)
                 except soundfile.SoundFileError as error:
                     reason = _said(error)
                 if sound:
@@ -110,16 +113,19 @@ def _check(sound: Sound) -> None:
 
 
 # --- libsndfile ------------------------------------------------------------------------------------------------------
-def _is_whole_flac(stream: BinaryIO, head: bytes) -> bool:
-    """Whether a FLAC file knows its length and has no other one behind it."""
-    if not head.startswith(b"fLaC") or len(head) < 42:
-        return False
-    known = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
-    size = os.fstat(stream.fileno()).st_size
-    return known > 0 and all(_find(stream, magic, 4, size) < 0 for magic in FLAC_BEGINS)
+def _is_simple(stream: BinaryIO, head: bytes, size: int) -> bool:
+    """Whether a compressed file is one recording whose header is true, so that libsndfile reads all of it."""
+    if head.startswith(b"fLaC") and len(head) >= 42:
+        known = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
+        return known > 0 and all(_find(stream, magic, 4, size) < 0 for magic in FLAC_BEGINS)
+    if head.startswith(b"OggS"):
+        return is_simple_ogg(stream, size)
+    return (head.startswith(b"ID3") or MpegFrame.read(head[:4]) is not None) and is_simple_mpeg(stream, size)
 
 
-def _libsndfile(stream: BinaryIO, parts: list[PcmPart], open_files: contextlib.ExitStack) -> Sound | None:
+def _libsndfile(
+    stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files: contextlib.ExitStack
+) -> Sound | None:
     """Open with libsndfile; None if it knows the format, but not as well as PyAV."""
     stream.seek(0)
     one = len(parts) == 1 and not parts[0].header
@@ -131,7 +137,7 @@ def _libsndfile(stream: BinaryIO, parts: list[PcmPart], open_files: contextlib.E
     for file in files:
         open_files.enter_context(file)
     first = files[0]
-    if first.format in ("OGG", "MPEG"):
+    if (first.format in ("OGG", "MPEG") and not simple) or (first.subtype.startswith("MPEG") and parts):  # mp3 in wav
         return None
     rate, channels = max(file.samplerate for file in files), first.channels
     if any(file.channels != channels for file in files):
