@@ -71,6 +71,8 @@ class Window:
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
+        if not left:  # damaged files ask for any place
+            return b""
         self._file.seek(self._begin + self._at)
         data = self._file.read(left if size < 0 else min(size, left))
         self._at += len(data)
@@ -122,7 +124,7 @@ def decode(path: str, block: int) -> Iterator[Answer]:
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
+            raise NoSound("not a regular file")
         story = Story()
         stretches = _parts(file, status.st_size, os.path.splitext(path)[1].lower(), story)
         yield from _answers(stretches, block, story)
@@ -294,13 +296,11 @@ class _Track:
         self.to_skip = 0  # samples that are the encoder's
         self.padding = 0  # samples at the end that may be the encoder's
         self.dropped = 0.0  # seconds of them that were
-        self.held: Stretch | None = None  # what may lie beyond the end
+        self.held: list[Stretch] = []  # what may lie beyond the end
         self.unpack = _Unpacker()
         story.codec, story.container = self.context.name, self.format
         story.clips = not self.context.name.startswith(("pcm_f32", "pcm_f64", "pcm_f16", "pcm_f24"))
         self.claimed = self._claimed()
-        if self.format == "mov" and self.claimed is not None:
-            self.limit = self.claimed
 
     def stretches(self) -> Iterator[Stretch]:
         """Yield what there is to hear, without what the encoder put in front and behind."""
@@ -381,8 +381,8 @@ class _Track:
         pts = frame.pts
         if self.first is None:
             self.first = self.clock = (pts or 0) * self.tick
-            if self.limit is not None and self.format == "mov":
-                self.limit += max(0.0, self.first)
+            if self.format in ("mov", "mp3") and self.claimed is not None:
+                self.limit = max(0.0, self.first) + self.claimed
             self.to_skip = self._priming(frame, packet)
             if self.to_skip and self.limit is None and self.part.seconds is None:
                 self.padding = frame.samples
@@ -446,15 +446,19 @@ class _Track:
             yield from self._give(self.unpack.rate, quiet)
 
     def _give(self, rate: int, sound: np.ndarray) -> Iterator[Stretch]:
-        """Yield samples; hold back what lies beyond the end, which is padding if nothing follows."""
-        if self.held is not None:
-            held, self.held = self.held, None
-            self.story.seconds += len(held[1]) / held[0]
-            yield held
+        """Yield samples; hold back what lies beyond the end, which is padding if little follows."""
         begin, self.clock = self.clock, self.clock + len(sound) / rate
-        if self.limit is not None and self.clock > self.limit and self.clock - self.limit < LONGEST_PACKET:
-            inside = max(0, round((self.limit - begin) * rate))
-            self.held, sound = (rate, sound[inside:]), sound[:inside]
+        beyond = -1.0 if self.limit is None else self.clock - self.limit
+        if self.held and (beyond <= 0 or beyond >= LONGEST_PACKET):
+            for held in self.held:
+                self.story.seconds += len(held[1]) / held[0]
+                yield held
+            self.held.clear()
+        if 0 < beyond < LONGEST_PACKET and self.limit is not None:
+            inside = min(len(sound), max(0, round((self.limit - begin) * rate)))
+            if inside < len(sound):
+                self.held.append((rate, sound[inside:]))
+            sound = sound[:inside]
         if len(sound):
             self.story.seconds += len(sound) / rate
             yield rate, sound
@@ -478,8 +482,7 @@ class _Track:
         """Compare what came with what was promised."""
         heard = (self.clock - self.jumped) - (self.first or 0.0)
         promised = max(heard, self.claimed or 0.0)
-        if self.held is not None:
-            self.dropped += len(self.held[1]) / self.held[0]
+        self.dropped += sum(len(sound) / rate for rate, sound in self.held)
         promised -= self.dropped
         if self.format == "wv" and self.part.begin:  # each part of it tells the length of all
             promised = heard

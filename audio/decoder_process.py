@@ -20,6 +20,7 @@ MESSAGE = struct.Struct("=cIIQ")  # kind, sample rate in Hz, channels, bytes tha
 FACTS, BLOCK, END, ERROR = b"F", b"B", b"E", b"X"
 LENGTH = struct.Struct("=I")  # of a request
 PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # say nothing about the file
+OF_OPENING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ELOOP)
 
 
 def send_request(stream: BinaryIO, request: dict[str, Any]) -> None:
@@ -67,9 +68,10 @@ def _explain(error: Exception) -> dict[str, Any]:
     if isinstance(error, ImportError):
         return {"kind": "import", "text": " ".join(str(error).split())}
     number = getattr(error, "errno", None)
-    # FFmpeg gives errors of its own an OSError's form, too: only those of opening the file itself speak of the file
-    if isinstance(error, OSError) and (not type(error).__module__.startswith("av") or number in PASSING):
-        return {"kind": "os", "errno": number, "text": error.strerror or str(error)}
+    # FFmpeg's own errors may be OSErrors, too
+    of_system = isinstance(error, OSError) and not type(error).__module__.startswith("av")
+    if number in PASSING or (of_system and number in OF_OPENING):
+        return {"kind": "os", "errno": number, "text": os.strerror(number)}
     return {"kind": "file", "text": " ".join(str(getattr(error, "strerror", None) or error).split())}
 
 

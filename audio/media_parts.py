@@ -356,13 +356,13 @@ def _avi(data: mmap.mmap, size: int) -> list[Part]:
 
 def _wavpack(data: mmap.mmap, size: int) -> list[Part]:
     position, begins = 0, [0]
-    while data[position : position + 4] == b"wvpk":
+    while (position := data.find(b"wvpk", position)) >= 0:  # behind a tag, too
         index, samples = data[position + 16 : position + 20], data[position + 20 : position + 24]
         initial = data[position + 24 : position + 28]
         # blocks of further channels have the index of the first one, but lack the bit that marks an initial block
         if position and not any(index) and any(samples) and len(initial) == 4 and initial[1] & 0x08:
             begins.append(position)
-        position += 8 + int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + min(int.from_bytes(data[position + 4 : position + 8], "little"), 1 << 24)
     return _split(begins, size)
 
 

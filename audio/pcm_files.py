@@ -18,7 +18,6 @@ MOST_CHUNKS, MOST_PARTS = 10_000, 10_000
 LONGEST_HEAD = 1 << 20  # bytes that are copied from in front of the samples
 W64_RIFF, W64_DATA = bytes.fromhex("726966662e91cf11a5d628db04c10000"), bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 NO_SOUND_BEHIND = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?xml", b"<")
-ARECORD_SCALE = 256.0  # 24 bits in the lower part of 32, which are read as 32
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class PcmPart:
     end: int  # bytes: where its samples end
     promised: int  # bytes of samples that the header promises, 0 if it does not know
     header: bytes = b""  # in place of its own, where that is not true
-    scale: float = 1.0  # what the samples have to be multiplied with
+    low_bits: bool = False  # 24 bits in the lower part of 32, which are read as 32
 
     @property
     def cut(self) -> bool:
@@ -117,9 +116,8 @@ def _chunks(file: BinaryIO, position: int, size: int, order: str) -> Iterator[_C
         head = file.read(8 + odd)
         if len(head) < 8:
             return
-        padded, unpadded = head[odd : odd + 8], head[:8]
-        missing = odd and (len(padded) < 8 or not _is_name(padded[:4])) and _is_name(unpadded[:4])
-        name = unpadded if missing else padded
+        missing = odd and _is_name(head[:4])  # a pad byte is zero
+        name = head[:8] if missing else head[odd : odd + 8]
         if len(name) < 8 or not _is_name(name[:4]):
             return
         position -= missing
@@ -173,7 +171,7 @@ def _wav_data(
         if following < 0:  # neither chunks nor another file: the header says too little
             end = following = size
             unknown = True
-    scale = ARECORD_SCALE if _is_arecord(form, order) and _upper_byte_unused(file, data, end, order) else 1.0
+    low_bits = _is_arecord(form, order) and _upper_byte_unused(file, data, end, order)
     header = b""
     if unknown or mended or begin:
         length = min(end - data, 0xFFFF_FFFF - len(form) - 64)
@@ -181,7 +179,7 @@ def _wav_data(
         body += b"data" + length.to_bytes(4, order)  # type: ignore[arg-type]
         first = b"RIFX" if head[:4] == b"RIFX" else b"RIFF"
         header = first + (len(body) + length).to_bytes(4, order) + body  # type: ignore[arg-type]
-    return PcmPart(begin, data, end, 0 if unknown else promised, header, scale), following
+    return PcmPart(begin, data, end, 0 if unknown else promised, header, low_bits), following
 
 
 def _behind(file: BinaryIO, position: int, size: int, order: str) -> int:

@@ -142,10 +142,10 @@ def _libsndfile(
     rate, channels = max(file.samplerate for file in files), first.channels
     if any(file.channels != channels for file in files):
         channels = 1
-    scales = [part.scale for part in parts] or [1.0]
+    low_bits = [part.low_bits for part in parts] or [False]
     stretches = (
-        (file.samplerate, block if scale == 1.0 else block * np.float32(scale))
-        for file, scale in zip(files, scales, strict=True)
+        (file.samplerate, _raised(block) if low else block)
+        for file, low in zip(files, low_bits, strict=True)
         for block in _blocks(file)
     )
     blocks = (block for _, block in stretches) if one or not parts else joined(stretches, rate, channels)
@@ -165,6 +165,13 @@ def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
         raise AudioError(
             f"damaged: libsndfile stops in the middle ({_said(error)}); `ffmpeg -i FILE out.wav` may save a part"
         ) from error
+
+
+def _raised(block: np.ndarray) -> np.ndarray:
+    """Samples of which 24 bits in the lower part of 32 were read as 32; the upper part may lack the sign."""
+    block *= 256
+    block[block >= 1] -= 2
+    return block
 
 
 def _said(error: Exception) -> str:

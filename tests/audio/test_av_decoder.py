@@ -105,7 +105,8 @@ def test_every_kind_begins_and_ends_where_it_should(tmp_path, name, options):
 def test_what_libsndfile_reads_keeps_its_bits(tmp_path, name):
     path = convert(tmp_path / name, *(("-c:a", "pcm_s16le") if name == "a.voc" else ()))
     samples, _, damage = read(path)
-    np.testing.assert_array_equal(samples, soundfile.read(path, dtype="float32")[0])
+    least = 1e-7 if name == "a.mp3" else 0  # whose rounding depends on how much is read at a time
+    np.testing.assert_allclose(samples, soundfile.read(path, dtype="float32")[0], rtol=0, atol=least)
     assert not damage
 
 
@@ -129,17 +130,19 @@ def test_all_parts_of_a_glued_file_are_read(tmp_path, end, options):
     one = convert(tmp_path / f"one{end}", *options)
     samples, rate, damage = read(glued(tmp_path / f"two{end}", one, one))
     assert not damage
-    assert len(samples) / rate == pytest.approx(2 * SECONDS, abs=0.15)
-    assert shift(samples[len(samples) // 2 :], rate) == pytest.approx(0, abs=80)
+    # nothing in a stream of AAC says where one recording ends: two packets of 128 ms are the encoder's
+    assert len(samples) / rate == pytest.approx(2 * SECONDS, abs=0.3 if end == ".aac" else 0.1)
+    assert shift(samples[len(samples) // 2 :], rate) == pytest.approx(0, abs=130 if end == ".aac" else 30)
 
 
 @pytest.mark.parametrize("end", [".opus", ".ogg", ".mp3", ".wav", ".flac", ".aac"])
 def test_parts_of_other_rates_and_channels_are_read(tmp_path, end):
-    one, two = convert(tmp_path / f"1{end}", "-ar", "16000"), convert(tmp_path / f"2{end}", "-ar", "48000", "-ac", "2")
+    one = convert(tmp_path / f"1{end}", "-ar", "16000")
+    two = convert(tmp_path / f"2{end}", "-ar", "48000", "-af", "pan=stereo|c0=c0|c1=c0")
     samples, rate, damage = read(glued(tmp_path / f"g{end}", one, two))
     assert rate == 48_000 and not damage
     assert len(samples) / rate == pytest.approx(2 * SECONDS, abs=0.15)
-    first, second = np.split(samples, 2)
+    first, second = np.array_split(samples, 2)
     assert np.sqrt(np.mean(second**2)) == pytest.approx(np.sqrt(np.mean(first**2)), rel=0.1)  # neither is louder
 
 
@@ -164,7 +167,6 @@ def without_sizes(path: Path) -> Path:
         where = content.find(bytes.fromhex("64617461f3acd311"))
         content[16:24] = content[where + 16 : where + 24] = bytes(8)
     if path.suffix == ".rf64":
-        content[80:84] = content[4:8] = b"\xff" * 4
         content[20:36] = bytes(16)
         where = content.find(b"data")
         content[where + 4 : where + 8] = b"\xff" * 4
@@ -253,7 +255,7 @@ CUT: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize(("name", "options"), CUT.items(), ids=CUT)
 def test_a_cut_file_is_damaged_and_a_whole_one_is_not(tmp_path, name, options):
-    path = convert(tmp_path / name, *options)
+    path = convert(tmp_path / name, "-af", "aloop=loop=7:size=23608", *options)
     whole = path.read_bytes()
     assert not read(path)[2]
     for share in (0.5, 0.7):
@@ -264,7 +266,7 @@ def test_a_cut_file_is_damaged_and_a_whole_one_is_not(tmp_path, name, options):
             assert name == "a.flac" and "damaged" in str(error)
             continue
         assert damage.startswith("damaged: ")
-        assert len(samples) / rate == pytest.approx(share * SECONDS, abs=1.0)
+        assert len(samples) / rate == pytest.approx(share * 8 * SECONDS, abs=4.5)
 
 
 @pytest.mark.parametrize("name", ["a.ogg", "a.opus", "a.m4a", "a.mp3", "a.wav", "a.webm", "a.aac"])
@@ -302,7 +304,7 @@ def test_the_checksum_is_that_of_every_page(tmp_path):
     with path.open("rb") as file:
         assert [part.flaws for part in find_parts(file, path.stat().st_size)] == [0]
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[-10] ^= 1
     path.write_bytes(content)
     with path.open("rb") as file:
         assert [part.flaws for part in find_parts(file, path.stat().st_size)] == [1]
@@ -397,10 +399,7 @@ def test_24_bits_in_the_lower_part_of_32(tmp_path, extended):
     form = struct.pack("<HHIIHH", 1, 1, 8000, 32_000, 4, 24)
     body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(samples)) + samples
     (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
-    if extended:
-        np.testing.assert_allclose(read(tmp_path / "a.wav")[0], plain()[0], atol=2e-7)
-    else:
-        assert features.listen(tmp_path / "a.wav").peak <= 1.0
+    np.testing.assert_allclose(read(tmp_path / "a.wav")[0], plain()[0], atol=2e-7)
 
 
 # --- files that are none ---------------------------------------------------------------------------------------------
@@ -486,7 +485,7 @@ def test_a_file_is_tried_again_where_an_earlier_one_broke_the_process(tmp_path):
 
 
 def test_a_file_that_is_left_in_the_middle(tmp_path):
-    path = convert(tmp_path / "a.m4a", "-af", "aloop=loop=100:size=20000")
+    path = convert(tmp_path / "a.m4a", "-af", "aloop=loop=100:size=20000", "-c:a", "alac")
     with open_sound(path) as sound:
         next(sound.blocks)
     assert not read(convert(tmp_path / "b.m4a"))[2]
@@ -494,8 +493,8 @@ def test_a_file_that_is_left_in_the_middle(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="processor time")
 def test_a_file_that_comes_to_no_end(tmp_path, monkeypatch):
-    path = convert(tmp_path / "a.m4a", "-af", "aloop=loop=1000:size=20000")
-    monkeypatch.setattr(av_decoder, "LEAST_SECONDS", 0.05)
+    path = convert(tmp_path / "a.m4a", "-af", "aloop=loop=200:size=20000", "-c:a", "alac")
+    monkeypatch.setattr(av_decoder, "LEAST_SECONDS", 0.01)
     monkeypatch.setattr(av_decoder, "BYTES_A_SECOND", 1e12)
     with pytest.raises(AudioError, match="came to no end"):
         read(path)
