@@ -23,7 +23,7 @@ import numpy as np
 import soxr
 
 from . import decoder_process
-from .decoder_process import BLOCK, END, ERROR, FACTS, MESSAGE, send_request
+from .decoder_process import BLOCK, END, ERROR, MESSAGE, send_request
 from .sound import AudioError, DecoderEnded, Sound
 
 LEAST_SECONDS, BYTES_A_SECOND = 30, 200_000  # of processor time that a file may take, below what a worker is given
@@ -103,7 +103,8 @@ class _Decoder:
             **settings,
         )
         assert self.process.stdin and self.process.stdout
-        self.requests, self.answers = self.process.stdin, self.process.stdout
+        self.requests: Any = self.process.stdin
+        self.answers: Any = self.process.stdout
         if sys.platform == "linux":
             import fcntl
 
@@ -127,7 +128,7 @@ class _Decoder:
             kind, rate, channels, length = MESSAGE.unpack(self._read(MESSAGE.size, fresh))
             if kind == BLOCK:
                 block = np.empty((length // 4 // channels, channels), np.float32)
-                if self.answers.readinto(memoryview(block).cast("B")) < length:  # type: ignore[attr-defined]
+                if self.answers.readinto(memoryview(block.data).cast("B")) < length:
                     raise _Died(self.end(), fresh)
                 yield kind, rate, block
             else:
@@ -307,7 +308,9 @@ class _Resampler:
 
 
 _OUT_OF_TIME = -int(getattr(signal, "SIGPROF", 0)) or 1  # of faulthandler, on Windows
-_FROM_OUTSIDE = {-int(getattr(signal, name)) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)}
+_FROM_OUTSIDE = {
+    -int(getattr(signal, name)) for name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)
+}
 
 
 def _end_of(status: int) -> Exception:

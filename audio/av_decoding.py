@@ -178,7 +178,7 @@ class _Gathered:
         if self._pieces:
             block = self._pieces[0] if len(self._pieces) == 1 else np.concatenate(self._pieces)
             self._pieces, self.length = [], 0
-            yield BLOCK, self.rate, self.channels, memoryview(np.ascontiguousarray(block)).cast("B")
+            yield BLOCK, self.rate, self.channels, np.ascontiguousarray(block).data.cast("B")
 
 
 def _chain(held: list[Stretch], rest: Iterator[Stretch]) -> Iterator[Stretch]:
@@ -343,7 +343,7 @@ class _Track:
                 yield from self._failure(packet)
                 continue
             for frame in frames:
-                if frame.samples:
+                if isinstance(frame, AudioFrame) and frame.samples:
                     yield from self._frame(frame, packet)
         yield from self._silence(self.missing_at_end)
 
@@ -492,7 +492,7 @@ class _Track:
         if failed:
             self.story.note(f"{failed} of {self.packets} packets cannot be decoded")
         if self.part.flaws:
-            self.story.note(f"{self.part.flaws} {'page is' if self.part.flaws == 1 else 'pages are'} damaged or missing")
+            self.story.note(f"{self.part.flaws} page(s) damaged or missing")
         if self.broken:
             self.story.note(self.broken)
         if self.format == "matroska":
@@ -528,7 +528,7 @@ class _Unpacker:
             # PyAV counts the planes of a frame wrongly where there are eight or more
             self._direct = form == "fltp" and self.channels <= 2
         if self._direct:
-            planes = [np.frombuffer(plane, np.float32, count=frame.samples) for plane in frame.planes]
+            planes = [np.frombuffer(_bytes_of(plane), np.float32, frame.samples) for plane in frame.planes]
             return planes[0][:, None] if len(planes) == 1 else np.stack(planes, axis=1)
         assert self._resampler
         frame.pts = None
@@ -536,4 +536,10 @@ class _Unpacker:
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros((0, self.channels), np.float32), *pieces])
 
     def _packed(self, frame: AudioFrame) -> np.ndarray:
-        return np.frombuffer(frame.planes[0], np.float32, count=frame.samples * self.channels).reshape(-1, self.channels)
+        return np.frombuffer(_bytes_of(frame.planes[0]), np.float32, count=frame.samples * self.channels).reshape(
+            -1, self.channels
+        )
+
+
+def _bytes_of(plane: Any) -> memoryview:
+    return memoryview(plane)

@@ -14,7 +14,7 @@ import struct
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 MESSAGE = struct.Struct("=cIIQ")  # kind, sample rate in Hz, channels, bytes that follow
 FACTS, BLOCK, END, ERROR = b"F", b"B", b"E", b"X"
@@ -23,7 +23,7 @@ PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # say nothin
 OF_OPENING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ELOOP)
 
 
-def send_request(stream: BinaryIO, request: dict[str, Any]) -> None:
+def send_request(stream: IO[bytes], request: dict[str, Any]) -> None:
     """Write one request, length first."""
     text = json.dumps(request).encode()
     stream.write(LENGTH.pack(len(text)) + text)
@@ -51,7 +51,7 @@ def main() -> None:
     for request in asked:
         try:
             if decode is None:
-                from .av_decoding import decode  # type: ignore[no-redef]
+                from .av_decoding import decode
             with _time_limit(request["seconds"]):
                 for kind, rate, channels, payload in decode(request["file"], request["block"]):
                     answers.write(MESSAGE.pack(kind, rate, channels, len(payload)))

@@ -138,9 +138,7 @@ def _ogg(data: mmap.mmap, size: int) -> list[Part]:
     return [link.part() for link in links]
 
 
-def _ogg_page(
-    link: _Link, page: bytes, segments: bytes, first: bool, last: bool, sequence: dict[int, int]
-) -> None:
+def _ogg_page(link: _Link, page: bytes, segments: bytes, first: bool, last: bool, sequence: dict[int, int]) -> None:
     assert link.sound is not None and link.open is not None
     serial, number = int.from_bytes(page[14:18], "little"), int.from_bytes(page[18:22], "little")
     if ogg_checksum(page[:22] + bytes(4) + page[26:]) != int.from_bytes(page[22:26], "little") or (

@@ -11,12 +11,15 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNKNOWN = 0x7F00_0000  # bytes; programs that write to a pipe put this or more into a header
 MOST_CHUNKS, MOST_PARTS = 10_000, 10_000
 LONGEST_HEAD = 1 << 20  # bytes that are copied from in front of the samples
-W64_RIFF, W64_DATA = bytes.fromhex("726966662e91cf11a5d628db04c10000"), bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+W64_RIFF, W64_DATA = (
+    bytes.fromhex("726966662e91cf11a5d628db04c10000"),
+    bytes.fromhex("64617461f3acd3118cd100c04f8edb8a"),
+)
 NO_SOUND_BEHIND = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN", b"<?xml", b"<")
 
 
@@ -83,7 +86,7 @@ class _Mended(io.RawIOBase):
         self._at += len(data)
         return data
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def,override]
+    def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

@@ -106,7 +106,8 @@ def _is_transport_stream(head: bytes) -> bool:
 def _check(sound: Sound) -> None:
     if not MIN_SOURCE_RATE <= sound.sample_rate <= MAX_SOURCE_RATE:
         raise AudioError(
-            f"a sample rate of {sound.sample_rate} Hz; {MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
+            f"a sample rate of {sound.sample_rate} Hz; "
+            f"{MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
         )
     if not 1 <= sound.channels <= MAX_CHANNELS:
         raise AudioError(f"{sound.channels} channels; 1 to {MAX_CHANNELS} are allowed: convert it")
@@ -123,9 +124,7 @@ def _is_simple(stream: BinaryIO, head: bytes, size: int) -> bool:
     return (head.startswith(b"ID3") or MpegFrame.read(head[:4]) is not None) and is_simple_mpeg(stream, size)
 
 
-def _libsndfile(
-    stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files: contextlib.ExitStack
-) -> Sound | None:
+def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files: contextlib.ExitStack) -> Sound | None:
     """Open with libsndfile; None if it knows the format, but not as well as PyAV."""
     stream.seek(0)
     one = len(parts) == 1 and not parts[0].header
@@ -184,7 +183,8 @@ class _Damage:
     def __init__(self, files: list[Any], parts: list[PcmPart], rate: int) -> None:
         self._rate = rate
         self._promised = 0.0  # seconds
-        for file, part in zip(files, parts or [None] * len(files), strict=True):
+        paired: list[PcmPart | None] = [*parts] or [None] * len(files)
+        for file, part in zip(files, paired, strict=True):
             frames = file.frames
             if part and part.cut:
                 frames = max(frames, round(file.frames * part.promised / max(1, part.end - part.data)))

@@ -17,8 +17,8 @@ import soxr
 from audio import av_decoder, features
 from audio.av_decoder import DecoderEnded, decoder_name, open_with_av
 from audio.media_parts import find_parts
-from audio.sound_files import begins_as_sound, named_as_sound, open_sound
 from audio.sound import AudioError, NotAudio
+from audio.sound_files import begins_as_sound, named_as_sound, open_sound
 
 av = pytest.importorskip("av")
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which makes the files, is not installed")
@@ -157,7 +157,7 @@ def without_sizes(path: Path) -> Path:
     """Write zeros over the sizes in a header, as a recorder that crashes leaves them."""
     content = bytearray(path.read_bytes())
     for name, width in ((b"data", 8 if path.suffix == ".caf" else 4), (b"SSND", 4)):
-        if (where := content.find(name)) > 0:
+        if path.suffix != ".w64" and (where := content.find(name)) > 0:
             content[where + 4 : where + 4 + width] = bytes(width)
     if path.suffix == ".wav":
         content[4:8] = bytes(4)
@@ -363,7 +363,18 @@ def test_the_stream_that_can_be_heard_is_read(tmp_path):
 
 def test_the_default_stream_is_read(tmp_path):
     tone = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=8000:duration=3")
-    options = ("-map", "1:a", "-map", "0:a", "-c:a", "pcm_s16le", "-disposition:a:0", "0", "-disposition:a:1", "default")
+    options = (
+        "-map",
+        "1:a",
+        "-map",
+        "0:a",
+        "-c:a",
+        "pcm_s16le",
+        "-disposition:a:0",
+        "0",
+        "-disposition:a:1",
+        "default",
+    )
     samples, _, _ = read(convert(tmp_path / "a.mkv", *tone, *options))
     np.testing.assert_array_equal(samples, plain()[0])
 
