@@ -20,6 +20,7 @@ ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 EBML = b"\x1aE\xdf\xa3"
 SEGMENT = b"\x18S\x80g"
 MOST_PARTS = 10_000
+WALKED_AT_ONCE = 1 << 18  # bytes
 
 _MPEG_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # Hz by version
 _KBITS = {  # by (version 1, layer); layer 3 is coded as 1, layer 2 as 2
@@ -162,10 +163,12 @@ def _ogg_page(link: _Link, page: bytes, segments: bytes, first: bool, last: bool
 
 def is_simple_ogg(file: BinaryIO, size: int) -> bool:
     """Whether an Ogg file is one stream with an end mark on its last page, and nothing behind."""
-    position, last = 0, 0
+    position, last, begin, data = 0, 0, 0, b""
     while position < size:
-        file.seek(position)
-        head = file.read(282)
+        if position + 282 > begin + len(data) and begin + len(data) < size:
+            file.seek(position)
+            begin, data = position, file.read(WALKED_AT_ONCE)
+        head = data[position - begin : position - begin + 282]
         if len(head) < 28 or head[:4] != b"OggS" or last or (position == 0) != bool(head[5] & 2):
             return False
         last = head[5] & 4

@@ -39,6 +39,11 @@ class PcmPart:
         return self.promised > self.end - self.data
 
 
+def is_pcm(head: bytes) -> bool:
+    """Whether the first 64 bytes of a file are those of one of these kinds."""
+    return any(fits(head) for fits, _ in _READERS)
+
+
 def pcm_parts(file: BinaryIO, size: int) -> list[PcmPart]:
     """Return the recordings in a file of samples, in order; none if it is no such file, or has no samples."""
     parts: list[PcmPart] = []

@@ -16,7 +16,7 @@ import soundfile
 
 from .av_decoder import decoder_name, joined, open_with_av
 from .media_parts import FLAC_BEGINS, MpegFrame, is_simple_mpeg, is_simple_ogg
-from .pcm_files import PcmPart, _find, opened, pcm_parts
+from .pcm_files import PcmPart, _find, is_pcm, opened, pcm_parts
 from .sound import AudioError, NotAudio, Sound
 
 MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1_000, 1_000_000  # Hz
@@ -57,12 +57,12 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
         DecoderEnded: the decoder was ended from outside, or lacked memory; another try may succeed.
         OSError: the file is not there, or may not be read.
     """
-    with open(path, "rb", buffering=0) as stream:
+    with open(path, "rb") as stream:
         head = stream.read(HEAD)
         if not head:
             raise AudioError("the file is empty; record again")
         size = os.fstat(stream.fileno()).st_size
-        parts = pcm_parts(stream, size)
+        parts = pcm_parts(stream, size) if is_pcm(head) else []
         reason, sound = "", None
         simple = not parts and _is_simple(stream, head, size)
         if parts or simple or head.startswith(LIBSNDFILE_ONLY) or not begins_as_sound(head):
@@ -126,9 +126,9 @@ def _is_simple(stream: BinaryIO, head: bytes, size: int) -> bool:
 
 def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files: contextlib.ExitStack) -> Sound | None:
     """Open with libsndfile; None if it knows the format, but not as well as PyAV."""
-    stream.seek(0)
     one = len(parts) == 1 and not parts[0].header
     if one or not parts:
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # past the stream's own buffer, which is not used again
         # by its descriptor, since soundfile looks at the suffix of a name
         files = [soundfile.SoundFile(stream.fileno(), closefd=False)]
     else:
