@@ -1,9 +1,9 @@
 """Phase 1, step 1: turn calibration recordings into one matrix of mel spectrogram vectors.
 
-Reads every recording below the input folder (wav, flac, ogg, opus, mp3, aiff, ...; with ffmpeg installed also m4a, aac,
-wma, video) and writes float32 (N, 4096), one row for each recording in the order of the paths. Beside the matrix: .csv
-(the recording of each row), _skipped.csv (files without a row, and why) and .json (the recipe). A bad file never stops
-the rest. An interrupted run continues where it stopped; recordings that were done before are not done again.
+Reads every recording below the input folder (wav, flac, ogg, opus, mp3, m4a, webm, video, ...) and writes float32
+(N, 4096), one row for each recording in the order of the paths. Beside the matrix: .csv (the recording of each row),
+_skipped.csv (files without a row, and why) and .json (the recipe). A bad file never stops the rest. An interrupted run
+continues where it stopped; recordings that were done before are not done again.
 
 examples:
   python prep_audio_spectrograms.py

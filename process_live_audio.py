@@ -34,7 +34,7 @@ def build_parser() -> cli.CommandParser:
         "--input_file",
         type=cli.existing_file,
         metavar="F",
-        help="the recording: wav, flac, ogg, mp3, aiff, ...; with ffmpeg installed also m4a and video",
+        help="the recording: wav, flac, ogg, mp3, m4a, webm, ..., or a video",
     )
     parser.add_argument(
         "--output_file",
@@ -77,9 +77,13 @@ def answer(request: argparse.Namespace, _: standby.Emit) -> dict[str, str]:
 
 
 def warm_up() -> None:
-    """Run `make_latents` on one second of noise, and discard its warnings."""
+    """Run `make_latents` on one second of noise, discard its warnings, and start the decoder of compressed files."""
     import numpy as np
     import soundfile
+
+    from audio.av_decoder import start_decoder
+
+    start_decoder()
 
     with tempfile.TemporaryDirectory() as folder:
         recording, latents = Path(folder, "noise.wav"), Path(folder, "noise.pt")
@@ -124,7 +128,7 @@ def plot(recording: Path, path: Path, seconds: float) -> None:
 
 
 def warn(voice: "VoiceLatents") -> None:
-    """Print on stderr the problems of a recording, which is used all the same."""
+    """Print on stderr the problems of a recording, which is used all the same, and what there is to know about it."""
     recording, problems = voice.info, []
     if recording.seconds < config.SHORT_SECONDS:
         problems.append(f"{recording.seconds:.2f} s of sound; speak for at least {config.SHORT_SECONDS} s")
@@ -141,6 +145,8 @@ def warn(voice: "VoiceLatents") -> None:
         )
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
+    if recording.note:
+        print(f"note: {recording.note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python 3.10 knows by its n
 
 @functools.cache
 def decoder_name() -> str:
-    """The decoder's name as `Sound.decoder` gives it, such as "PyAV 18.1.0", or "" if PyAV is not installed."""
+    """Return the decoder's name as in `Sound.decoder`, such as "PyAV 18.1.0"; "" if PyAV is not installed."""
     if not importlib.util.find_spec("av"):
         return ""
     try:
@@ -214,7 +214,7 @@ class _Conversation:
         return content
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Samples [T, channels], all at the rate of the facts."""
+        """Yield samples [T, channels], all at the rate of the facts."""
         yield from joined(self._stretches(), self.rate, self.said["channels"])
 
     def _stretches(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -225,7 +225,7 @@ class _Conversation:
                 yield rate, content
 
     def damage(self, samples: int) -> str:
-        """What is missing from the file, given that so many samples of each channel came; "" if nothing."""
+        """Describe what is missing from the file, given that so many samples of each channel came; "" if nothing is."""
         seconds, promised = samples / self.rate, self.said.get("promised", 0.0)
         notes = "; ".join(self.said.get("notes", ()))
         if promised - seconds > UNNOTICED:
@@ -248,7 +248,7 @@ class _Conversation:
                 for number, message in enumerate(self.decoder.ask(self.request)):
                     if message[0] == ERROR:
                         self._finish()
-                        raise _error(message[2])
+                        raise _error(message[2], self.request["file"])
                     if message[0] == END:
                         self._finish()
                     if number >= given:  # what an earlier process gave is the same
@@ -322,9 +322,9 @@ def _end_of(status: int) -> Exception:
     return AudioError("its decoder crashed or came to no end; convert it to wav")
 
 
-def _error(said: dict[str, Any]) -> Exception:
+def _error(said: dict[str, Any], path: str) -> Exception:
     if said["kind"] == "os":
-        return OSError(said["errno"], said["text"]) if said["errno"] else DecoderEnded(said["text"])
+        return OSError(said["errno"], said["text"], path) if said["errno"] else DecoderEnded(said["text"])
     if said["kind"] == "import":
         return DecoderEnded(f"PyAV cannot be used ({said['text']}): pip install --force-reinstall av")
     text = said["text"][:1].lower() + said["text"][1:]

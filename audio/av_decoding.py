@@ -89,7 +89,7 @@ class Window:
 
 @dataclass
 class Story:
-    """What is worth telling of a file while it is decoded."""
+    """Facts about a file, collected while it is decoded."""
 
     seconds: float = 0.0  # decoded, with the gaps that were filled
     promised: float = 0.0  # by the headers; of parts that promise nothing, what they gave
@@ -189,7 +189,7 @@ def _chain(held: list[Stretch], rest: Iterator[Stretch]) -> Iterator[Stretch]:
 
 
 def _with_channels(sound: np.ndarray, channels: int) -> np.ndarray:
-    """Samples [T, any] as [T, channels], with the same mean of the channels."""
+    """Turn samples [T, any] into [T, channels] with the same mean of the channels."""
     if sound.shape[1] == channels:
         return sound
     mono = sound.mean(axis=1, dtype=np.float32, keepdims=True)
@@ -226,13 +226,13 @@ def _container(file: BinaryIO, part: Part, name: str | None) -> InputContainer:
 
 
 def _candidates(container: InputContainer) -> list[int]:
-    """The sound streams that have a decoder, by their index among the sound streams, the default one first."""
+    """Return the sound streams that have a decoder, as indices among the sound streams, the default one first."""
     sounds = [(index, one) for index, one in enumerate(container.streams.audio) if one.codec_context is not None]
     return [index for index, one in sorted(sounds, key=lambda pair: not pair[1].disposition & Disposition.default)]
 
 
 def _choose(container: InputContainer, file: BinaryIO, part: Part, suffix: str, story: Story) -> int:
-    """The sound stream to read: the default one or the first, unless it is silent and another one is not."""
+    """Choose the sound stream to read: the default one or the first, unless it is silent and another one is not."""
     candidates, story.streams = _candidates(container), len(container.streams.audio)
     if not candidates:
         raise NoSound("there is no sound in it")
@@ -402,7 +402,7 @@ class _Track:
             yield from self._give(self.unpack.rate, sound)
 
     def _priming(self, frame: AudioFrame, packet: Packet) -> int:
-        """Samples to drop in front: none if the file told FFmpeg, which then has dropped them."""
+        """Count the samples to drop in front: none if the file told FFmpeg, which then has dropped them."""
         codec, whole = self.context.name, self.context.frame_size or frame.samples
         if codec in WMA:
             return frame.samples
@@ -415,7 +415,7 @@ class _Track:
         return PRIMING.get(codec, 0) * (2 if twice else 1)
 
     def _opus_priming(self, frame: AudioFrame, packet: Packet) -> int:
-        """What the Opus header says is to be dropped, less what FFmpeg has dropped, whose times are in milliseconds."""
+        """Count what the Opus header says is to be dropped, less what FFmpeg has dropped, whose times are in ms."""
         header = bytes(self.context.extradata or b"")
         if header[:8] != b"OpusHead" or not packet.duration:
             return 0
@@ -502,7 +502,7 @@ class _Track:
 
 
 def _is_pause(codec: str, packet: Packet) -> bool:
-    """Whether an AMR packet is a silence descriptor, or says that there is nothing: a pause, and no damage."""
+    """Tell whether an AMR packet is a silence descriptor, or says that there is nothing: a pause, and no damage."""
     if not codec.startswith(("amr", "libopencore")) or not packet.size:
         return False
     kind = bytes(packet)[0] >> 3 & 15

@@ -20,11 +20,13 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+from .av_decoder import decoder_name
 from .batch_state import BatchState, FileResult, refuse_foreign
-from .decoding import AudioError, NotAudio, ffmpeg_version, named_as_sound
+from .decoding import named_as_sound
 from .features import LIBRARIES, extract
 from .files import sha256_of
 from .recipe import CONSTANTS, RECIPE, Recipe
+from .sound import AudioError, NotAudio
 
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that are sent to a worker together
@@ -88,7 +90,7 @@ def prepare_batch(
         )
     refuse_foreign(output)
     with BatchState(output) as state, _pool(workers, dask_scheduler, folder) as pool:
-        if changed := state.begin(made_with, ffmpeg_version()):
+        if changed := state.begin(made_with, decoder_name()):
             say(f"{changed}: all recordings are done again")
         files = state.enlist(itertools.chain([first], found))
         if state.knows_anything():
@@ -190,7 +192,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> FileResult
         return FileResult(path, reason=_why(error) if named_as_sound(path) else "", took=time.perf_counter() - started)
     except AudioError as error:
         took = time.perf_counter() - started
-        return FileResult(path, decoder=ffmpeg_version(), sha256=digest, reason=_why(error), took=took)
+        return FileResult(path, decoder=decoder_name(), sha256=digest, reason=_why(error), took=took)
     except (OSError, MemoryError) as error:
         return FileResult(path, reason=_why(error), took=time.perf_counter() - started)
     took = time.perf_counter() - started

@@ -27,7 +27,7 @@ from .recipe import first_difference
 
 COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
-FORMAT = 2  # of the tables below and of the csv files; results of another format are not reused
+FORMAT = 3  # of the tables below, of the csv files, and of decoding; results of another format are not reused
 DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- the result for some content, named: the file has the name of a recording
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
@@ -147,7 +147,7 @@ class BatchState:
             self.path.with_name(self.path.name + end).unlink(missing_ok=True)
 
     # --- what is known ----------------------------------------------------------------------------------------------
-    def begin(self, made_with: dict[str, Any], ffmpeg: str) -> str:
+    def begin(self, made_with: dict[str, Any], decoder: str) -> str:
         """Read what is done already, and drop results that were made in another way; return what differs, or ""."""
         with self._clear_errors(), self._transaction():
             wanted = json.dumps({"format": FORMAT} | made_with, sort_keys=True)
@@ -164,9 +164,9 @@ class BatchState:
             elif manifest:
                 self._base = manifest
                 self._reuse_result()
-            # results of ffmpeg, and files that nothing could read, depend on the ffmpeg that is installed
+            # results of PyAV, and files that nothing could read, depend on the PyAV that is installed
             self._database.execute(
-                "DELETE FROM done WHERE decoder IS NOT ? AND (decoder IS NOT ? OR reason != '')", (ffmpeg, LIBSNDFILE)
+                "DELETE FROM done WHERE decoder IS NOT ? AND (decoder IS NOT ? OR reason != '')", (decoder, LIBSNDFILE)
             )
             return changed
 

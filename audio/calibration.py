@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from . import provenance
-from .features import AudioError, AudioInfo, extract, mel_edges
+from .features import AudioInfo, extract, mel_edges
 from .files import atomic_path, sha256_of
 from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_manifest
 from .npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
 from .recipe import CONSTANTS, MEAN_NAME, RECIPE, STD_NAME, Recipe
+from .sound import AudioError, DecoderEnded
 from .whitening import WHITENING_NAME, Whitening, own_share
 
 MANIFEST_NAME = "calibration.json"
@@ -111,16 +112,16 @@ def voice_latents(
         sample_rate: of samples, in Hz; None for a file.
 
     Raises:
-        ValueError: the recording cannot be used (`decoding.AudioError`, which names the file), or the calibration is
+        ValueError: the recording cannot be used (`sound.AudioError`, which names the file), or the calibration is
             broken or of another recipe.
         OSError: a file does not exist or cannot be read.
     """
     calibration = Calibration.load(folder, recipe)
     try:
         features = extract(source, recipe, sample_rate)
-    except AudioError as error:
+    except (AudioError, DecoderEnded) as error:
         if isinstance(source, str | Path):
-            raise AudioError(f"{source}: {error}") from error
+            raise type(error)(f"{source}: {error}") from error
         raise
     return VoiceLatents(
         latents=to_latents(calibration.z_score(features.vector)[None]),

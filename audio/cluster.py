@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .decoding import ffmpeg_version
+from .av_decoder import decoder_name
 from .features import LIBRARIES
 
 CONNECT_SECONDS = 10.0
@@ -41,12 +41,12 @@ def describe_worker(folder: str) -> dict[str, str | bool]:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1)  # as long as the worker lives, so that its bits are those of one thread
-    return LIBRARIES | {"ffmpeg": ffmpeg_version(), "folder": os.path.isdir(folder)}
+    return LIBRARIES | {"decoder": decoder_name() or "none", "folder": os.path.isdir(folder)}
 
 
 def check_workers(answers: dict[str, object], folder: Path) -> None:
     """Raise RuntimeError naming the first worker that cannot be used, and why."""
-    wanted = LIBRARIES | {"ffmpeg": ffmpeg_version()}
+    wanted = LIBRARIES | {"decoder": decoder_name() or "none"}
     for worker, answer in answers.items():
         if not isinstance(answer, dict):
             raise RuntimeError(

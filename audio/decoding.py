@@ -1,75 +1,52 @@
-"""Decode recordings block by block: libsndfile first, ffmpeg for formats that libsndfile cannot read.
+"""Decode recordings block by block: libsndfile where a header is proven true, PyAV for all else.
 
-The content of a file decides how it is read, not its name. A file may be hostile: ffmpeg can open only that one file
-(no network, no playlists), writes to a pipe, and has a time limit. No block holds more than READ_BLOCK samples,
-whatever the header says about length or channels.
+The content of a file decides how it is read, not its name. A file may be hostile: PyAV works in a process of its own,
+opens nothing but that one file (no network, no playlists), and has a time limit. No block holds more than READ_BLOCK
+samples, whatever a header says about length or channels.
 """
 
 import contextlib
-import functools
 import os
-import re
-import shutil
-import struct
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 
+from .av_decoder import decoder_name, joined, open_with_av
+from .media_parts import FLAC_BEGINS, MpegFrame, is_simple_mpeg, is_simple_ogg
+from .pcm_files import PcmPart, find_bytes, is_pcm, opened, pcm_parts
+from .sound import AudioError, NotAudio, Sound
+
 MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1_000, 1_000_000  # Hz
-MAX_CHANNELS = 1024  # the limit of libsndfile
+MAX_CHANNELS = 1024  # as libsndfile
 READ_BLOCK = 1 << 18  # samples of all channels decoded at a time: 1 MB
-FFMPEG_SECONDS = 600  # of processor time for one file: some hundred hours of sound
 LIBSNDFILE = "libsndfile"
 IN_MEMORY = "array"  # in place of a decoder
-UNNOTICED = 0.1  # seconds that may be missing: the length in the header of an mp3 is an estimate
-UNKNOWN_LENGTH = 0x7FFF_F000  # bytes; programs that write a wav to a pipe put this or more into its header
-AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the sound, its size in bytes, encoding, Hz, channels
+UNNOTICED = 0.1  # seconds that may be missing
+HEAD = 600  # bytes in which a signature is looked for: three packets of a transport stream
+FLOATING = ("FLOAT", "DOUBLE")  # subtypes without a loudest value
 
-_CUT_CHUNK = re.compile(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", re.MULTILINE)  # in libsndfile's log
-_CUT_PAGE = ("Ogg: Last page lacks an end-of-stream bit", "Ogg: Junk after the last page")  # the first alone is common
 _SUFFIXES = (
-    ".3gp .aac .ac3 .aif .aifc .aiff .alac .amr .ape .asf .au .avi .caf .dts .flac .flv .gsm .m4a .m4b .m4v .mka .mkv "
-    ".mov .mp2 .mp3 .mp4 .mpeg .mpg .oga .ogg .ogv .opus .ra .raw .rf64 .rm .snd .sph .spx .tta .voc .w64 .wav .wave "
-    ".webm .wma .wmv .wv"
+    ".3g2 .3ga .3gp .8svx .aa3 .aac .ac3 .adts .aif .aifc .aiff .alac .amr .ape .asf .au .avi .awb .bwf .caf .dff .dsf "
+    ".dts .dtshd .eac3 .ec3 .evo .f4a .f4b .f4v .flac .flv .gsm .latm .loas .m1a .m2a .m2t .m2ts .m4a .m4b .m4p "
+    ".m4r .m4v .mka .mkv .mlp .mov .mp1 .mp2 .mp2v .mp3 .mp4 .mpa .mpc .mpe .mpeg .mpg .mpga .mts .mxf .oga .ogg "
+    ".ogv .ogx .oma .opus .qcp .qt .ra .raw .rf64 .rm .rmvb .snd .sph .spx .tak .thd .ts .tta .vob .voc "
+    ".w64 .wav .wave .weba .webm .wma .wmv .wtv .wv .xwma"
 )
 SOUND_SUFFIXES = frozenset(_SUFFIXES.split())
 SIGNATURES = (  # offset, first bytes of formats that hold sound
-    *((0, magic) for magic in (b"fLaC", b"OggS", b"RF64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
+    *((0, magic) for magic in (b"fLaC", b"OggS", b"RF64", b"BW64", b".snd", b"caff", b"riff\x2e\x91", b"NIST_1A")),
     *((0, magic) for magic in (b"\x1aE\xdf\xa3", b"0&\xb2u\x8e\x66\xcf\x11", b"#!AMR", b"wvpk", b"MAC ", b"FLV\x01")),
-    *((0, magic) for magic in (b"TTA1", b".RMF", b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"Creative Voice")),
-    *((8, magic) for magic in (b"WAVE", b"AVI ", b"AIFF", b"AIFC")),
+    *((0, magic) for magic in (b"TTA1", b".RMF", b"\xff\xf1", b"\xff\xf9", b"\x0bw", b"Creative Voice", b"DSD ")),
+    *((0, magic) for magic in (b"\0\0\x01\xba", b"FRM8", b"MPCK", b"MP+", b"tBaK", b"\x7f\xfe\x80\x01", b"DTSHDHDR")),
+    (0, bytes.fromhex("060e2b34020501010d0102")),  # MXF
+    *((8, magic) for magic in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"XWMA", b"QLCM")),
     (4, b"ftyp"),
 )
+LIBSNDFILE_ONLY = (b"Creative Voice", b"NIST_1A")
 STILL_IMAGES = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # also ftyp
-FFMPEG_FORMATS = (  # playlists and concatenations are left out, because they open other files
-    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,"
-    "tak,tta,voc,w64,wav,wv"
-)
-
-
-class AudioError(ValueError):
-    """A recording cannot become a vector; the message says what came, what is allowed and what to do."""
-
-
-class NotAudio(AudioError):
-    """Neither the content nor the name of a file says that it holds sound."""
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A recording that is being decoded."""
-
-    sample_rate: int  # Hz
-    decoder: str  # LIBSNDFILE, IN_MEMORY, or ffmpeg and its version
-    blocks: Iterator[np.ndarray]  # each [T, channels] float32
-    damage: Callable[[int], str] = lambda samples: ""  # damage(n): what is missing from the file, given that n samples
-    #                                                    of each channel were decoded; "" if nothing is
 
 
 def sound_of(samples: np.ndarray, sample_rate: int | None) -> Sound:
@@ -96,8 +73,9 @@ def sound_of(samples: np.ndarray, sample_rate: int | None) -> Sound:
             "them if channels come first"
         )
     frames = samples.reshape(len(samples), -1) if samples.size else samples.reshape(0, 1)
-    _check(int(sample_rate), frames.shape[1])
-    return Sound(int(sample_rate), IN_MEMORY, _array_blocks(frames))
+    sound = Sound(int(sample_rate), IN_MEMORY, _array_blocks(frames), channels=frames.shape[1])
+    _check(sound)
+    return sound
 
 
 def _array_blocks(frames: np.ndarray) -> Iterator[np.ndarray]:
@@ -113,38 +91,37 @@ def _array_blocks(frames: np.ndarray) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def open_sound(path: Path | str) -> Iterator[Sound]:
-    """Open a recording in any format that libsndfile knows, or ffmpeg if it is installed.
+    """Open a recording in any format that libsndfile or PyAV knows. The content decides.
 
     Raises:
         AudioError: not a recording, or broken; also while the blocks are read. The message does not name the file.
-        OSError: the file does not exist or cannot be read.
+        DecoderEnded: the decoder was ended from outside, or lacked memory; another try may succeed.
+        OSError: the file is not there, or may not be read.
     """
-    # opened here, so that a missing file is an OSError and not libsndfile's "System error"
-    with open(path, "rb", buffering=0) as stream:
-        head = stream.read(64)
+    with open(path, "rb") as stream:
+        head = stream.read(HEAD)
         if not head:
             raise AudioError("the file is empty; record again")
-        stream.seek(0)
-        quiet = _quiet if _begins_as_mpeg(head) else contextlib.nullcontext
-        try:
-            with quiet():
-                # by its descriptor, because soundfile trusts the suffix of a name
-                file = soundfile.SoundFile(stream.fileno(), closefd=False)
-        except soundfile.SoundFileError as error:
-            reason = getattr(error, "error_string", str(error)).strip(" .")
-        else:
-            with file:
-                _check(file.samplerate, file.channels)
-                damage = functools.partial(_damage, file)
-                yield Sound(file.samplerate, LIBSNDFILE, _libsndfile_blocks(file, quiet), damage)
-            return
-    if not named_as_sound(path) and not _begins_as_sound(head):
+        size = os.fstat(stream.fileno()).st_size
+        parts = pcm_parts(stream, size) if is_pcm(head) else []
+        reason, sound = "", None
+        simple = not parts and _is_simple(stream, head, size)
+        if parts or simple or head.startswith(LIBSNDFILE_ONLY) or not begins_as_sound(head):
+            with contextlib.ExitStack() as open_files:
+                try:
+                    sound = _libsndfile(stream, parts, simple, open_files)
+                except soundfile.SoundFileError as error:
+                    reason = _said(error)
+                if sound:
+                    _check(sound)
+                    yield sound
+                    return
+    if not named_as_sound(path) and not begins_as_sound(head):
         raise NotAudio(f"not a recording: neither its content nor its name says that it holds sound ({reason})")
-    if not ffmpeg_version():
-        raise AudioError(
-            f"not a recording that can be read ({reason}); use wav, flac, ogg, mp3 or aiff, or install ffmpeg"
-        )
-    with _ffmpeg(path) as sound:
+    if not decoder_name() and reason:
+        raise AudioError(f"not a recording that libsndfile can read ({reason}); for more kinds: pip install av")
+    with open_with_av(path, READ_BLOCK) as sound:
+        _check(sound)
         yield sound
 
 
@@ -153,43 +130,28 @@ def named_as_sound(path: Path | str) -> bool:
     return os.path.splitext(path)[1].lower() in SOUND_SUFFIXES
 
 
-@functools.cache
-def ffmpeg_version() -> str:
-    """Return ffmpeg's name and version as in `Sound.decoder`, such as "ffmpeg 5.1.9"; "" if it is not installed."""
-    program = shutil.which("ffmpeg")
-    if not program:
-        return ""
-    try:
-        words = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=30).stdout.split()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return f"ffmpeg {words[2]}" if words[:2] == ["ffmpeg", "version"] and len(words) > 2 else ""
-
-
-def _begins_as_mpeg(head: bytes) -> bool:
-    layer_2_or_3 = len(head) > 2 and head[0] == 0xFF and head[1] & 0xE6 in (0xE2, 0xE4)
-    return layer_2_or_3 or head.startswith(b"ID3")
-
-
-def _begins_as_sound(head: bytes) -> bool:
+def begins_as_sound(head: bytes) -> bool:
+    """Tell whether the first bytes of a file, HEAD of them, are those of a format that holds sound."""
     if head[4:8] == b"ftyp" and head[8:12] in STILL_IMAGES:
         return False
-    return _begins_as_mpeg(head) or any(head.startswith(magic, offset) for offset, magic in SIGNATURES)
+    if head.startswith(b"ID3") or MpegFrame.read(head[:4]) or _is_transport_stream(head):
+        return True
+    loas = head[:1] == b"V" and len(head) > 2 and head[1] & 0xE0 == 0xE0
+    return loas or any(head.startswith(magic, offset) for offset, magic in SIGNATURES)
 
 
-def _check(rate: int, channels: int) -> None:
-    if not MIN_SOURCE_RATE <= rate <= MAX_SOURCE_RATE:
+def _is_transport_stream(head: bytes) -> bool:
+    return any(head[at : at + 2 * step + 1 : step] == b"GGG" for at, step in ((0, 188), (4, 192)))
+
+
+def _check(sound: Sound) -> None:
+    if not MIN_SOURCE_RATE <= sound.sample_rate <= MAX_SOURCE_RATE:
         raise AudioError(
-            f"the sample rate is {rate} Hz; {MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
+            f"the sample rate is {sound.sample_rate} Hz; "
+            f"{MIN_SOURCE_RATE} to {MAX_SOURCE_RATE} Hz are allowed: convert it"
         )
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError(f"there are {channels} channels; 1 to {MAX_CHANNELS} are allowed: convert the recording")
-
-
-def _unreadable(reason: str) -> AudioError:
-    return AudioError(
-        f"not a recording that can be read: neither libsndfile nor ffmpeg can ({reason}); it is no audio, or damaged"
-    )
+    if not 1 <= sound.channels <= MAX_CHANNELS:
+        raise AudioError(f"there are {sound.channels} channels; 1 to {MAX_CHANNELS} are allowed: convert the recording")
 
 
 @contextlib.contextmanager
@@ -205,11 +167,50 @@ def _quiet() -> Iterator[None]:
         os.close(kept)
 
 
-def _libsndfile_blocks(
-    file: soundfile.SoundFile, quiet: Callable[[], contextlib.AbstractContextManager[None]]
-) -> Iterator[np.ndarray]:
+# --- libsndfile ------------------------------------------------------------------------------------------------------
+def _is_simple(stream: BinaryIO, head: bytes, size: int) -> bool:
+    """Tell whether a compressed file is one recording whose header is true, so that libsndfile reads all of it."""
+    if head.startswith(b"fLaC") and len(head) >= 42:
+        known = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
+        return known > 0 and all(find_bytes(stream, magic, 4, size) < 0 for magic in FLAC_BEGINS)
+    if head.startswith(b"OggS"):
+        return is_simple_ogg(stream, size)
+    return (head.startswith(b"ID3") or MpegFrame.read(head[:4]) is not None) and is_simple_mpeg(stream, size)
+
+
+def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files: contextlib.ExitStack) -> Sound | None:
+    """Open with libsndfile; None if it knows the format, but not as well as PyAV."""
+    one = len(parts) == 1 and not parts[0].header
+    if one or not parts:
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)  # past the stream's own buffer, which is not used again
+        # by its descriptor, since soundfile looks at the suffix of a name
+        with _quiet() if not parts else contextlib.nullcontext():
+            files = [soundfile.SoundFile(stream.fileno(), closefd=False)]
+    else:
+        files = [soundfile.SoundFile(opened(stream, part)) for part in parts]
+    for file in files:
+        open_files.enter_context(file)
+    first = files[0]
+    if (first.format in ("OGG", "MPEG") and not simple) or (first.subtype.startswith("MPEG") and parts):  # mp3 in wav
+        return None
+    rate, channels = max(file.samplerate for file in files), first.channels
+    if any(file.channels != channels for file in files):
+        channels = 1
+    low_bits = [part.low_bits for part in parts] or [False]
+    stretches = (
+        (file.samplerate, _raised(block) if low else block)
+        for file, low in zip(files, low_bits, strict=True)
+        for block in _blocks(file)
+    )
+    blocks = (block for _, block in stretches) if one or not parts else joined(stretches, rate, channels)
+    clips = any(file.subtype not in FLOATING for file in files)
+    return Sound(rate, LIBSNDFILE, blocks, _Damage(files, parts, rate), channels, clips)
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     frames = max(1, READ_BLOCK // file.channels)
     got = frames
+    quiet = _quiet if file.format == "MPEG" else contextlib.nullcontext
     try:
         while got == frames:
             with quiet():
@@ -217,77 +218,39 @@ def _libsndfile_blocks(
             if got := len(block):
                 yield block
     except soundfile.SoundFileError as error:
-        reason = getattr(error, "error_string", str(error)).strip(" .")
         raise AudioError(
-            f"damaged: libsndfile stops in the middle ({reason}); `ffmpeg -i FILE out.wav` may rescue a part"
+            f"damaged: libsndfile stops in the middle ({_said(error)}); another program may rescue a part"
         ) from error
 
 
-def _damage(file: soundfile.SoundFile, samples: int) -> str:
-    """Describe what is missing from a file, given that `samples` of each channel were decoded; "" if nothing is.
-
-    Flac, mp3 and ogg say how long they are. If a wav or aiff was cut, libsndfile's log says that the chunk of samples
-    is shorter than its header. An ogg that was cut ends within a page.
-    """
-    log = file.extra_info
-    promised = file.frames
-    if (cut := _CUT_CHUNK.search(log)) and 0 < int(cut[2]) < int(cut[1]) < UNKNOWN_LENGTH:
-        promised = max(promised, round(samples * int(cut[1]) / int(cut[2])))
-    seconds = samples / file.samplerate
-    if promised - samples > UNNOTICED * file.samplerate:
-        return f"damaged: {seconds:.2f} of {promised / file.samplerate:.2f} s could be read"
-    return f"damaged: cut off after {seconds:.2f} s" if all(sign in log for sign in _CUT_PAGE) else ""
+def _raised(block: np.ndarray) -> np.ndarray:
+    """Scale samples of which 24 bits in the lower part of 32 were read as 32; the upper part may lack the sign."""
+    block *= 256
+    block[block >= 1] -= 2
+    return block
 
 
-@contextlib.contextmanager
-def _ffmpeg(path: Path | str) -> Iterator[Sound]:
-    """Decode the first sound stream of a file to an AU stream: the simplest format that gives rate and channels."""
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-timelimit", str(FFMPEG_SECONDS), "-threads", "1"]
-    command += ["-protocol_whitelist", "file", "-format_whitelist", FFMPEG_FORMATS, "-i", f"file:{os.fspath(path)}"]
-    command += ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
-    ):
-        try:
-            assert process.stdout
-            header = process.stdout.read(AU_HEADER.size)
-            if len(header) < AU_HEADER.size:
-                process.wait()
-                raise _unreadable(_last_message(errors))
-            _, offset, _, _, rate, channels = AU_HEADER.unpack(header)
-            _check(rate, channels)
-            process.stdout.read(offset - AU_HEADER.size)
-            damage = functools.partial(_ffmpeg_damage, errors, rate)
-            yield Sound(rate, ffmpeg_version(), _ffmpeg_blocks(process, channels, errors), damage)
-        finally:
-            process.kill()
+def _said(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip(" .")
 
 
-def _ffmpeg_blocks(process: "subprocess.Popen[bytes]", channels: int, errors: BinaryIO) -> Iterator[np.ndarray]:
-    assert process.stdout
-    size = 4 * channels * max(1, READ_BLOCK // channels)
-    while data := process.stdout.read(size):
-        whole = len(data) // (4 * channels) * (4 * channels)
-        samples = np.frombuffer(data[:whole], ">f4").astype(np.float32)
-        yield samples.reshape(-1, channels)
-    if process.wait():
-        raise _unreadable(_last_message(errors))
+class _Damage:
+    """Compares what a file promises with the samples that were read from it: damage(n) of `Sound`."""
 
+    def __init__(self, files: list[Any], parts: list[PcmPart], rate: int) -> None:
+        self._rate = rate
+        self._promised = 0.0  # seconds
+        paired: list[PcmPart | None] = [*parts] or [None] * len(files)
+        for file, part in zip(files, paired, strict=True):
+            frames = file.frames
+            if part and part.cut:
+                frames = max(frames, round(file.frames * part.promised / max(1, part.end - part.data)))
+            elif part and not part.promised:  # frames that a header of an unknown length names
+                frames = 0
+            self._promised += frames / file.samplerate
 
-def _ffmpeg_damage(errors: BinaryIO, rate: int, samples: int) -> str:
-    """Describe the damage if ffmpeg reported an error and went on without failing; "" if it did not."""
-    if not errors.seek(0, os.SEEK_END):
+    def __call__(self, samples: int) -> str:
+        seconds = samples / self._rate
+        if self._promised - seconds > UNNOTICED:
+            return f"damaged: {seconds:.2f} of {self._promised:.2f} s could be read"
         return ""
-    return f"damaged: {samples / rate:.2f} s could be read ({_last_message(errors)})"
-
-
-def _last_message(errors: BinaryIO) -> str:
-    """Return the last line of ffmpeg's errors without file names and addresses, which change from run to run."""
-    size = errors.seek(0, os.SEEK_END)
-    errors.seek(max(0, size - 2000))
-    lines = errors.read().decode("utf-8", "replace").splitlines()
-    if any("matches no streams" in line for line in lines):
-        return "it holds no sound"
-    last = re.sub(r"^\[.* @ 0x[0-9a-f]+\] ", "", lines[-1]) if lines else ""
-    return last.rpartition(": ")[2].strip(" .") or "ffmpeg gave up"

@@ -24,9 +24,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from .decoding import AudioError, Sound, open_sound, sound_of
+from .decoding import open_sound, sound_of
 from .levels import FULL_SCALE, count_clipped
 from .recipe import AMIN, RECIPE, Recipe
+from .sound import AudioError, Sound
 
 FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB fit into a processor's cache
 SPOOL = 64 << 20  # bytes of mel power kept in memory, 97 minutes of sound; more goes to a temporary file
@@ -49,9 +50,10 @@ class AudioInfo:
     seconds: float
     source_rate: int  # Hz, before resampling
     peak: float  # of the loudest channel; 1.0 is full scale
-    clipped: float  # share of the samples that are at full scale in any channel
+    clipped: float  # share of the samples that are at full scale in any channel; 0 of files in floating point
     decoder: str
     damage: str  # what is missing because the file is damaged, "" if nothing is
+    note: str  # which of several sound streams was read, "" if there is only one
 
 
 @dataclass(frozen=True)
@@ -256,10 +258,11 @@ class _SampleStats:
         return {
             "decoder": sound.decoder,
             "damage": sound.damage(self.samples),
+            "note": f"sound stream {sound.stream + 1} of {sound.streams} is used" if sound.streams > 1 else "",
             "seconds": self.samples / self.source_rate,
             "source_rate": self.source_rate,
             "peak": self.peak,
-            "clipped": self.clipped / self.samples,
+            "clipped": self.clipped / self.samples if sound.clips else 0.0,
         }
 
 

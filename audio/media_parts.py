@@ -95,7 +95,7 @@ class _Link:
 
 
 def _granules(packet: bytes) -> tuple[float, int] | None:
-    """The rate that granule positions of a stream count in, and what is skipped in front; None if not known."""
+    """Return the rate that granule positions of a stream count in, and what is skipped in front; None: not known."""
     if packet[:8] == b"OpusHead" and len(packet) >= 19:
         return 48_000, int.from_bytes(packet[10:12], "little")
     if packet[:7] == b"\x01vorbis" and len(packet) >= 30:
@@ -162,7 +162,7 @@ def _ogg_page(link: _Link, page: bytes, segments: bytes, first: bool, last: bool
 
 
 def is_simple_ogg(file: BinaryIO, size: int) -> bool:
-    """Whether an Ogg file is one stream with an end mark on its last page, and nothing behind."""
+    """Tell whether an Ogg file is one stream with an end mark on its last page, and nothing behind."""
     position, last, begin, data = 0, 0, 0, b""
     while position < size:
         if position + 282 > begin + len(data) and begin + len(data) < size:
@@ -179,7 +179,7 @@ def is_simple_ogg(file: BinaryIO, size: int) -> bool:
 # --- MPEG audio ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class MpegFrame:
-    """What the four bytes at the beginning of a frame of MPEG audio say."""
+    """The four bytes at the beginning of a frame of MPEG audio."""
 
     rate: int  # Hz
     samples: int
@@ -213,7 +213,7 @@ def id3_length(data: mmap.mmap | bytes, position: int) -> int:
 
 
 def _mpeg_tag(data: mmap.mmap, position: int) -> float | None:
-    """The seconds that the frame at a position promises, if it is a tag (Xing, Info or VBRI) and no sound."""
+    """Return the seconds that the frame at a position promises, if it is a tag (Xing, Info or VBRI) and no sound."""
     frame = MpegFrame.read(data[position : position + 4])
     if frame is None:
         return None
@@ -231,7 +231,7 @@ def _mpeg_tag(data: mmap.mmap, position: int) -> float | None:
 
 
 def _mpeg_begins(data: mmap.mmap) -> Iterator[int]:
-    """Where a recording of MPEG audio may begin: at an ID3v2 tag that a frame follows, and at a Xing frame."""
+    """Find where a recording of MPEG audio may begin: at an ID3v2 tag that a frame follows, and at a Xing frame."""
     covered = set()
     for where in _all(data, b"ID3"):
         follows = where + id3_length(data, where)
@@ -258,7 +258,7 @@ def _mpeg(data: mmap.mmap, size: int) -> list[Part]:
 
 
 def is_simple_mpeg(file: BinaryIO, size: int) -> bool:
-    """Whether a file of MPEG audio begins with a tag that is true: of how many bytes it has, and what to drop."""
+    """Tell whether a file of MPEG audio begins with a tag that is true: of how many bytes it has, and what to drop."""
     file.seek(0)
     head = file.read(4096)
     begin = id3_length(head, 0)
@@ -288,7 +288,7 @@ def _flac(data: mmap.mmap, size: int) -> list[Part]:
 
 
 def _mp4(data: mmap.mmap, size: int) -> list[Part]:
-    """A second `ftyp` at the top level, once there has been a `moov`, begins another recording."""
+    """Split at the top level, where a second `ftyp` begins another recording once there has been a `moov`."""
     position, begins, had_moov, cut = 0, [0], False, False
     while position + 8 <= size:
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
@@ -307,7 +307,7 @@ def _mp4(data: mmap.mmap, size: int) -> list[Part]:
 
 
 def _vint(data: mmap.mmap, position: int) -> tuple[int | None, int]:
-    """A size as Matroska writes it, and its own length; None if the size is not known."""
+    """Read a size as Matroska writes it, and its own length; None if the size is not known."""
     first = data[position]
     length = 9 - first.bit_length()
     value = int.from_bytes(data[position : position + length], "big") & ((1 << 7 * length) - 1)

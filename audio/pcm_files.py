@@ -40,7 +40,7 @@ class PcmPart:
 
 
 def is_pcm(head: bytes) -> bool:
-    """Whether the first 64 bytes of a file are those of one of these kinds."""
+    """Tell whether the first 64 bytes of a file are those of one of these kinds."""
     return any(fits(head) for fits, _ in _READERS)
 
 
@@ -61,7 +61,7 @@ def pcm_parts(file: BinaryIO, size: int) -> list[PcmPart]:
 
 
 def opened(file: BinaryIO, part: PcmPart) -> "_Mended":
-    """The part as a file of its own, with a header that is true."""
+    """Open a part as a file of its own, with a header that is true."""
     header = part.header
     if not header:
         file.seek(part.begin)
@@ -170,7 +170,7 @@ def _wav_data(
     end = min(size, data + promised) if not unknown else size
     following = end
     if unknown:
-        again = _find(file, b"WAVEfmt ", data, size) - 8
+        again = find_bytes(file, b"WAVEfmt ", data, size) - 8
         file.seek(max(0, again))
         if again > data and file.read(4) in (b"RIFF", b"RF64"):
             end = following = again
@@ -191,7 +191,7 @@ def _wav_data(
 
 
 def _behind(file: BinaryIO, position: int, size: int, order: str) -> int:
-    """Where another recording begins behind the samples, `size` if nowhere, -1 if it looks like samples."""
+    """Find where another recording begins behind the samples: `size` if nowhere, -1 if it looks like samples."""
     last = position
     for chunk in _chunks(file, position, size, order):
         if chunk.name in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
@@ -205,8 +205,8 @@ def _behind(file: BinaryIO, position: int, size: int, order: str) -> int:
     return size if harmless or last > position else -1
 
 
-def _find(file: BinaryIO, pattern: bytes, position: int, size: int) -> int:
-    """Where a pattern begins at or behind a position, or a negative number."""
+def find_bytes(file: BinaryIO, pattern: bytes, position: int, size: int) -> int:
+    """Find where a pattern begins at or behind a position; a negative number if nowhere."""
     file.seek(position)
     kept = b""
     while block := file.read(1 << 20):
@@ -258,7 +258,7 @@ def _aiff(file: BinaryIO, begin: int, size: int) -> Found:
 
 
 def _patched(file: BinaryIO, begin: int, end: int, numbers: dict[int, int]) -> bytes:
-    """The bytes from `begin` to `end` with some numbers of 32 bits, big-endian, written over."""
+    """Read the bytes from `begin` to `end`, and write some numbers of 32 bits, big-endian, over them."""
     file.seek(begin)
     header = bytearray(file.read(end - begin))
     for at, number in numbers.items():

@@ -1,13 +1,17 @@
-"""What a file is while it is decoded, and the errors of decoding."""
+"""A recording while it is decoded, and the errors of decoding."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .decoding import AudioError, NotAudio
 
-__all__ = ["AudioError", "DecoderEnded", "NotAudio", "Sound"]
+class AudioError(ValueError):
+    """A recording cannot become a vector; the message says what came, what is allowed and what to do."""
+
+
+class NotAudio(AudioError):
+    """Neither the content nor the name of a file says that it holds sound."""
 
 
 class DecoderEnded(OSError):
@@ -16,10 +20,10 @@ class DecoderEnded(OSError):
 
 @dataclass(frozen=True)
 class Sound:
-    """A file that is being decoded."""
+    """A recording that is being decoded."""
 
     sample_rate: int  # Hz
-    decoder: str  # LIBSNDFILE, or PyAV and its version
+    decoder: str  # LIBSNDFILE, IN_MEMORY, or PyAV and its version
     blocks: Iterator[np.ndarray]  # each [T, channels] float32, all of one file with as many channels
     damage: Callable[[int], str] = field(default=lambda samples: "")
     # damage(n): what is missing from the file, given that n samples of a channel were decoded; "" if nothing

@@ -16,9 +16,9 @@ import soxr
 
 from audio import av_decoder, features
 from audio.av_decoder import DecoderEnded, decoder_name, open_with_av
+from audio.decoding import begins_as_sound, named_as_sound, open_sound
 from audio.media_parts import find_parts
 from audio.sound import AudioError, NotAudio
-from audio.sound_files import begins_as_sound, named_as_sound, open_sound
 
 av = pytest.importorskip("av")
 pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which makes the files, is not installed")
@@ -74,7 +74,7 @@ def shift(samples: np.ndarray, rate: int) -> float:
 
 
 def likeness(path: Path) -> float:
-    return float(np.corrcoef(features.listen(path).vector, features.listen(VOICE).vector)[0, 1])
+    return float(np.corrcoef(features.extract(path).vector, features.listen(VOICE).vector)[0, 1])
 
 
 # --- every kind, at its place ----------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_what_is_no_sound_behind_the_samples_is_left_out(tmp_path, behind):
 def test_an_empty_wav_is_empty(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(0, np.float32), 8000)
     with pytest.raises(AudioError, match="no samples"):
-        features.listen(tmp_path / "a.wav")
+        features.extract(tmp_path / "a.wav")
 
 
 # --- was it all? -----------------------------------------------------------------------------------------------------
