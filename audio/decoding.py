@@ -73,7 +73,9 @@ def sound_of(samples: np.ndarray, sample_rate: int | None) -> Sound:
             "them if channels come first"
         )
     frames = samples.reshape(len(samples), -1) if samples.size else samples.reshape(0, 1)
-    sound = Sound(int(sample_rate), IN_MEMORY, _array_blocks(frames), channels=frames.shape[1])
+    sound = Sound(
+        int(sample_rate), IN_MEMORY, _array_blocks(frames), channels=frames.shape[1], clips=frames.dtype.kind != "f"
+    )
     _check(sound)
     return sound
 
@@ -104,19 +106,21 @@ def open_sound(path: Path | str) -> Iterator[Sound]:
             raise AudioError("the file is empty; record again")
         size = os.fstat(stream.fileno()).st_size
         parts = pcm_parts(stream, size) if is_pcm(head) else []
-        reason, sound = "", None
+        reason, sound, holds_sound = "", None, begins_as_sound(head)
         simple = not parts and _is_simple(stream, head, size)
-        if parts or simple or head.startswith(LIBSNDFILE_ONLY) or not begins_as_sound(head):
+        if parts or simple or head.startswith(LIBSNDFILE_ONLY) or not holds_sound:
             with contextlib.ExitStack() as open_files:
                 try:
                     sound = _libsndfile(stream, parts, simple, open_files)
                 except soundfile.SoundFileError as error:
                     reason = _said(error)
+                else:
+                    holds_sound = True  # even if PyAV reads it better
                 if sound:
                     _check(sound)
                     yield sound
                     return
-    if not named_as_sound(path) and not begins_as_sound(head):
+    if not named_as_sound(path) and not holds_sound:
         raise NotAudio(f"not a recording: neither its content nor its name says that it holds sound ({reason})")
     if not decoder_name() and reason:
         raise AudioError(f"not a recording that libsndfile can read ({reason}); for more kinds: pip install av")
@@ -191,7 +195,7 @@ def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files
     for file in files:
         open_files.enter_context(file)
     first = files[0]
-    if (first.format in ("OGG", "MPEG") and not simple) or (first.subtype.startswith("MPEG") and parts):  # mp3 in wav
+    if (first.format in ("OGG", "MP3") and not simple) or (first.subtype.startswith("MPEG") and parts):  # mp3 in wav
         return None
     rate, channels = max(file.samplerate for file in files), first.channels
     if any(file.channels != channels for file in files):
@@ -210,7 +214,7 @@ def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     frames = max(1, READ_BLOCK // file.channels)
     got = frames
-    quiet = _quiet if file.format == "MPEG" else contextlib.nullcontext
+    quiet = _quiet if file.format == "MP3" else contextlib.nullcontext
     try:
         while got == frames:
             with quiet():

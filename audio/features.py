@@ -50,7 +50,7 @@ class AudioInfo:
     seconds: float
     source_rate: int  # Hz, before resampling
     peak: float  # of the loudest channel; 1.0 is full scale
-    clipped: float  # share of the samples that are at full scale in any channel; 0 of files in floating point
+    clipped: float  # share of the samples that are at full scale in any channel
     decoder: str
     damage: str  # what is missing because the file is damaged, "" if nothing is
     note: str  # which of several sound streams was read, "" if there is only one
@@ -262,7 +262,8 @@ class _SampleStats:
             "seconds": self.samples / self.source_rate,
             "source_rate": self.source_rate,
             "peak": self.peak,
-            "clipped": self.clipped / self.samples if sound.clips else 0.0,
+            # floating point that exceeds full scale shows that full scale is no limit there
+            "clipped": 0.0 if self.peak > 1 and not sound.clips else self.clipped / self.samples,
         }
 
 

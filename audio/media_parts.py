@@ -84,14 +84,14 @@ class _Link:
     end: int = 0
     sound: dict[int, tuple[float, int]] | None = None  # serial -> rate of its granules in Hz, samples before time 0
     open: set[int] | None = None  # serials without an end mark
-    unfinished: bool = False  # a packet goes on beyond the last page
     cut: bool = False
     flaws: int = 0
     last_time: float | None = None
 
     def part(self) -> Part:
-        # without an end mark alone the part is whole: recorders that stream often leave it out
-        return Part(self.begin, self.end, None, self.last_time, self.cut or self.unfinished, self.flaws)
+        # without an end mark alone the part is whole, even if its last page ends within a packet: programs that stream,
+        # and older ones, leave files like this
+        return Part(self.begin, self.end, None, self.last_time, self.cut, self.flaws)
 
 
 def _granules(packet: bytes) -> tuple[float, int] | None:
@@ -153,8 +153,6 @@ def _ogg_page(link: _Link, page: bytes, segments: bytes, first: bool, last: bool
             link.sound[serial] = granules
     if last:
         link.open.discard(serial)
-    if serial in link.sound or not link.sound:
-        link.unfinished = bool(segments) and segments[-1] == 255 and not last
     granule = int.from_bytes(page[6:14], "little", signed=True)
     if len(link.sound) == 1 and serial in link.sound and granule > 0:
         rate, before = link.sound[serial]
@@ -162,8 +160,11 @@ def _ogg_page(link: _Link, page: bytes, segments: bytes, first: bool, last: bool
 
 
 def is_simple_ogg(file: BinaryIO, size: int) -> bool:
-    """Tell whether an Ogg file is one stream with an end mark on its last page, and nothing behind."""
-    position, last, begin, data = 0, 0, 0, b""
+    """Tell whether an Ogg file is one stream, with an end mark unless it is Vorbis, and with nothing behind.
+
+    libsndfile refuses Opus without an end mark.
+    """
+    position, last, begin, data, vorbis = 0, 0, 0, b"", False
     while position < size:
         if position + 282 > begin + len(data) and begin + len(data) < size:
             file.seek(position)
@@ -171,9 +172,10 @@ def is_simple_ogg(file: BinaryIO, size: int) -> bool:
         head = data[position - begin : position - begin + 282]
         if len(head) < 28 or head[:4] != b"OggS" or last or (position == 0) != bool(head[5] & 2):
             return False
+        vorbis = vorbis or head[28:35] == b"\x01vorbis"
         last = head[5] & 4
         position += 27 + head[26] + sum(head[27 : 27 + head[26]])
-    return bool(last) and position == size
+    return bool(last or vorbis) and position == size
 
 
 # --- MPEG audio ------------------------------------------------------------------------------------------------------

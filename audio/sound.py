@@ -28,6 +28,6 @@ class Sound:
     damage: Callable[[int], str] = field(default=lambda samples: "")
     # damage(n): what is missing from the file, given that n samples of a channel were decoded; "" if nothing
     channels: int = 1
-    clips: bool = True  # False: floating point samples, which may exceed full scale
+    clips: bool = True  # False: floating-point samples, which may exceed full scale
     stream: int = 0  # which of the file's sound streams this is, from 0
     streams: int = 1  # how many there are
