@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import soxr
 
-from . import decoder_process
-from .decoder_process import BLOCK, END, ERROR, MESSAGE, send_request
+from .decoder_messages import BLOCK, END, ERROR, MESSAGE, send_request
 from .sound import AudioError, DecoderEnded, Sound
 
 LEAST_SECONDS, BYTES_A_SECOND = 30, 200_000  # of processor time that a file may take, below what a worker is given
 UNNOTICED = 0.1  # seconds that may be missing: some headers promise a rounded length
 PIPE_BYTES = 1 << 20
-PROGRAM = os.path.abspath(decoder_process.__file__)
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "decoder_process.py")
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ of Linux, which Python 3.10 knows by its name
 
 

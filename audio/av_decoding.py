@@ -23,7 +23,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 
-from .decoder_process import BLOCK, END, FACTS
+from .decoder_messages import BLOCK, END, FACTS
 from .media_parts import Part, find_parts
 
 FORMATS = (  # no playlists, no concatenations: they open other files

@@ -10,39 +10,20 @@ import faulthandler
 import json
 import os
 import signal
-import struct
 import sys
 import types
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
-MESSAGE = struct.Struct("=cIIQ")  # kind, sample rate in Hz, channels, bytes that follow
-FACTS, BLOCK, END, ERROR = b"F", b"B", b"E", b"X"
-LENGTH = struct.Struct("=I")  # of a request
 PASSING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)  # say nothing about the file
 OF_OPENING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EIO, errno.ELOOP)
-
-
-def send_request(stream: IO[bytes], request: dict[str, Any]) -> None:
-    """Write one request, length first."""
-    text = json.dumps(request).encode()
-    stream.write(LENGTH.pack(len(text)) + text)
-    stream.flush()
-
-
-def requests(stream: BinaryIO) -> Iterator[dict[str, Any]]:
-    """Yield requests until the stream ends."""
-    while len(head := stream.read(LENGTH.size)) == LENGTH.size:
-        (length,) = LENGTH.unpack(head)
-        text = stream.read(length)
-        if len(text) < length:
-            return
-        yield json.loads(text)
 
 
 def main() -> None:
     """Answer requests: first the module path of the other process, then one request for each file."""
     answers = _own_output()
+    from .decoder_messages import ERROR, MESSAGE, requests
+
     asked = requests(sys.stdin.buffer)
     if (first := next(asked, None)) is None:
         return

@@ -13,6 +13,8 @@ from config import REPO_DIR
 TABLE_ROW = re.compile(r"^\| (`[\w./]+`|the six scripts) \| (.+?) \| .+ \|$", re.MULTILINE)
 SCRIPTS = "the six scripts"
 RELATIVE_CLAUSE = re.compile(r"(what|whatever|whoever|of|as|that|where|which|whose)\b", re.IGNORECASE)
+# give a process the path of the one that starts it, so that both find the same packages
+PATH_IS_PASSED_ON = ("audio/av_decoder.py", "audio/decoder_process.py")
 LONGEST_FUNCTION = 60  # lines
 # Lines. The model, its samplers and its checkpoints were 3,462; the rest guards against foreign, broken or hostile
 # files of weights.
@@ -151,7 +153,7 @@ def test_imports_are_where_they_belong():
     wrong = [
         f"{name_of(path)}:{number}: {line.strip()}"
         for path in FILES
-        if path != Path(__file__)
+        if path != Path(__file__) and name_of(path) not in PATH_IS_PASSED_ON
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if forbidden.search(line)
     ]

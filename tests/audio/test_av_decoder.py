@@ -41,7 +41,7 @@ def convert(target: Path, *options: str | Path, source: Path = VOICE) -> Path:
 
 
 def piped(target: Path, *options: str) -> Path:
-    """As `convert`, through a pipe: no header can be completed at the end."""
+    """Do as `convert`, through a pipe: no header can be completed at the end."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, "pipe:1"]
     target.write_bytes(subprocess.run(command, check=True, timeout=DEADLINE, capture_output=True).stdout)
     return target
@@ -404,7 +404,7 @@ def test_floating_point_does_not_clip(tmp_path):
 
 @pytest.mark.parametrize("extended", [True, False])
 def test_24_bits_in_the_lower_part_of_32(tmp_path, extended):
-    """As arecord writes S24_LE."""
+    """This is how arecord writes S24_LE."""
     values = (plain()[0] * 2**23).astype("<i4")
     samples = (values if extended else values & 0xFF_FFFF).astype("<i4").tobytes()
     form = struct.pack("<HHIIHH", 1, 1, 8000, 32_000, 4, 24)
@@ -547,11 +547,13 @@ def test_in_workers(tmp_path):
 def test_it_ends_with_the_program_that_started_it(tmp_path):
     path = convert(tmp_path / "a.m4a")
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom audio import av_decoder\n"
+        "from audio import av_decoder\n"
         f"with av_decoder.open_with_av({str(path)!r}) as s: list(s.blocks)\n"
         "print(av_decoder._idle[0].process.pid, flush=True)\nimport os; os._exit(0)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
     pid = int(result.stdout)
     for _ in range(100):
         try:
