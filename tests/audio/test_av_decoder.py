@@ -29,11 +29,6 @@ SECONDS = soundfile.info(VOICE).duration
 DEADLINE = 120
 
 
-@pytest.fixture(autouse=True)
-def decode_in_this_way(monkeypatch):
-    monkeypatch.setattr(features, "open_sound", open_sound)
-
-
 def convert(target: Path, *options: str | Path, source: Path = VOICE) -> Path:
     command = ["ffmpeg", "-nostdin", "-y", "-v", "error", "-i", source, *options, target]
     subprocess.run(command, check=True, timeout=DEADLINE)
@@ -470,7 +465,6 @@ def test_a_process_that_ends_costs_one_file(tmp_path, monkeypatch, program, code
         with pytest.raises(kind, match="decoder"):
             read(path)
     monkeypatch.undo()
-    monkeypatch.setattr(features, "open_sound", open_sound)
     assert not read(path)[2]
 
 
@@ -537,6 +531,7 @@ def _length(path: Path) -> int:
     return len(read(path)[0])
 
 
+@pytest.mark.slow
 def test_in_workers(tmp_path):
     joblib = pytest.importorskip("joblib")
     path = convert(tmp_path / "a.m4a")
@@ -544,6 +539,7 @@ def test_in_workers(tmp_path):
     assert lengths == [len(plain()[0])] * 6
 
 
+@pytest.mark.slow
 def test_it_ends_with_the_program_that_started_it(tmp_path):
     path = convert(tmp_path / "a.m4a")
     code = (
@@ -579,6 +575,7 @@ def test_the_name_of_the_decoder():
     assert decoder_name() == f"PyAV {av.__version__}"
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_words(tmp_path):
     """Every mutated file becomes samples or a reason; none ends this program."""
     random, count = np.random.default_rng(0), 12
