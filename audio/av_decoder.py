@@ -201,7 +201,7 @@ class _Conversation:
 
     def __init__(self, path: str, block: int) -> None:
         limit = LEAST_SECONDS + os.stat(path).st_size / BYTES_A_SECOND
-        self.request = {"file": path, "block": block, "seconds": limit}
+        self.request: dict[str, Any] = {"file": path, "block": block, "seconds": limit}
         self.messages = self._messages()
         self.decoder: _Decoder | None = None
         self.said: dict[str, Any] = {}
