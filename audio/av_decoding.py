@@ -7,6 +7,7 @@ sound streams, and to tell whether all was there.
 
 import errno
 import json
+import math
 import os
 import stat
 from collections import deque
@@ -53,6 +54,7 @@ LOSSES = ("File ended prematurely", "Read error", "invalid as first byte", "exce
 # samples of silence that an encoder puts in front, which the decoder gives back, where no header says how many
 PRIMING = {"aac": 1024, "aac_latm": 1024, "mp3": 1105, "mp3float": 1105, "mp2": 481, "mp2float": 481}
 PRIMING |= {"ac3": 256, "eac3": 256, "dca": 512}
+OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)  # Hz, at which Opus codes
 # Windows Media Audio: FFmpeg drops two frames, one more than encoders put in front; told not to, it drops none
 WMA = ("wmav1", "wmav2")
 # before PyAV 19, a title that is not UTF-8 was an error
@@ -102,6 +104,7 @@ class Story:
     codec: str = ""
     container: str = ""
     clips: bool = True  # False: floating point, which has no loudest value
+    recorded_rate: float = 0.0  # Hz, the highest of all parts before they were coded; infinite where no header says
 
     def note(self, text: str) -> None:
         if text and text not in self.notes:
@@ -143,7 +146,8 @@ def _answers(stretches: Iterator[Stretch], block: int, story: Story) -> Iterator
             break
     if not held:
         raise NoSound("no sample of it can be decoded")
-    rate = max(rate for rate, _ in held)
+    # libsndfile gives Opus at the rate of the recording, too: above half of it a decoder leaves only images of the voice
+    rate = int(min(max(rate for rate, _ in held), story.recorded_rate))
     shapes = {sound.shape[1] for _, sound in held}
     channels = shapes.pop() if len(shapes) == 1 else 1
     facts = {"rate": rate, "channels": channels, "stream": story.stream, "streams": story.streams}
@@ -301,6 +305,7 @@ class _Track:
         story.codec, story.container = self.context.name, self.format
         story.clips = not self.context.name.startswith(("pcm_f32", "pcm_f64", "pcm_f16", "pcm_f24"))
         self.claimed = self._claimed()
+        story.recorded_rate = max(story.recorded_rate, self._recorded_rate())
 
     def stretches(self) -> Iterator[Stretch]:
         """Yield what there is to hear, without what the encoder put in front and behind."""
@@ -413,6 +418,12 @@ class _Track:
             return 0
         twice = codec.startswith("aac") and frame.samples == 2048  # spectral band replication
         return PRIMING.get(codec, 0) * (2 if twice else 1)
+
+    def _recorded_rate(self) -> float:
+        """Return the rate of an Opus recording before it was coded, as its header tells; infinity if it does not."""
+        header = bytes(self.context.extradata or b"")
+        rate = int.from_bytes(header[12:16], "little") if header[:8] == b"OpusHead" else 0
+        return rate if rate in OPUS_RATES else math.inf
 
     def _opus_priming(self, frame: AudioFrame, packet: Packet) -> int:
         """Count what the Opus header says is to be dropped, less what FFmpeg has dropped, whose times are in ms."""
