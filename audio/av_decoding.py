@@ -146,7 +146,7 @@ def _answers(stretches: Iterator[Stretch], block: int, story: Story) -> Iterator
             break
     if not held:
         raise NoSound("no sample of it can be decoded")
-    # libsndfile gives Opus at the rate of the recording, too: above half of it a decoder leaves only images of the voice
+    # libsndfile gives Opus at the rate of the recording, too: above half of it a decoder leaves images of the voice
     rate = int(min(max(rate for rate, _ in held), story.recorded_rate))
     shapes = {sound.shape[1] for _, sound in held}
     channels = shapes.pop() if len(shapes) == 1 else 1
