@@ -37,7 +37,7 @@ def convert(target: Path, *options: str | Path, source: Path = VOICE) -> Path:
 
 def piped(target: Path, *options: str) -> Path:
     """Do as `convert`, through a pipe: no header can be completed at the end."""
-    command = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, "pipe:1"]
+    command: list[str | Path] = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, "pipe:1"]
     target.write_bytes(subprocess.run(command, check=True, timeout=DEADLINE, capture_output=True).stdout)
     return target
 
