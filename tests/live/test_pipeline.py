@@ -288,7 +288,9 @@ def test_no_script_is_started_after_the_run_was_abandoned(files, folder, options
             time.sleep(0.01)
         display.go_on.set()
         assert len(abandoned.result(timeout=PATIENCE)) == 1
-    assert [path.read_text() for path in folder.glob("*.starts")] == ["x"] * (1 if "--no_standby" in options else 2)
+    starts = [path.read_text() for path in folder.glob("*.starts")]
+    # none twice; on a busy machine a script may have ended before its first line
+    assert set(starts) == {"x"} and len(starts) <= (1 if "--no_standby" in options else 2)
     assert not display.of("image") and not pipeline.failed
 
 
