@@ -86,7 +86,7 @@ def paint(folder: Path, *arguments: object) -> list[np.ndarray]:
     """Return the images [H, W, 3] that `txt2img.main` makes in `folder`, in the order of their names."""
     import txt2img  # here, because not all tests that use this module need the room of painting
 
-    standard = ["--outdir", folder, "--prompt", "a golden spiral on purple", "--steps", 3]
+    standard = ["--outdir", folder, "--prompt", "a golden spiral on purple", "--steps", 2]
     assert txt2img.main([str(argument) for argument in [*standard, *arguments]]) == 0
     return [np.asarray(Image.open(path)) for path in sorted((folder / "samples").iterdir())]
 

@@ -29,8 +29,8 @@ FILES = sorted(path for path in REPO_DIR.rglob("*.py") if is_ours(path))
 
 
 @cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))))
 
 
 def name_of(path: Path) -> str:
@@ -70,12 +70,17 @@ def dotted(name: str) -> str:
 MAY_IMPORT = allowed_imports()
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
     """The local modules that a file imports anywhere but for type checking, and whether by a relative import."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     package = module_of(path) if path.name == "__init__.py" else module_of(path).rpartition(".")[0]
     skipped: set[ast.AST] = set()
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+    for node in nodes_of(path):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             skipped.update(inner for statement in node.body for inner in ast.walk(statement))
         if node in skipped:
             continue
@@ -95,7 +100,7 @@ def test_docstrings_begin_with_a_verb_or_a_noun():
     wrong = [
         f"{name_of(path)}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
         for path in FILES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, kinds) and (text := ast.get_docstring(node)) and RELATIVE_CLAUSE.match(text)
     ]
     assert not wrong, "\n".join(wrong)
@@ -164,7 +169,7 @@ def test_functions_fit_on_a_screen():
     wrong = [
         f"{name_of(path)}:{node.lineno}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
         for path in FILES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno
         and node.end_lineno - node.lineno >= LONGEST_FUNCTION

@@ -34,7 +34,7 @@ def test_an_image_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsy
     original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
     path = tmp_path / "samples" / "subject_001_sample_0000.png"
     line = Image.open(path).info["parameters"]
-    told = f"Negative prompt: grün\nSteps: 3, Sampler: DDIM, CFG scale: {ImageSpec.scale:g}, "
+    told = f"Negative prompt: grün\nSteps: 2, Sampler: DDIM, CFG scale: {ImageSpec.scale:g}, "
     assert line.startswith("a golden spiral on purple\n" + told)
     assert "Seed: 7, Size: 256x256, Model hash: " in line and line.endswith("Model: chladni")
     again = ["--replay", str(path), "--outdir", str(tmp_path / "again")]
@@ -209,7 +209,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
 # --- previews and progress -------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_the_preview_shows_the_image_to_come(tmp_path):
-    images = [paint(tmp_path / str(seed), "--seed", seed, "--preview_every", 3)[0] for seed in (1, 2)]
+    images = [paint(tmp_path / str(seed), "--seed", seed, "--steps", 3, "--preview_every", 3)[0] for seed in (1, 2)]
     preview = np.asarray(Image.open(tmp_path / "1" / "preview.png").convert("RGB"), float)
     assert preview.shape == (128, 128, 3)
     small = [np.asarray(Image.fromarray(image).resize((128, 128), Image.Resampling.BOX), float) for image in images]
