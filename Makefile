@@ -1,5 +1,5 @@
 # make demo: an image from a recorded voice      make live: from the microphone
-# make test: all tests                           make test-quick: those that take a minute altogether
+# make test: all tests                           make test-quick: the quick ones
 # make lint: style and types                     make coverage: the lines that no test runs
 # make bench: the README's figures               make train: the built-in model anew
 PYTHON ?= python3
@@ -35,10 +35,10 @@ test-quick: quick-plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST) -m "not slow"
 
 plan:
-	@echo "all tests, $(JOBS) at a time: about 4 minutes on two cores (make test-quick: 1 minute)"
+	@echo "all tests, $(JOBS) at a time: 5 to 8 minutes on two cores (make test-quick: 3 minutes)"
 
 quick-plan:
-	@echo "the quick tests, $(JOBS) at a time: about 1 minute on two cores (make test: all of them, 4 minutes)"
+	@echo "the quick tests, $(JOBS) at a time: about 3 minutes on two cores (make test: all of them, 5 to 8 minutes)"
 
 test-programs:
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
