@@ -29,8 +29,14 @@ LONGEST_FIRST = (
     "test_readme.py",
     "test_training.py",
     "test_txt2img.py",
+    "test_av_decoder.py",
     "test_checkpoint.py",
     "test_recorder.py",
+    "test_phase1.py",
+    "test_txt2img_options.py",
+    "test_txt2img_files.py",
+    "test_modules.py",
+    "test_scenes.py",
 )
 SILENCE = 10.0  # seconds after which a line says which files are at work
 

@@ -1,4 +1,4 @@
-"""The preparation scripts as a user runs them, handing on through files."""
+"""The preparation scripts as a user runs them, handing on through files; process_live_audio.py beside them."""
 
 import re
 import shutil
@@ -77,10 +77,9 @@ def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
         np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
 
 
-@pytest.mark.slow
 def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
     arguments = ("--input_file", EXAMPLES[0], "--output_file", "sub/l.pt")
-    result = run_script("process_live_audio.py", *arguments, data=tmp_path)
+    result = run_main("process_live_audio.py", *arguments, data=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "built-in calibration used: run phase 1 to make your own" in result.stdout.splitlines()
     latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
