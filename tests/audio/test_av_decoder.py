@@ -87,6 +87,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), KINDS.items(), ids=KINDS)
 def test_every_kind_begins_and_ends_where_it_should(tmp_path, name, options):
     samples, rate, damage = read(convert(tmp_path / name, *options))
@@ -120,6 +121,7 @@ GLUED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "options"), GLUED.items(), ids=GLUED)
 def test_all_parts_of_a_glued_file_are_read(tmp_path, end, options):
     one = convert(tmp_path / f"one{end}", *options)
@@ -130,6 +132,7 @@ def test_all_parts_of_a_glued_file_are_read(tmp_path, end, options):
     assert shift(samples[len(samples) // 2 :], rate) == pytest.approx(0, abs=130 if end == ".aac" else 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [".opus", ".ogg", ".mp3", ".wav", ".flac", ".aac"])
 def test_parts_of_other_rates_and_channels_are_read(tmp_path, end):
     one = convert(tmp_path / f"1{end}", "-ar", "16000")
@@ -248,6 +251,7 @@ CUT: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), CUT.items(), ids=CUT)
 def test_a_cut_file_is_damaged_and_a_whole_one_is_not(tmp_path, name, options):
     path = convert(tmp_path / name, "-af", "aloop=loop=7:size=23608", *options)
@@ -448,6 +452,7 @@ def program(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
     av_decoder._end_all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize(
     ("code", "kind"),

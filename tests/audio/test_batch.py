@@ -852,6 +852,7 @@ def test_whatever_has_sound_is_a_row_or_skipped(tmp_path):
     assert len(read_table(tmp_path / "v.csv")) == 7
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_fuzz_through_pyav(tmp_path):
     random, whole = np.random.default_rng(0), convert(tmp_path / "a.m4a", "-t", "0.4").read_bytes()

@@ -38,7 +38,10 @@ TOLERANCE = 1e-5  # relative, in float32
 LARGE = CONFIGS_DIR / "latent-diffusion" / "txt2img-1p4B-eval.yaml"
 HERE = Path("the test")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers about themselves
+pytestmark = [
+    pytest.mark.slow,  # importing diffusers takes ten seconds
+    pytest.mark.filterwarnings("ignore"),  # of diffusers and transformers about themselves
+]
 
 
 def load_ours(reference: nn.Module, node: dict, rename) -> Any:
