@@ -32,7 +32,10 @@ from ldm.tensor_files import (
 )
 from tests.ldm.tiny_pipeline import PROMPT, SIZE, WORDS, make_pipeline, relative_error
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers about themselves
+pytestmark = [
+    pytest.mark.slow,  # importing diffusers takes ten seconds
+    pytest.mark.filterwarnings("ignore"),  # of diffusers and transformers about themselves
+]
 
 
 @pytest.fixture(scope="session")
@@ -593,7 +596,6 @@ def test_what_a_file_lacks_is_said(tmp_path, state, capsys):
     assert "missing: the first stage; the text encoder; a yaml" in text and "a vocabulary" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "bf16"])
 def test_conversion_keeps_the_weights(tmp_path, place, state, dtype, capsys):
     averages = {
@@ -690,7 +692,6 @@ def test_read_model_refuses_a_yaml_for_a_diffusers_folder(place, folder):
     assert read_config(place / "model.yaml")["target"].endswith("LatentDiffusion")
 
 
-@pytest.mark.slow
 def test_loading_the_builtin_model_imports_nothing_heavy():
     """Any arithmetic on the meta device would import torch's compiler, which takes two seconds."""
     code = (

@@ -14,7 +14,7 @@ def tiny_config() -> DictConfig:
     assert isinstance(tiny, DictConfig)
     parts = tiny.model.params
     parts.unet_config.params.update(
-        model_channels=32, channel_mult=[1, 2], num_res_blocks=[1, 1], attention_resolutions=[2], context_dim=32
+        model_channels=32, channel_mult=[1, 1], num_res_blocks=[1, 1], attention_resolutions=[2], context_dim=32
     )
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)

