@@ -31,13 +31,15 @@ LONGEST_FIRST = (
     "test_txt2img.py",
     "test_av_decoder.py",
     "test_checkpoint.py",
+    "test_modules.py",
     "test_recorder.py",
     "test_phase1.py",
     "test_txt2img_options.py",
     "test_txt2img_files.py",
-    "test_modules.py",
     "test_scenes.py",
 )
+# Files that one worker gets together: both import diffusers, which takes ten seconds.
+TOGETHER = {"tests/ldm/test_modules.py": "tests/ldm/test_checkpoint.py"}
 SILENCE = 10.0  # seconds after which a line says which files are at work
 
 
@@ -52,6 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["VOICETOIMG_DATA_DIR"], ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file, file)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

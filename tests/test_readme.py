@@ -55,6 +55,7 @@ NOT_RUN = {
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python3 -m venv .venv": "downloads torch",
     "pip install": "downloads packages",
+    'echo \'{"seed": 7, "steps": 10}\' | python txt2img.py': "tests/test_txt2img_options.py starts such a process",
     "dask scheduler": "needs several machines: tests/audio/test_batch.py has a cluster of processes",
     "PYTHONPATH=. OMP_NUM_THREADS=1 dask worker": "as above",
     "python prep_audio_spectrograms.py --dask_scheduler": "as above",

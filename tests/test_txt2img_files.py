@@ -21,7 +21,7 @@ from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.options import parse_options
 from painting.plan import plan
-from tests.programs import SMALL, TINY, Finished, paint, run_main
+from tests.programs import TINY, Finished, paint, run_main
 
 
 def assert_one_line(result: Finished, status: int, message: str) -> None:
@@ -80,7 +80,7 @@ def from_noise(tmp_path_factory) -> Path:
 def from_voice(voices, tmp_path_factory) -> Path:
     """Return an image made from a voice."""
     folder = tmp_path_factory.mktemp("voice")
-    paint(folder, *SMALL, "--init_latents", voices)
+    paint(folder, *TINY, "--init_latents", voices)
     return folder / "samples" / "subject_000_sample_0000.png"
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import config
 import standby
-from tests.programs import SMALL, TINY, run_main, run_script
+from tests.programs import TINY, run_main, run_script
 
 LIVE, BATCH = str(config.LIVE_LATENT_PT), str(config.LATENT_TENSOR_PT)  # which are not there
 
@@ -164,7 +164,7 @@ def test_a_process_answers_with_events_and_images(voices, tmp_path):
     """It also answers a last request that has no end of line."""
     requests = [{}, {"steps": 3, "n_samples": 2, "batch_size": 1, "preview_every": 2, "init_latents": str(voices)}]
     result = run_script(
-        "txt2img.py", "--standby", "--mix", voices, voices, "--steps", 1, "--skip_grid", "--outdir", "out", *SMALL,
+        "txt2img.py", "--standby", "--mix", voices, voices, "--steps", 1, "--skip_grid", "--outdir", "out", *TINY,
         data=tmp_path, text="\n".join(map(json.dumps, requests)),
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
@@ -200,7 +200,7 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
         {"init_latents": str(voices), "skip_grid": False, "n_samples": 2, "sampler": "plms"},
     ]
     (tmp_path / "prompts.txt").write_text("a red flower\n")
-    start = ["--skip_grid", "--sampler", "ddim", "--eta", 0.5, "--prompt", "calm blue waves", "--frames", 3, *SMALL]
+    start = ["--skip_grid", "--sampler", "ddim", "--eta", 0.5, "--prompt", "calm blue waves", "--frames", 3, *TINY]
     start += ["--voice_strength", 0.5, "--x_T", "whitened", "--outdir", tmp_path]
     noise, voice, walk, again, plms, weights, both, help_, grid = stand_by(requests, *start, data=tmp_path)
     first, second, *others = map(spec_of, (noise, voice, walk, again, plms))
@@ -216,7 +216,7 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
 def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
     weights = config.BUILTIN_MODEL_WEIGHTS
     start = ["--ckpt", weights, "--config", weights.with_name("model.yaml"), "--mix", voices, voices, "--weights", 1, 3]
-    start += ["--subject_idx", "0,1", "--outdir", tmp_path, *SMALL]
+    start += ["--subject_idx", "0,1", "--outdir", tmp_path, *TINY]
     requests = [{}, {"model": "chladni", "init_latents": str(voices)}]
     mixed, plain = map(spec_of, stand_by(requests, *start, data=tmp_path))
     assert mixed["blend"] == [[0, 0.25], [1, 0.75]] and (plain["blend"], plain["subject"]) == ([], 0)
@@ -228,9 +228,9 @@ def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
     "options",
     [
         (),
-        ("--x_T", "whitened", *SMALL),
+        ("--x_T", "whitened", *TINY),
         ("--x_T", "whitened", "--H", 128, "--W", 192),
-        ("--walk", "VOICES", "VOICES", "--frames", 2, *SMALL),
+        ("--walk", "VOICES", "VOICES", "--frames", 2, *TINY),
     ],
 )
 def test_a_warm_up_warns_of_nothing(options, voices, tmp_path):
