@@ -35,10 +35,10 @@ test-quick: quick-plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST) -m "not slow"
 
 plan:
-	@echo "all tests, $(JOBS) at a time: 5 to 8 minutes on two cores (make test-quick: 3 minutes)"
+	@echo "all tests, $(JOBS) at a time: 4 minutes on two cores (make test-quick: 1 minute)"
 
 quick-plan:
-	@echo "the quick tests, $(JOBS) at a time: about 3 minutes on two cores (make test: all of them, 5 to 8 minutes)"
+	@echo "the quick tests, $(JOBS) at a time: about 1 minute on two cores (make test: all of them, 4 minutes)"
 
 test-programs:
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
