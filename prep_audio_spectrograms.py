@@ -11,6 +11,7 @@ examples:
 """
 
 import shlex
+import warnings
 from pathlib import Path
 
 import cli
@@ -58,7 +59,9 @@ def main(argv: list[str] | None = None) -> int:
     if not options.input_dir.is_dir():
         raise OSError(f"there is no folder {options.input_dir}; put recordings there, or name another with --input_dir")
 
-    from joblib import cpu_count
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*joblib will operate in serial mode")  # prepare_batch says it
+        from joblib import cpu_count
 
     from audio.batch import plural, prepare_batch
 

@@ -9,6 +9,7 @@ import contextlib
 import faulthandler
 import functools
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -73,7 +74,7 @@ def prepare_batch(
         recipe: how to make the vectors.
         workers: number of processes; 1 is this one. In others, a decoder that crashes ends its worker, not the batch.
         dask_scheduler: address of a Dask cluster that does the work in place of the workers.
-        say: called with a message if results of an earlier run cannot be reused.
+        say: called with a message if results of an earlier run cannot be reused, or if there can be only one process.
 
     Raises:
         ValueError: there are no recordings, or none that can be used; or `output` was not written by this program.
@@ -89,6 +90,9 @@ def prepare_batch(
             f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name another folder"
         )
     refuse_foreign(output)
+    if workers > 1 and not dask_scheduler and not _can_share():
+        say("this system has no shared memory (/dev/shm): one process does all the work")
+        workers = 1
     with BatchState(output) as state, _pool(workers, dask_scheduler, folder) as pool:
         if changed := state.begin(made_with, decoder_name()):
             say(f"{changed}: all recordings are done again")
@@ -327,6 +331,15 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
         with parallel_config(backend="loky", inner_max_num_threads=1, **begins):
             _start_workers(workers)
             yield _Pool(folder, workers, (BrokenProcessPool,))
+
+
+def _can_share() -> bool:
+    """Tell whether processes can share a lock, without which no worker can be started; some containers lack it."""
+    try:
+        multiprocessing.Lock()
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def _worker_start() -> Callable[[int], None]:

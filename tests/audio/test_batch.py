@@ -102,6 +102,17 @@ def test_batch_gives_the_same_bytes_for_any_number_of_workers(folder, tmp_path):
     assert contents(tmp_path / "1" / "v.npy") == contents(tmp_path / "3" / "v.npy")
 
 
+@pytest.mark.parametrize("missing", [ImportError, OSError])  # a Python without semaphores, a system without /dev/shm
+def test_without_shared_memory_one_process_does_all_the_work(tmp_path, monkeypatch, missing):
+    def refuse() -> None:
+        raise missing
+
+    monkeypatch.setattr(batch.multiprocessing, "Lock", refuse)
+    said: list[str] = []
+    report = prepare_batch(many(tmp_path / "in", 2), tmp_path / "v.npy", workers=2, say=said.append)
+    assert report.rows == 2 and said == ["this system has no shared memory (/dev/shm): one process does all the work"]
+
+
 @pytest.mark.parametrize("kinds", [[], ["text", "silent"]], ids=["none", "all bad"])
 def test_batch_without_a_single_recording_keeps_what_was_there(tmp_path, kinds):
     (tmp_path / "in").mkdir()
