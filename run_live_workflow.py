@@ -8,6 +8,7 @@ examples:
   python run_live_workflow.py --mic_test
   python run_live_workflow.py --prompt "calm blue waves"
   python run_live_workflow.py --prompt "calm blue waves" --loop --keep --card
+  python run_live_workflow.py --prompts prompts.txt --loop
   python run_live_workflow.py --prompt "calm blue waves" --input_file examples/voice_it.wav
 """
 
@@ -18,7 +19,17 @@ from typing import TYPE_CHECKING
 
 import cli
 import config
-from painting.options import add_model, add_setting, add_whitening, explicit_options, is_another_model, parse_options
+import standby
+from painting.options import (
+    add_image,
+    add_model,
+    add_output,
+    add_sampling,
+    add_voice,
+    explicit_options,
+    is_another_model,
+    parse_options,
+)
 
 if TYPE_CHECKING:
     from live.capture import Capture
@@ -26,9 +37,10 @@ if TYPE_CHECKING:
     from live.run_files import RunFiles
     from live.terminal import Terminal
 
-PAINTING = (  # what txt2img.py is started with
-    "prompt", "negative_prompt", "scale", "seed", "x_T", "voice_strength", "layout_strength", "model", "ckpt", "config",
-    "precision", "device",
+PAINTING = (  # what txt2img.py is started with; each request has a prompt and a number of steps
+    "negative_prompt", "size", "H", "W", "x_T", "voice_strength", "layout_strength", "seed", "sampler", "eta", "scale",
+    "guidance_interval", "guidance_rescale", "model", "ckpt", "config", "precision", "device", "outdir",
+    "preview_every", "no_metadata",
 )  # fmt: skip
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
@@ -36,19 +48,14 @@ MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop
 def build_parser() -> cli.CommandParser:
     """Return the parser of this command line."""
     parser = cli.CommandParser(__doc__)
-    image = parser.add_argument_group("image")
-    add, duration = image.add_argument, image.add_mutually_exclusive_group()
-    add_setting(add, "prompt", default=None, help="what the image shows")
-    add_setting(add, "negative_prompt")
-    add_setting(duration.add_argument, "steps")
-    duration.add_argument("--budget", type=cli.bounded(float, 0.1, 3600), metavar="S", help="take as many steps as "
-        "fit: the image is ready S seconds after the recording")  # fmt: skip
-    for name in ("scale", "seed"):
-        add_setting(add, name)
-    add_whitening(add)
+    add_image(parser)
+    add_voice(parser.add_argument_group("start noise").add_argument)
+    add_sampling(parser)("--budget", type=cli.bounded(float, 0.1, 3600), metavar="S", help="take as many steps as fit: "
+        "the image is ready S seconds after the recording")  # fmt: skip
     add_model(parser)
     add_recording(parser)
     add_run(parser)
+    add_output(parser)
     return parser
 
 
@@ -84,14 +91,14 @@ def add_run(parser: cli.CommandParser) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the checked command line; its `painting` holds the words that txt2img.py is started with."""
+    """Return the checked command line.
+
+    Its `painting` holds the words that txt2img.py is started with, and its `prompts` one prompt or more.
+    """
     parser = build_parser()
     options = parser.parse_args(argv)
-    if options.prompt is None and not options.list_mics and not options.mic_test:
-        parser.error("the following arguments are required: --prompt")
-    if options.prompt is not None and not options.prompt.strip():
-        parser.error("--prompt is empty: say what the image shows")
-    chosen = [f"--{name}" for name in ("prompt", "list_mics", "mic_test") if getattr(options, name)]
+    explicit = explicit_options(parser, argv)
+    chosen = [f"--{name}" for name in ("prompt", "prompts", "list_mics", "mic_test") if name in explicit]
     if len(chosen) > 1:
         parser.error(f"{' and '.join(chosen)} cannot be combined: give only one of them")
     for name in MICROPHONE_ONLY if options.input_file else ():
@@ -99,9 +106,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} needs the microphone, which --input_file replaces: leave one of them out")
     if options.budget and options.no_standby:
         parser.error("--budget needs a model that stays loaded, --no_standby ends it: leave one of them out")
-    explicit = explicit_options(parser, argv)
-    options.painting = [f"--{name}={getattr(options, name)}" for name in PAINTING if name in explicit]
-    parse_options(None, ["--standby", *options.painting])  # refuses what txt2img.py would refuse
+    if options.budget and "steps" in explicit:
+        parser.error("--budget takes as many steps as fit, --steps says how many: leave one of them out")
+    options.prompts = options.prompts or [options.prompt]
+    words = [standby.words_of(name, getattr(options, name)) for name in PAINTING if name in explicit]
+    options.painting = [word for option in words for word in option]
+    first = [] if options.budget else [f"--steps={options.steps}"]
+    parse_options(None, ["--standby", *first, *options.painting])  # refuses what txt2img.py would refuse
     return options
 
 
@@ -170,7 +181,12 @@ def use_files(options: argparse.Namespace, pipeline: "Pipeline") -> None:
     from live.pipeline import Take
 
     pipeline.await_encoder()
-    for path in options.input_file:
+    count = len(options.input_file)
+    for number, path in enumerate(options.input_file, start=1):
+        which = [f"{number} of {count}, {path.name}"] if count > 1 else []
+        which += [str(pipeline.prompts)] if len(options.prompts) > 1 else []
+        if which:
+            pipeline.display.say(", ".join(which))
         pipeline.submit(Take(path, own=False, stopped=time.monotonic()))
         pipeline.finish()
 
@@ -186,6 +202,9 @@ def record_voices(options: argparse.Namespace, terminal: "Terminal", pipeline: "
         capture = capture_of(options, terminal)
         capture.prepare()
         pipeline.await_encoder()
+        if len(options.prompts) > 1:
+            for number, prompt in enumerate(options.prompts, start=1):
+                terminal.say(f"{number:4} {prompt}")
         if options.loop:
             terminal.say("You may record the next voice while an image is made. Press q and ENTER to end.")
         while take := capture.record(pipeline):

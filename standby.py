@@ -134,7 +134,7 @@ def _options(request: object, parse: Parse, start: argparse.Namespace) -> argpar
     """
     if not isinstance(request, dict):
         raise ValueError('not a JSON object: send options by name, such as {"prompt": "calm blue waves"}')
-    words = [word for name, value in request.items() for word in _words(name, value)]
+    words = [word for name, value in request.items() for word in words_of(name, value)]
     # a command line cannot switch off a flag, a request can
     off = {name: False for name, value in request.items() if value is False and getattr(start, name, None) is True}
     defaults, complaint = argparse.Namespace(**{**vars(start), **off, "standby": False}), io.StringIO()
@@ -145,7 +145,7 @@ def _options(request: object, parse: Parse, start: argparse.Namespace) -> argpar
         raise ValueError(complaint.getvalue() or "a request cannot ask for help or version") from None
 
 
-def _words(name: str, value: object) -> list[str]:
+def words_of(name: str, value: object) -> list[str]:
     """Return an option as words of a command line: true is a flag, a list several words, false and null nothing."""
     if value is None or value is False:
         return []

@@ -6,7 +6,7 @@ examples:
   python txt2img.py --prompt "calm blue waves" --mix ann.pt bob.pt --weights 0.3 0.7
   python txt2img.py --prompt "calm blue waves" --walk ann.pt bob.pt --frames 24
   python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4
-  python txt2img.py --from_file prompts.txt --init_latents live_latent.pt
+  python txt2img.py --prompts prompts.txt --init_latents live_latent.pt --size 512x256
   python txt2img.py --replay outputs/txt2img-samples/samples/sample_0000.png
 """
 

@@ -16,6 +16,7 @@ from live.display import Display
 from live.keyboard import Keyboard
 from live.meter import REFRESH, Meter, SpeechEnd
 from live.pipeline import Pipeline, Take
+from live.prompts import Prompts
 
 TEST_SECONDS = 5.0
 QUIT = "q"
@@ -65,12 +66,16 @@ class Capture:
             ClientDied: the model cannot be loaded (`Pipeline.check`).
         """
         while True:
+            if len(pipeline.prompts.all) > 1:
+                self.display.say(f"{pipeline.prompts} (a number and ENTER chooses another one)")
             self.display.say("Press ENTER to start recording...")
             typed = self.keyboard.wait(pipeline.check, self._stopped + DOUBLE_PRESS)
             if self.options.loop and (typed is None or typed.casefold() == QUIT):
                 return None
             if typed is None and not self.options.seconds:
                 raise NoKeyboard
+            if typed and self._chosen(typed, pipeline.prompts):
+                continue
             take, fault = self._try(pipeline)
             if take:
                 self._stopped = take.stopped
@@ -78,6 +83,14 @@ class Capture:
             if self.keyboard.ended:
                 raise RuntimeError(f"{fault} Nothing was recorded, and standard input has ended.")
             self.display.warn(f"{fault} Please record again.")
+
+    def _chosen(self, typed: str, prompts: Prompts) -> bool:
+        """Choose the prompt whose number was typed; return whether it was a number, and there are several prompts."""
+        if len(prompts.all) == 1 or not typed.isdecimal():
+            return False
+        if not prompts.choose(int(typed[:9])):
+            self.display.warn(f"there is no prompt {typed[:9]}; choose from 1 to {len(prompts.all)}")
+        return True
 
     def _try(self, pipeline: Pipeline) -> tuple[Take | None, str]:
         """Return one recording, or what is wrong with it as a sentence.

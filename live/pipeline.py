@@ -21,6 +21,7 @@ from files import alternatives, reserved
 from live import client
 from live.client import Answer, ClientDied, ClientError, ScriptClient
 from live.display import Display
+from live.prompts import Prompts
 from live.run_files import RunFiles
 from live.session import Session
 from live.viewer import open_in_viewer
@@ -42,6 +43,7 @@ class Take:
     own: bool  # recorded by this run; otherwise a file of the user
     stopped: float  # time.monotonic() at which its sound was complete
     summary: str = ""  # one line about it
+    prompt: str | None = None  # of its image; None: the run's next one
     encoded: bool = False  # `RunFiles.latent` was made from it
 
 
@@ -79,6 +81,7 @@ class Pipeline:
             files: names for the recording and the latent.
         """
         self.options, self.display, self.files = options, display, files
+        self.prompts = Prompts(options.prompts)
         self.failed = 0  # recordings that gave no image
         self._session = Session(config.SESSIONS_DIR) if options.keep else None
         self._speed: Speed | None = None
@@ -126,6 +129,7 @@ class Pipeline:
     def submit(self, take: Take) -> None:
         """Queue a recording, and return at once; images are made in the order of the recordings."""
         self._submitted_any = True
+        take.prompt = self.prompts.take() if take.prompt is None else take.prompt
         if take.summary:
             before = len(self._queue)
             turn = f"; its image comes after {cli.counted(before, 'other')}" if before else f": {self.files.wav}"
@@ -194,7 +198,7 @@ class Pipeline:
         self._print(encoded.output, encoded.warnings if not take.own else [])
         steps = self._steps(take)
         started = time.monotonic()
-        generated = self._ask(self.generator, init_latents=latent, steps=steps)
+        generated = self._ask(self.generator, init_latents=latent, steps=steps, prompt=take.prompt)
         if self._speed:
             self._speed.update(steps, time.monotonic() - started)
         images = generated.content.get("pictures") or []
@@ -299,7 +303,7 @@ class Pipeline:
 
     def _add_to_session(self, session: Session, take: Take, image: Path, card: Path | None) -> None:
         recording = None if self.options.discard_audio else take.path
-        session.add(self.options.prompt, image, self.files.latent, recording, card)
+        session.add(take.prompt or "", image, self.files.latent, recording, card)
         self._print([f"session: {session.page}"], [])
 
     def _card(self, take: Take, image: Path) -> Path:
@@ -307,7 +311,7 @@ class Pipeline:
         from live.card import save_card
 
         with reserved(config.OUTPUT_DIR / "cards", alternatives(image.name)) as path:
-            save_card(take.path, image, self.options.prompt, path, config.RECIPE)
+            save_card(take.path, image, take.prompt or "", path, config.RECIPE)
         self.display.say(f"card: {path}")
         return path
 

@@ -1,14 +1,14 @@
 """The command line of txt2img.py: its options, and which of them exclude or ignore each other.
 
-Defaults, ranges and choices of an image's settings come from `ImageSpec`. The live workflow takes some of the same
-options from here.
+Defaults, ranges and choices of an image's settings come from `ImageSpec`. The live workflow has the same options of an
+image: `add_image`, `add_voice`, `add_sampling`, `add_model` and `add_output` add them to either parser.
 """
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cli
 import config
@@ -17,13 +17,24 @@ from painting.image_spec import FIELDS, SAMPLERS, STOCHASTIC, ImageSpec
 
 Add = Callable[..., object]  # add_argument of a parser, a group or an exclusive group
 
+
+class Size(NamedTuple):
+    """Size of an image in pixels, written as 512x256."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
 # an option of a standby request (first) cancels these start-up options (second)
 REPLACED_BY = (
     (("init_latents", "mix", "walk"), ("init_latents", "mix", "walk", "weights", "subject_idx")),
     (("model", "ckpt"), ("model", "ckpt", "config")),
 )
 DECIDED_BY_IMAGE = (
-    "negative_prompt", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
+    "negative_prompt", "size", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
     "n_samples", "n_iter", "steps", "sampler", "eta", "scale", "guidance_interval", "guidance_rescale", "precision",
     "batch_size",
 )  # fmt: skip
@@ -76,12 +87,13 @@ def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[
         args.eta = 0.0
     if args.model and args.ckpt:
         parser.error("--model names a folder in models/, --ckpt a file: give one of them")
-    if args.standby and (args.replay or args.from_file):
-        parser.error("--standby waits for requests; give --replay or --from_file in a request, not at the start")
+    if args.standby and (args.replay or args.prompts):
+        parser.error("--standby waits for requests; give --replay or --prompts in a request, not at the start")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
-    if problem := _size_problem(args) or _voices_problem(args) or _ignored_option(args, explicit):
+    if problem := _size_problem(args, explicit) or _voices_problem(args) or _ignored_option(args, explicit):
         parser.error(problem)
+    args.size = None  # --H and --W hold it
     return args
 
 
@@ -105,14 +117,24 @@ def latent_files(args: argparse.Namespace) -> list[Path]:
 # --- what does not go together ---------------------------------------------------------------------------------------
 
 
-def _size_problem(args: argparse.Namespace) -> str:
-    """Say what is wrong with --H and --W, or return "". Sizes of another model are known once it is loaded."""
+def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
+    """Let --size set --H and --W; say what is wrong with them, or return "".
+
+    Sizes of another model are known once it is loaded.
+    """
+    if args.replay:
+        return ""
+    if args.size:
+        if explicit & {"H", "W"}:
+            return "--size and --H or --W say the same: give --size alone, or --H and --W"
+        args.W, args.H = args.size
     multiple, whose = (
         (8, "models need") if is_another_model(args) else (config.BUILTIN_MULTIPLE, "the built-in model needs")
     )
-    for name in ("H", "W") if not args.replay else ():
-        if getattr(args, name) % multiple:
-            return f"--{name} {getattr(args, name)}: {whose} multiples of {multiple}, for instance 256"
+    for name in ("H", "W"):
+        if (side := getattr(args, name)) % multiple:
+            given = f"--size {args.size}" if args.size else f"--{name} {side}"
+            return f"{given}: {whose} multiples of {multiple}, for instance 256"
     return ""
 
 
@@ -158,8 +180,15 @@ def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
 def build_parser(description: str | None) -> cli.CommandParser:
     """Build the parser of txt2img.py."""
     parser = cli.CommandParser(description)
-    for add_options in (_add_image, _add_start_noise, _add_sampling, add_model, _add_output):
-        add_options(parser)
+    add_image(parser).add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this image again, by "
+        "the text in its file; needs --init_latents if it was made from latents")  # fmt: skip
+    _add_start_noise(parser)
+    add_setting(add_sampling(parser), "batch_size", default=4, help="images sampled together; more need more memory "
+        "(default: %(default)s)")  # fmt: skip
+    add_model(parser)
+    add = add_output(parser)
+    add("--skip_grid", action="store_true", help="no overview of several images")
+    add("--standby", action="store_true", help=standby.HELP)
     return parser
 
 
@@ -189,19 +218,25 @@ def add_alias(add: Add, flag: str, dest: str, like: Callable[[str], Any]) -> Non
     add(flag, dest=dest, type=like, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def _add_image(parser: cli.CommandParser) -> None:
+def add_image(parser: cli.CommandParser) -> Any:
+    """Add the options that say what an image shows, and its size.
+
+    Returns the group of those of which only one may be given.
+    """
     image = parser.add_argument_group("image")
     add, prompts = image.add_argument, image.add_mutually_exclusive_group()
     add_setting(prompts.add_argument, "prompt", help="what the image shows; \"\" is abstract art with the built-in "
         "model (default: %(default)s)")  # fmt: skip
-    prompts.add_argument("--from_file", type=cli.existing_file, metavar="F", help="prompts, one a line (# begins a "
-        "comment): one job; the same command resumes it after an interruption")  # fmt: skip
-    prompts.add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this image again, by the text "
-        "in its file; needs --init_latents if it was made from latents")  # fmt: skip
+    prompts.add_argument("--prompts", type=prompts_file, metavar="F", help="a file of prompts, one a line; # begins a "
+        "comment")  # fmt: skip
+    add_alias(prompts.add_argument, "--from_file", "prompts", prompts_file)
     add_setting(add, "negative_prompt")
     multiple = f"in pixels, a multiple of {config.BUILTIN_MULTIPLE} with the built-in model (default: %(default)s)"
     add_setting(add, "height", "--H", dest="H", help=f"height {multiple}")
     add_setting(add, "width", "--W", dest="W", help=f"width {multiple}")
+    add("--size", type=size, metavar="N|WxH", help="width and height: 512 is the same as --W 512 --H 512, and 512x256 "
+        "as --W 512 --H 256")  # fmt: skip
+    return prompts
 
 
 def _add_start_noise(parser: cli.CommandParser) -> None:
@@ -219,21 +254,21 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--subject_idx", type=subjects, default="0", metavar="I", help="rows of the file of latents: 7, or 0,3,5-9, or "
         "all; for --mix and --walk one for all files, or one for each (default: 0)")  # fmt: skip
-    add_whitening(add)
-    add_setting(add, "seed")
+    add_voice(add)
     add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
         "count up from K (default: 1)")  # fmt: skip
     add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="repeat --n_samples this many "
         "times, with further seeds (default: 1)")  # fmt: skip
 
 
-def add_whitening(add: Add) -> None:
-    """Add the options that say how latents become x_T."""
-    for name in ("x_T", *ABOUT_WHITENING):
+def add_voice(add: Add) -> None:
+    """Add the options that say how latents become x_T, and the seed of the noise."""
+    for name in ("x_T", *ABOUT_WHITENING, "seed"):
         add_setting(add, name)
 
 
-def _add_sampling(parser: cli.CommandParser) -> None:
+def add_sampling(parser: cli.CommandParser) -> Add:
+    """Add the options of the sampler and of guidance; return what adds another one to this group."""
     sampling = parser.add_argument_group("sampling")
     add, either = sampling.add_argument, sampling.add_mutually_exclusive_group().add_argument
     add_setting(add, "steps")
@@ -247,8 +282,7 @@ def _add_sampling(parser: cli.CommandParser) -> None:
         "schedule; 1 is pure noise (default: 0 1)")  # fmt: skip
     add_setting(add, "guidance_rescale", default=None, help="share of the contrast added by guidance that is taken "
         f"back (default: {config.BUILTIN_RESCALE}; for other models than the built-in one 0)")  # fmt: skip
-    add_setting(add, "batch_size", default=4, help="images sampled together; more need more memory (default: "
-        "%(default)s)")  # fmt: skip
+    return add
 
 
 def add_model(parser: cli.CommandParser) -> None:
@@ -264,15 +298,15 @@ def add_model(parser: cli.CommandParser) -> None:
         "(default: auto)")  # fmt: skip
 
 
-def _add_output(parser: cli.CommandParser) -> None:
+def add_output(parser: cli.CommandParser) -> Add:
+    """Add the options that say where images go; return what adds another one to this group."""
     add = parser.add_argument_group("output").add_argument
     add("--outdir", type=cli.new_folder, default=config.OUTPUT_DIR, metavar="DIR", help="where images go (default: "
         "%(default)s)")  # fmt: skip
     add("--preview_every", type=cli.bounded(int, *FIELDS["steps"].metadata["allowed"]), metavar="K", help="every K "
         "steps, write the state of the images, small and in rough colours, to DIR/preview.png")  # fmt: skip
-    add("--skip_grid", action="store_true", help="no overview of several images")
     add("--no_metadata", action="store_true", help="do not write into image files how they were made")
-    add("--standby", action="store_true", help=standby.HELP)
+    return add
 
 
 # --- types of arguments -----------------------------------------------------------------------------------------------
@@ -290,6 +324,31 @@ def model_name(text: str) -> str:
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def size(text: str) -> Size:
+    """Parse the size of an image in pixels from "512" (a square) or "512x256" (width and height)."""
+    match = re.fullmatch(r"(\d{1,6})(?:[x×](\d{1,6}))?", text.strip().lower())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number such as 512, nor width and height as 512x256")
+    parse = cli.bounded(int, *FIELDS["width"].metadata["allowed"])
+    return Size(int(parse(match[1])), int(parse(match[2] or match[1])))
+
+
+def prompts_file(text: str) -> list[str]:
+    """Read the prompts of a file, one a line, without blank lines and lines that begin with #."""
+    path = cli.existing_file(text)
+    try:
+        content = path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{path} is not text in UTF-8: save it as that") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(cli.describe(error)) from None
+    lines = (line.strip() for line in content.splitlines())
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise argparse.ArgumentTypeError(f"{path} holds no prompts: write one a line")
+    return prompts
 
 
 def latents_file(text: str) -> Path:

@@ -23,11 +23,8 @@ def plan(args: argparse.Namespace, rows: list[int], device: torch.device) -> lis
 
     Args:
         rows: how many latents each file holds.
-
-    Raises:
-        ValueError: a file of prompts without any, or that is not text.
     """
-    prompts = _prompts(args)
+    prompts = args.prompts or [args.prompt]
     variations, starts = range(args.n_iter * args.n_samples), starts_of(args, rows)
     if args.walk:
         jobs = [(prompt, start, variation) for prompt in prompts for variation in variations for start in starts]
@@ -56,24 +53,6 @@ def plan(args: argparse.Namespace, rows: list[int], device: torch.device) -> lis
         )
         for prompt, (row, blend), variation in jobs
     ]
-
-
-def _prompts(args: argparse.Namespace) -> list[str]:
-    """Return the prompt, or those in the file of prompts, without comments and empty lines."""
-    if not args.from_file:
-        return [args.prompt]
-    lines = (line.strip() for line in _text(args.from_file).splitlines())
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise ValueError(f"{args.from_file} holds no prompts: write one a line")
-    return prompts
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # editors on Windows begin a file with a byte order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: save it as that") from error
 
 
 def starts_of(args: argparse.Namespace, rows: list[int]) -> list[tuple[int | None, Parts]]:

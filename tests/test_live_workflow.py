@@ -18,15 +18,18 @@ import soundfile
 from PIL import Image
 
 import config
+import painting.options
 import run_live_workflow
 from live import capture
 from live.pipeline import EARLIER_KEPT, KEPT
+from painting.options import parse_options
 from tests import sound
 from tests.person import Person
 from tests.programs import PATIENCE, is_running, run_main, wait_until
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 WORD = config.EXAMPLES_DIR / "word_de.ogg"
+LICENCE = config.REPO_DIR / "LICENSE"
 WORKFLOW = config.REPO_DIR / "run_live_workflow.py"
 PROMPT = ("--prompt", "calm blue waves")
 QUICK = (*PROMPT, "--steps", "1")
@@ -166,14 +169,17 @@ def children(person: Person) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: --prompt"),
-        (["--prompt", ""], "--prompt is empty: say what the image shows"),
-        (["--prompt", " \t"], "--prompt is empty: say what the image shows"),
-        (["--prompt", "x", "--mic_test"], "--prompt and --mic_test cannot be combined"),
+        (["--prompt", "", "--mic_test"], "--prompt and --mic_test cannot be combined"),
+        (["--prompts", str(VOICE)], "is not text in UTF-8"),
+        (["--prompt", "x", "--prompts", str(LICENCE)], "not allowed with argument --prompt"),
         (["--list_mics", "--mic_test"], "--list_mics and --mic_test cannot be combined"),
         (["--mic_test", "--input_file", str(WORD)], "--mic_test needs the microphone, which --input_file replaces"),
         (["--prompt", "calm", "blue"], "unrecognized arguments: blue; put a text of several words in quotes (see"),
         (["--prompt", "x", "--budget", "5", "--no_standby"], "leave one of them out"),
+        (["--prompt", "x", "--budget", "5", "--steps", "20"], "leave one of them out"),
+        (["--size", "512x500"], "--size 512x500: the built-in model needs multiples of 64"),
+        (["--preview_every", "6", "--steps", "5"], "--preview_every 6 is never reached in 5 steps"),
+        (["--eta", "0.5"], "add --sampler ddim"),
         (["--prompt", "x", "--x_T", "raw", "--voice_strength", "0.5"], "leave one of them out"),
         (["--prompt", "x", "--model", "chladni", "--ckpt", str(VOICE)], "give one of them"),
         (["--prompt", "x", "--model", "nowhere"], "there is no"),
@@ -185,6 +191,31 @@ def test_wrong_command_lines_get_one_line(arguments, message, capsys):
         run_live_workflow.parse(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and message in line
+
+
+def test_images_have_the_same_options_as_those_of_txt2img():
+    """With the same defaults, ranges, choices and help texts; some are decided for each voice."""
+    live, alone = ({action.dest: action for action in parser._actions} for parser in
+                   (run_live_workflow.build_parser(), painting.options.build_parser("")))  # fmt: skip
+    other = {"replay", "init_latents", "mix", "walk", "weights", "frames", "subject_idx", "n_samples", "n_iter"}
+    other |= {"batch_size", "skip_grid", "standby"}
+    assert alone.keys() - live.keys() == other
+    for name in live.keys() & alone.keys() - {"help", "version"}:
+        for what in ("option_strings", "default", "choices", "help", "metavar", "nargs"):
+            assert getattr(live[name], what) == getattr(alone[name], what), name
+
+
+@pytest.mark.parametrize("prompt", ["", " \t", None])
+def test_a_prompt_that_is_empty_or_not_given_is_that_of_txt2img(prompt):
+    words = [] if prompt is None else ["--prompt", prompt]
+    assert run_live_workflow.parse(words).prompts == [parse_options("", words).prompt]
+
+
+def test_how_to_paint_becomes_words_of_txt2img():
+    words = ["--size", "512x256", "--guidance_interval", "0.1", "0.9", "--no_metadata", "--plms", "--outdir", "out"]
+    args = parse_options("", run_live_workflow.parse(words).painting)
+    assert (args.W, args.H, args.guidance_interval, args.sampler) == (512, 256, [0.1, 0.9], "plms")
+    assert args.no_metadata and args.outdir == Path("out")
 
 
 # --- recording -------------------------------------------------------------------------------------------------------

@@ -173,19 +173,21 @@ def test_an_image_is_replayed_from_what_it_was_made_of(from_noise, from_voice, v
 )
 def test_files_of_prompts_may_have_comments_and_a_byte_order_mark(content, prompts, tmp_path):
     (tmp_path / "prompts.txt").write_bytes(content)
-    args = parse_options("", ["--from_file", str(tmp_path / "prompts.txt")])
+    args = parse_options("", ["--prompts", str(tmp_path / "prompts.txt")])
     assert [spec.prompt for spec in plan(args, [], torch.device("cpu"))] == prompts
 
 
 def test_prompts_that_are_no_text_get_one_line(tmp_path):
     (tmp_path / "prompts.txt").write_bytes(b"caf\xe9")
-    result = run_main("txt2img.py", "--from_file", "prompts.txt", data=tmp_path)
-    assert_one_line(result, 1, "prompts.txt is not text in UTF-8")
+    result = run_main("txt2img.py", "--prompts", "prompts.txt", data=tmp_path)
+    assert_one_line(result, 2, "prompts.txt is not text in UTF-8")
+    (tmp_path / "prompts.txt").write_text("# none\n\n")
+    assert_one_line(run_main("txt2img.py", "--from_file", "prompts.txt", data=tmp_path), 2, "holds no prompts")
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
     (tmp_path / "prompts.txt").write_text("a red flower\n\n  calm blue waves  \na green spiral\n")
-    command = ["--from_file", "prompts.txt", "--outdir", "out", "--steps", 2, "--batch_size", 1, *TINY]
+    command = ["--prompts", "prompts.txt", "--outdir", "out", "--steps", 2, "--batch_size", 1, *TINY]
     painted: list[str] = []
     paint_batch = LatentDiffusionPainter.paint
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import config
 import standby
+from painting.options import parse_options, parse_request
 from tests.programs import TINY, run_main, run_script
 
 LIVE, BATCH = str(config.LIVE_LATENT_PT), str(config.LATENT_TENSOR_PT)  # which are not there
@@ -78,6 +79,11 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--steps", 1001], 2, "from 1 to 1000"),
         (["--scale", "much"], 2, "is not a number"),
         (["--scale", "nan"], 2, "is not a number"),
+        (["--size", "512x264"], 2, "--size 512x264: the built-in model needs multiples of 64"),
+        (["--size", "512x"], 2, "neither a number such as 512, nor width and height as 512x256"),
+        (["--size", "32"], 2, "32 is not a whole number from 64 to 2048"),
+        (["--size", 512, "--H", 256], 2, "--size and --H or --W say the same"),
+        (["--replay", "VOICES", "--size", 512], 2, "--size is decided by the image"),
         (["--H", 264], 2, "--H 264: the built-in model needs multiples of 64"),
         (["--W", 100, "--ckpt", "VOICES"], 2, "--W 100: models need multiples of 8"),
         (["--H", 512, "--init_latents", "VOICES", "--x_T", "raw"], 1, "[N, 4, 64, 32]"),
@@ -135,6 +141,19 @@ def test_the_script_itself_ends_with_the_status_and_the_line(tmp_path):
     process, here = (run("txt2img.py", "--steps", 0, data=tmp_path) for run in (run_script, run_main))
     assert process.returncode == here.returncode == 2
     assert process.stderr == here.stderr and process.stdout == here.stdout == ""
+
+
+@pytest.mark.parametrize("words", ["--size 128x192", "--size=128X192", "--size 128×192", "--W 128 --H 192"])
+def test_sizes_are_width_and_height(words):
+    args = parse_options("", words.split())
+    assert (args.W, args.H, args.size) == (128, 192, None)
+    assert parse_options("", ["--size", "128"]).H == parse_options("", ["--size", "128"]).W == 128
+
+
+def test_a_request_changes_the_size_of_the_start():
+    start = parse_options("", ["--size", "128"])
+    one, side = parse_request(["--size=192x64"], start), parse_request(["--H=256"], start)
+    assert (one.W, one.H) == (192, 64) and (side.W, side.H) == (128, 256)
 
 
 # --- standby ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
         def make(person: Person, microphones: Microphones, *words: str) -> Take | None:
             monkeypatch.setattr(recorder, "record", microphones.record)
-            options = run_live_workflow.parse(["--prompt", "x", *words])
+            options = run_live_workflow.parse([*words])
             return Capture(options, person, person.keyboard).record(Pipeline(options, person, files))
 
         yield make
@@ -155,3 +155,18 @@ def test_an_unusable_recording_without_anyone_at_the_keyboard_is_an_error(record
     with pytest.raises(RuntimeError, match=r"No sound recorded\..* Nothing was recorded, and standard input has ended"):
         record(Person(), Microphones(voice(1.0, 0.0)), "--seconds", "0.5")
     assert not list(tmp_path.glob(".*.wav"))
+
+
+def test_a_prompt_is_chosen_by_its_number(record, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red flower\ncyan rings\na blue fish\n")
+    person = Person("3", "4", "9" * 5000, "")
+    take = record(person, Microphones(voice(1.0)), "--prompts", str(tmp_path / "prompts.txt"))
+    asked = [line for line in person.lines("say") if line.startswith("prompt ")]
+    how = "(a number and ENTER chooses another one)"
+    assert asked == [f"prompt 1 of 3: a red flower {how}", *[f"prompt 3 of 3: a blue fish {how}"] * 3]
+    assert person.lines("warn") == [f"there is no prompt {n}; choose from 1 to 3" for n in ("4", "9" * 9)]
+    assert take is not None and person.lines("say")[-1] == RECORDING
+
+
+def test_one_prompt_leaves_numbers_alone(record):
+    assert record(Person("3"), Microphones(voice(1.0))) is not None

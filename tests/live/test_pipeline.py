@@ -87,7 +87,8 @@ def pipeline_of(display: RecordingDisplay, files: RunFiles) -> Iterator[Callable
     made: list[Pipeline] = []
 
     def make(*words: str) -> Pipeline:
-        made.append(Pipeline(run_live_workflow.parse([*PROMPT, *words]), display, files))
+        prompt = () if "--prompts" in words else PROMPT
+        made.append(Pipeline(run_live_workflow.parse([*prompt, *words]), display, files))
         return made[-1]
 
     yield make
@@ -137,7 +138,15 @@ def test_the_same_line_is_printed_once_and_a_failure_ends_nothing(display, pipel
     run_files(pipeline, VOICE, broken, WORD)
     assert pipeline.failed == 1
     assert [path.name for _, path in display.of("image")] == ["image_0.png", "image_1.png"]
-    assert display.lines("say") == [CALIBRATION, f"latent from {VOICE}", WHITENED, f"latent from {WORD}"]
+    assert display.lines("say") == [
+        f"1 of 3, {VOICE.name}",
+        CALIBRATION,
+        f"latent from {VOICE}",
+        WHITENED,
+        "2 of 3, broken.wav",
+        f"3 of 3, {WORD.name}",
+        f"latent from {WORD}",
+    ]
     clipped, note, failure = display.lines("warn")
     assert (clipped, note) == ("warning: clipped", NOTE)
     assert re.fullmatch(r"[^:]*: process_live_audio.py: broken.wav: not a recording", failure)
@@ -325,10 +334,23 @@ def test_a_recording_that_cannot_be_encoded_leaves_the_latent_before_it(pipeline
 
 def test_how_to_paint_goes_to_the_generator(pipeline_of, folder):
     pipeline = pipeline_of("--negative_prompt", "red", "--voice_strength", "0.5", "--steps", "3")
-    assert pipeline.options.painting == ["--prompt=calm blue waves", "--negative_prompt=red", "--voice_strength=0.5"]
+    assert pipeline.options.painting == ["--negative_prompt=red", "--voice_strength=0.5"]
     run_files(pipeline, VOICE)
     request = json.loads((folder / "image_0.png").read_text())
-    assert request == {"init_latents": str(folder / "live_latent.pt"), "steps": 3}
+    assert request == {"init_latents": str(folder / "live_latent.pt"), "steps": 3, "prompt": "calm blue waves"}
+
+
+def test_prompts_take_turns(display, pipeline_of, folder):
+    (folder / "prompts.txt").write_text("# tonight\na red flower\n\ncyan rings\n")
+    pipeline = pipeline_of("--prompts", str(folder / "prompts.txt"))
+    run_files(pipeline, VOICE, WORD, VOICE)
+    requests = [json.loads((folder / f"image_{number}.png").read_text()) for number in range(3)]
+    assert [request["prompt"] for request in requests] == ["a red flower", "cyan rings", "a red flower"]
+    assert [line for line in display.lines("say") if " of 3, " in line] == [
+        f"1 of 3, {VOICE.name}, prompt 1 of 2: a red flower",
+        f"2 of 3, {WORD.name}, prompt 2 of 2: cyan rings",
+        f"3 of 3, {VOICE.name}, prompt 1 of 2: a red flower",
+    ]
 
 
 def test_a_session_holds_all_but_a_discarded_recording(display, pipeline_of, files, folder):
