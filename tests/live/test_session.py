@@ -28,12 +28,68 @@ def test_the_page_shows_the_added_files_and_nothing_else(tmp_path, image):
         latent.write_text(str(number))
         session.add(prompt, image, latent, VOICE if number % 2 else None, image if number == 0 else None)
     page = session.page.read_text(encoding="utf-8")
-    assert page.count("<img") == len(PROMPTS) and page.count("<audio") == 2 and page.count("<a ") == 1
+    assert page.count("<img") == len(PROMPTS) and page.count("<audio") == 2 and page.count(">card</a>") == 1
     assert "&lt;b&gt;red&lt;/b&gt; &amp; &quot;blue&quot; &#x27;flower&#x27;" in page and "<b>" not in page
     assert "<script" not in page and "://" not in page
     for name in re.findall(r'(?:src|href)="([^"]+)"', page):
         assert (session.page.parent / name).is_file() and "/" not in name
     assert [(session.page.parent / f"{n:04d}.pt").read_text() for n in range(1, 6)] == list("01234")
+
+
+def test_the_newest_image_comes_first_and_leads_to_the_whole_file(tmp_path, image):
+    session = Session(tmp_path / "sessions", "Voices <of> a night")
+    for prompt in ("first", "second"):
+        session.add(prompt, image, image, None, None)
+    page = session.page.read_text(encoding="utf-8")
+    assert page.index("second") < page.index("first")
+    assert '<a href="0002.png"><img src="0002.png" alt="second"' in page
+    assert "<h1>Voices &lt;of&gt; a night</h1>" in page
+
+
+def test_an_interrupted_session_goes_on(tmp_path, image):
+    session = Session(tmp_path, "A night")
+    first = session.add("waves", image, image, VOICE, None)
+    (session.folder / "0002.png").write_text("left by a run that was killed")
+    again = Session.resume(session.folder)
+    assert again.title == "A night" and again.find(first.id) == first
+    second = again.add("spiral", image, image, None, None)
+    assert second.image == "0003.png" and [entry.prompt for entry in again.shown()] == ["spiral", "waves"]
+    assert again.page.read_text(encoding="utf-8").count("<img") == 2
+
+
+def test_only_a_folder_of_a_session_goes_on(tmp_path, image):
+    with pytest.raises(OSError, match="holds no session.json"):
+        Session.resume(tmp_path)
+    session = Session(tmp_path)
+    session.add("waves", image, image, None, None)
+    path = session.folder / "session.json"
+    for broken in ("", "[]", path.read_text().replace('"0001.png"', '"../0001.png"')):
+        path.write_text(broken)
+        with pytest.raises(ValueError, match="is broken"):
+            Session.resume(session.folder)
+
+
+def test_a_removed_image_is_gone_with_its_voice_its_latents_and_its_first_copy(tmp_path, image):
+    session = Session(tmp_path / "sessions")
+    other = tmp_path / "other.txt"
+    other.write_text("a file that has nothing to do with it")
+    voice = session.add("waves", image, image, VOICE, None)
+    session.change(voice, sources=[*voice.sources, str(other)])  # as a list from elsewhere might say
+    kept = session.add("spiral", VOICE, image, None, None)
+    session.remove(voice)
+    assert not image.exists() and VOICE.exists() and other.exists()
+    names = {path.name for path in session.folder.iterdir()}
+    assert names == {*kept.files, "index.html", "session.json"}
+    assert "waves" not in session.page.read_text() + (session.folder / "session.json").read_text()
+    assert session.find(voice.id) is None
+
+
+def test_a_hidden_image_stays_on_disk_and_leaves_the_page(tmp_path, image):
+    session = Session(tmp_path)
+    entry = session.add("waves", image, image, None, None)
+    session.change(entry, hidden=True)
+    assert not session.shown() and session.all() == [entry]
+    assert "waves" not in session.page.read_text() and (session.folder / entry.image).is_file()
 
 
 def test_a_recording_may_have_any_suffix(tmp_path, image):
