@@ -145,6 +145,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     WrongOption), and 130 after Ctrl-C. USER_ERRORS become the line on stderr. VOICETOIMG_TRACEBACK=1 adds the
     traceback.
     """
+    _open_closed_streams()
     # As an exception, these signals run `finally` blocks, which remove temporary files; SIGHUP comes when a terminal is
     # closed, and nohup ignores it on purpose.
     for name in ("SIGTERM", "SIGHUP"):
@@ -172,6 +173,25 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except ImportError as error:
         _trace()
         fail(f"{error}; if a library is missing, on Debian: sudo apt install libgl1 libglib2.0-0")
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of standard streams that the shell closed, as `2>&-` does.
+
+    Otherwise the next file that is opened gets the descriptor, and what a library prints, or what silences it, goes
+    into that file. `sys.stdin` stays None, which tells that nobody can type.
+    """
+    for number, name in ((0, ""), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            if name:
+                setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _replace_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -7,6 +7,7 @@ samples, whatever a header says about length or channels.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -161,6 +162,9 @@ def _check(sound: Sound) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence standard error, where libmpg123, inside libsndfile, comments on every flaw of a file."""
+    if sys.stderr is None:  # it was closed when the program began: its descriptor may be that of the recording
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 import cli
 import config
@@ -197,6 +199,44 @@ def test_a_reader_that_has_gone_is_named():
     assert process.wait(timeout=PATIENCE) == 1
     remedy = "the reader of this output closed the pipe; files already written are kept"
     assert process.stderr.readline() == f"-c: broken pipe: {remedy}\n"
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_no_file_takes_the_place_of_a_stream_that_is_closed(closed, tmp_path):
+    code = (
+        "import cli, os, subprocess, sys\n"
+        "def main():\n"
+        " with open('numbers', 'w') as file:\n"
+        "  print('said'); print('warned', file=sys.stderr); sys.stdout.flush()\n"
+        "  child = subprocess.run(['sh', '-c', 'echo said; echo warned >&2; cat'])\n"
+        "  print(file.fileno() > 2, sys.stdin is None, child.returncode, file=file)\n"
+        " raise ValueError('why')\n"
+        "cli.run(main)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(config.REPO_DIR)}, text=True,
+        input="", capture_output=True, timeout=PATIENCE, preexec_fn=lambda: [os.close(number) for number in closed],
+    )  # fmt: skip
+    assert finished.returncode == 1
+    assert (tmp_path / "numbers").read_text() == f"True {0 in closed} 0\n"
+    assert finished.stdout == ("" if 1 in closed else "said\n" * 2)
+    assert finished.stderr == ("" if 2 in closed else "warned\nwarned\n-c: why\n")
+
+
+@pytest.mark.slow
+def test_recordings_are_read_by_workers_where_all_streams_are_closed(tmp_path):
+    samples, rate = soundfile.read(config.EXAMPLES_DIR / "voice_en.wav")
+    recordings = tmp_path / "in"
+    recordings.mkdir()
+    for number, end in enumerate((".wav", ".mp3", ".mp3")):
+        soundfile.write(recordings / f"{number}{end}", np.roll(samples, 1000 * number), rate)
+    command = [sys.executable, "prep_audio_spectrograms.py", "--input_dir", str(recordings), "--workers", "2"]
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(tmp_path)}
+    finished = subprocess.run(
+        command, env=environment, cwd=config.REPO_DIR, timeout=PATIENCE, preexec_fn=lambda: os.closerange(0, 3)
+    )
+    assert finished.returncode == 0
+    assert len(np.load(tmp_path / "data" / "vectors" / "audio_spectrogram_vectors.npy")) == 3
 
 
 def test_a_folder_to_read_has_to_be_there(tmp_path):

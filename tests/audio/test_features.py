@@ -45,6 +45,16 @@ def test_equals_librosa_at_every_rate(tmp_path, rate, channels):
     )
 
 
+def test_nothing_is_silenced_in_place_of_an_mp3_that_has_the_descriptor_of_standard_error(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "sound.mp3", speech(0.7, RATE), RATE)
+    expected = extract(tmp_path / "sound.mp3").vector
+    silenced: list[int] = []
+    monkeypatch.setattr(decoding.os, "dup2", lambda _, number: silenced.append(number))
+    monkeypatch.setattr(sys, "stderr", None)  # as Python begins where the shell has closed it
+    np.testing.assert_array_equal(extract(tmp_path / "sound.mp3").vector, expected)
+    assert silenced == []
+
+
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 60.0])  # one and many blocks of frames, fewer and more than 64 columns
 def test_equals_librosa_at_every_length(tmp_path, seconds):
     soundfile.write(tmp_path / "sound.flac", speech(seconds, RATE), RATE)
