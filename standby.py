@@ -151,4 +151,9 @@ def words_of(name: str, value: object) -> list[str]:
         return []
     if value is True:
         return [f"--{name}"]
-    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    return [f"--{name}", *map(_word, value)] if isinstance(value, list) else [f"--{name}={_word(value)}"]
+
+
+def _word(value: object) -> str:
+    """Return a value as a word. Where a language has one kind of number, 20 may come as 20.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

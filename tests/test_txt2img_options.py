@@ -178,6 +178,17 @@ def spec_of(answer: dict[str, Any]) -> dict[str, Any]:
     return json.loads(Image.open(answer["pictures"][0]).info["voicetoimg"])["picture"]
 
 
+def test_whole_numbers_of_a_request_may_have_a_point():
+    """JavaScript, R and others have one kind of number, and may write 20 as 20.0."""
+    start = parse_options("", ["--standby"])
+    request = json.loads('{"steps": 20.0, "seed": 1e3, "scale": 7.0, "guidance_interval": [0.0, 0.5], "H": 512.0}')
+    asked = standby._options(request, parse_request, start)
+    assert (asked.steps, asked.seed, asked.scale, asked.H, asked.guidance_interval) == (20, 1000, 7.0, 512, [0.0, 0.5])
+    for value in (20.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="is not a whole number"):
+            standby._options({"steps": value}, parse_request, start)
+
+
 @pytest.mark.slow
 def test_a_process_answers_with_events_and_images(voices, tmp_path):
     """It also answers a last request that has no end of line."""
