@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+import config
+
 VERSION = "0.1.0"
 REMEDIES = {
     errno.EACCES: "choose another place, or change its permissions",
@@ -77,11 +79,42 @@ def text(words: str) -> str:
     return words
 
 
+def _written(text: str) -> Path:
+    """Return where a file or folder is written; a default name means its place below VOICETOIMG_DATA_DIR."""
+    return config.own_place(text) or Path(text)
+
+
+def _read(text: str) -> Path:
+    """Return where a file or folder is read: a default name below VOICETOIMG_DATA_DIR, or else as it is given.
+
+    A note tells of a file of the same name that was not taken.
+    """
+    path, own = Path(text), config.own_place(text)
+    if own is None or own == path or not path.exists():
+        return own or path
+    if not own.exists():
+        _note(f"{path} of the current folder is taken: there is no {own}, where VOICETOIMG_DATA_DIR puts it")
+        return path
+    if not path.samefile(own):
+        _note(f"{own} is taken, where VOICETOIMG_DATA_DIR puts it; write ./{path} for that of the current folder")
+    return own
+
+
+def _note(text: str) -> None:
+    """Print a note once: a command line may be parsed several times."""
+    if text not in _noted:
+        _noted.add(text)
+        print(f"note: {text}", file=sys.stderr)
+
+
+_noted: set[str] = set()
+
+
 def new_file(suffix: str) -> Callable[[str], Path]:
     """Return an argparse type for the path of a file to write, whose name must end in `suffix`."""
 
     def parse(text: str) -> Path:
-        path = Path(text)
+        path = _written(text)
         if path.suffix.lower() != suffix:
             raise argparse.ArgumentTypeError(f"{text} must end in {suffix}")
         if path.is_dir():
@@ -93,39 +126,43 @@ def new_file(suffix: str) -> Callable[[str], Path]:
 
 def existing_file(text: str) -> Path:
     """Return, as an argparse type, the path of an existing file."""
-    path = Path(text)
+    path = _read(text)
     if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder, a file is needed")
+        raise argparse.ArgumentTypeError(f"{path} is a folder, a file is needed")
     if path.exists() and not path.is_file():
-        raise argparse.ArgumentTypeError(f"{text} is a device, a file is needed")
+        raise argparse.ArgumentTypeError(f"{path} is a device, a file is needed")
     if not path.is_file():
-        raise argparse.ArgumentTypeError(f"there is no file {text}")
+        raise argparse.ArgumentTypeError(f"there is no file {path}")
     return path
 
 
 def existing_folder(text: str) -> Path:
     """Return, as an argparse type, the path of an existing folder."""
-    path = new_folder(text)
+    path = _folder(text, _read)
     if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+        raise argparse.ArgumentTypeError(f"there is no folder {path}")
     return path
 
 
 def new_folder(text: str) -> Path:
     """Return, as an argparse type, the path of a folder, which is made later if it does not exist."""
+    return _folder(text, _written)
+
+
+def _folder(text: str, place: Callable[[str], Path]) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the name of the folder is empty; write . for the current folder")
-    path = Path(text)
+    path = place(text)
     if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a file, a folder is needed")
+        raise argparse.ArgumentTypeError(f"{path} is a file, a folder is needed")
     return path
 
 
 def existing_path(text: str) -> Path:
     """Return, as an argparse type, the path of an existing file or folder."""
-    path = Path(text)
+    path = _read(text)
     if not path.exists():
-        raise argparse.ArgumentTypeError(f"there is no file or folder {text}")
+        raise argparse.ArgumentTypeError(f"there is no file or folder {path}")
     return path
 
 

@@ -1,7 +1,8 @@
 """Constants and paths that the scripts share. Importing this module creates no files.
 
 All output goes under one root: the folder that the environment variable VOICETOIMG_DATA_DIR names, else the current
-folder. Files that come with the program (`models/`, `configs/`) lie beside this file.
+folder. On a command line, the default names of these files mean the files there (`own_place`). Files that come with the
+program (`models/`, `configs/`) lie beside this file.
 """
 
 import os
@@ -47,6 +48,25 @@ TEMP_AUDIO_WAV = ROOT_DIR / "temp_live_audio.wav"
 LIVE_LATENT_PT = ROOT_DIR / "live_latent.pt"
 OUTPUT_DIR = ROOT_DIR / "outputs" / "txt2img-samples"
 SESSIONS_DIR = ROOT_DIR / "outputs" / "sessions"
+
+
+def own_place(name: str) -> Path | None:
+    """Return where the program has its own file if `name`, relative to the current folder, is the default name of one.
+
+    With VOICETOIMG_DATA_DIR=/data, `live_latent.pt` is `/data/live_latent.pt`, and a file in `outputs/txt2img-samples/`
+    is one below `/data`. Other names, and those that begin with "./", mean themselves: None.
+    """
+    path = Path(name)
+    if name.startswith(".") or path.is_absolute() or ".." in path.parts:
+        return None
+    own = ROOT_DIR / path
+    folders = (AUDIO_INPUT_DIR, STATS_DIR, OUTPUT_DIR, SESSIONS_DIR)
+    files = (SIMILARITY_VECTOR_NPY, ZSCORE_VECTOR_NPY, LATENT_TENSOR_PT, TEMP_AUDIO_WAV, LIVE_LATENT_PT)
+    further = any(  # of another run at the same time, or of an earlier run: live_latent_2.pt
+        own.parent == file.parent and own.suffix == file.suffix and own.stem.startswith(f"{file.stem}_")
+        for file in (TEMP_AUDIO_WAV, LIVE_LATENT_PT)
+    )
+    return own if own in files or further or any(own.is_relative_to(folder) for folder in folders) else None
 
 
 def calibration_dirs() -> list[Path]:

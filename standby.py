@@ -140,9 +140,11 @@ def _options(request: object, parse: Parse, start: argparse.Namespace) -> argpar
     defaults, complaint = argparse.Namespace(**{**vars(start), **off, "standby": False}), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(io.StringIO()):
-            return parse(words, defaults)
+            parsed = parse(words, defaults)
     except SystemExit:  # how argparse reports a wrong option
         raise ValueError(complaint.getvalue() or "a request cannot ask for help or version") from None
+    sys.stderr.write(complaint.getvalue())  # notes
+    return parsed
 
 
 def words_of(name: str, value: object) -> list[str]:

@@ -41,7 +41,6 @@ DECIDED_BY_IMAGE = (
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale")
-MADE_BY = {config.LATENT_TENSOR_PT: "prep_ldm.py", config.LIVE_LATENT_PT: "process_live_audio.py"}
 
 
 def parse_options(description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -356,7 +355,9 @@ def latents_file(text: str) -> Path:
     try:
         return cli.existing_file(text)
     except argparse.ArgumentTypeError as error:
-        if (script := MADE_BY.get(Path(text))) and not Path(text).exists():
+        path = config.own_place(text) or Path(text)
+        made_by = {config.LATENT_TENSOR_PT: "prep_ldm.py", config.LIVE_LATENT_PT: "process_live_audio.py"}
+        if (script := made_by.get(path)) and not path.exists():
             raise argparse.ArgumentTypeError(f"{error}: run {script} first") from None
         raise
 

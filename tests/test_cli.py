@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import cli
 import config
 from files import atomic_path, sha256_of
 from painting import options
-from tests.programs import PATIENCE
+from tests.programs import PATIENCE, data_folder
 
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
@@ -291,7 +292,7 @@ def test_help_shows_examples_that_the_script_understands(script, tmp_path, monke
         for word in words:
             if Path(word).suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
                 Path(word).parent.mkdir(parents=True, exist_ok=True)
-                Path(word).touch()
+                Path(word).write_text("a red flower")
             elif Path(word).name == "recordings":
                 Path(word).mkdir(parents=True)
         parse(words)
@@ -319,3 +320,105 @@ def test_the_users_own_calibration_takes_the_place_of_the_built_in_one(tmp_path,
     assert config.calibration_dirs() == [config.BUILTIN_CALIBRATION_DIR]
     (tmp_path / "mean.npy").write_bytes(b"")
     assert config.calibration_dirs() == [Path(tmp_path), config.BUILTIN_CALIBRATION_DIR]
+
+
+# --- default names ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Iterator[Path]:
+    """Let VOICETOIMG_DATA_DIR name another folder than the current one."""
+    here, data = tmp_path / "here", tmp_path / "data dir"
+    here.mkdir()
+    data.mkdir()
+    with data_folder(data):
+        monkeypatch.chdir(here)
+        yield data
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+READERS = [  # the script, its option, and a default name
+    ("prep_audio_spectrograms", "input_dir", "data/audio_input_batch/ann"),
+    ("z_transformation_with_stats", "input_file", "data/vectors/audio_spectrogram_vectors.npy"),
+    ("prep_ldm", "input_file", "data/vectors/audio_zscore_vectors.npy"),
+    ("process_live_audio", "input_file", "temp_live_audio.wav"),
+    ("process_live_audio", "input_file", "temp_live_audio_2026-11-28_20-00-00.wav"),
+    ("txt2img", "init_latents", "live_latent.pt"),
+    ("txt2img", "init_latents", "live_latent_2.pt"),
+    ("txt2img", "init_latents", "data/latents/audio_latents_batch.pt"),
+    ("txt2img", "replay", "outputs/txt2img-samples/samples/sample_0000.png"),
+    ("run_live_workflow", "input_file", "outputs/sessions/2026-11-28_20-00-00/0001_voice.wav"),
+]
+WRITERS = [
+    ("prep_audio_spectrograms", "output_file", "data/vectors/audio_spectrogram_vectors.npy"),
+    ("z_transformation_with_stats", "output_file", "data/vectors/audio_zscore_vectors.npy"),
+    ("z_transformation_with_stats", "stats_dir", "data/stats"),
+    ("prep_ldm", "output_file", "data/latents/audio_latents_batch.pt"),
+    ("process_live_audio", "output_file", "live_latent.pt"),
+    ("txt2img", "outdir", "outputs/txt2img-samples"),
+    ("run_live_workflow", "outdir", "outputs/txt2img-samples/tonight"),
+]
+
+
+def value_of(script: str, option: str, given: str) -> Path:
+    """Return what a script takes for an option."""
+    program = importlib.import_module(script)
+    parse = getattr(program, "parse", None) or program.build_parser().parse_args
+    needed = script == "process_live_audio" and option != "input_file"
+    more = ["--input_file", __file__] if needed else []
+    value = getattr(parse([f"--{option}={given}", *more]), option)
+    return value[0] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("script", "option", "name"), READERS, ids=str)
+def test_a_default_name_is_read_where_it_was_written(script, option, name, elsewhere, capsys):
+    def make(path: Path) -> Path:
+        if option != "input_dir":
+            return put(path)
+        path.mkdir(parents=True)
+        return path
+
+    own = make(elsewhere / name)
+    assert value_of(script, option, name) == own and capsys.readouterr().err == ""
+    other = make(Path(name))
+    assert value_of(script, option, name) == own
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {own} is taken, where VOICETOIMG_DATA_DIR puts it; write ./{name} for that of the current folder"
+    ]
+    assert value_of(script, option, f"./{name}") == other and capsys.readouterr().err == ""
+    (own.rmdir if own.is_dir() else own.unlink)()
+    assert value_of(script, option, name) == other
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note == f"note: {name} of the current folder is taken: there is no {own}, where VOICETOIMG_DATA_DIR puts it"
+
+
+@pytest.mark.parametrize(("script", "option", "name"), WRITERS, ids=str)
+def test_a_default_name_is_written_where_it_is_read(script, option, name, elsewhere):
+    assert value_of(script, option, name) == elsewhere / name
+    assert value_of(script, option, f"./{name}") == Path(name)
+
+
+def test_other_names_mean_themselves(elsewhere, capsys):
+    names = ["ann.pt", "shows/live_latent.pt", "data/../live_latent.pt", str(put(elsewhere / "live_latent.pt"))]
+    for name in names[:3]:
+        put(Path(name))
+        assert cli.existing_file(name) == Path(name)
+    assert cli.existing_file(names[3]) == elsewhere / "live_latent.pt"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_default_name_that_is_nowhere_is_named_where_it_should_be(elsewhere, capsys):
+    with pytest.raises(SystemExit):
+        value_of("txt2img", "init_latents", "live_latent.pt")
+    own = elsewhere / "live_latent.pt"
+    assert f"there is no file {own}: run process_live_audio.py first" in capsys.readouterr().err
+
+
+def test_a_default_name_is_one_file_where_the_data_folder_is_the_current_one(tmp_path, monkeypatch, capsys):
+    with data_folder(tmp_path):
+        put(Path("live_latent.pt"))
+        assert value_of("txt2img", "init_latents", "live_latent.pt") == tmp_path / "live_latent.pt"
+    assert capsys.readouterr().err == ""

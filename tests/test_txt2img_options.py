@@ -18,8 +18,6 @@ import standby
 from painting.options import parse_options, parse_request
 from tests.programs import TINY, run_main, run_script
 
-LIVE, BATCH = str(config.LIVE_LATENT_PT), str(config.LATENT_TENSOR_PT)  # which are not there
-
 
 def nan_latents() -> torch.Tensor:
     latents = torch.zeros(1, 4, 32, 32)
@@ -72,8 +70,8 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--subject_idx", 999, "--init_latents", "VOICES"], 2, "holds latents 0 to 1"),
         (["--subject_idx", -1], 2, "--subject_idx"),
         (["--init_latents", "not_there.pt"], 2, "there is no file not_there.pt"),
-        (["--init_latents", BATCH], 2, "batch.pt: run prep_ldm.py first"),
-        (["--init_latents", LIVE], 2, "live_latent.pt: run process_live_audio.py first"),
+        (["--init_latents", "data/latents/audio_latents_batch.pt"], 2, "batch.pt: run prep_ldm.py first"),
+        (["--init_latents", "live_latent.pt"], 2, "live_latent.pt: run process_live_audio.py first"),
         (["--seed", 1.5], 2, f"a whole number from 0 to {2**63 - 1} "),
         (["--steps", 0], 2, "from 1 to 1000"),
         (["--steps", 1001], 2, "from 1 to 1000"),
