@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     debounce_interrupts()
     if options.mic_test:
         return 0 if capture_of(options, terminal).test() else 1
-    check_all(is_another_model(options))
+    check_all(is_another_model(options), options.outdir)
     if options.open:
         options.open = has_viewer(terminal)
     with claim_run_files() as files:

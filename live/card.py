@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from audio import features, plots
 from audio.recipe import Recipe
@@ -15,7 +15,7 @@ from files import atomic_path
 
 WIDTH, HEIGHT, DPI = 1920, 1080, 300
 MARGIN = 80  # pixels
-IMAGE = HEIGHT - 2 * MARGIN  # side of the image, pixels
+IMAGE = HEIGHT - 2 * MARGIN  # longer side of the image, pixels
 LEFT = WIDTH - 3 * MARGIN - IMAGE  # width of the column beside it, pixels
 WAVE_HEIGHT, SPECTRUM_HEIGHT = 200, 300
 BACKGROUND, FOREGROUND, FAINT = (16, 16, 20), (238, 238, 238), (140, 140, 150)
@@ -37,8 +37,8 @@ def save_card(recording: Path, image: Path, prompt: str, path: Path, recipe: Rec
     waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills the height, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     with Image.open(image) as generated:
-        square = generated.convert("RGB").resize((IMAGE, IMAGE), Image.Resampling.LANCZOS)
-    card.paste(square, (WIDTH - MARGIN - IMAGE, MARGIN))
+        shown = ImageOps.contain(generated.convert("RGB"), (IMAGE, IMAGE), Image.Resampling.LANCZOS)
+    card.paste(shown, (WIDTH - MARGIN - (IMAGE + shown.width) // 2, MARGIN + (IMAGE - shown.height) // 2))
     plots.draw_waveform(card, waveform, (MARGIN, MARGIN, WAVE_HEIGHT), FOREGROUND)
     box = (MARGIN, MARGIN + WAVE_HEIGHT + 40, LEFT, SPECTRUM_HEIGHT)
     plots.draw_heat_map(card, decibels, box, -recipe.top_db, 0.0)

@@ -11,11 +11,14 @@ import files
 MIN_FREE = 20_000_000  # bytes: three minutes of sound at 48 kHz, or two hundred images
 
 
-def check_all(another_model: bool) -> None:
+def check_all(another_model: bool, images: Path) -> None:
     """Check that there is a calibration and a model, and that files can be written.
 
-    The scripts check the contents when they load them. With `another_model` than the built-in one, the model is left
-    to them altogether.
+    The scripts check the contents when they load them.
+
+    Args:
+        another_model: than the built-in one; it is left to the scripts altogether.
+        images: the folder that they go into.
 
     Raises:
         OSError: something is missing, or a folder cannot be written to.
@@ -23,7 +26,7 @@ def check_all(another_model: bool) -> None:
     config.calibration_dirs()
     if not another_model:
         check_weights(config.BUILTIN_MODEL_WEIGHTS)
-    for folder in (config.ROOT_DIR, config.OUTPUT_DIR):
+    for folder in (config.ROOT_DIR, images):
         check_folder(folder)
 
 

@@ -310,7 +310,7 @@ class Pipeline:
         """Draw the card of an image; return its path."""
         from live.card import save_card
 
-        with reserved(config.OUTPUT_DIR / "cards", alternatives(image.name)) as path:
+        with reserved(self.options.outdir / "cards", alternatives(image.name)) as path:
             save_card(take.path, image, take.prompt or "", path, config.RECIPE)
         self.display.say(f"card: {path}")
         return path

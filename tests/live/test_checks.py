@@ -39,9 +39,12 @@ def test_incomplete_weights_are_named(tmp_path, monkeypatch):
     weights = tmp_path / "model.safetensors"
     monkeypatch.setattr(config, "BUILTIN_MODEL_WEIGHTS", weights)
     with pytest.raises(OSError, match="there is no model"):
-        check_all(another_model=False)
+        check_all(another_model=False, images=tmp_path)
     with weights.open("wb") as file, (config.MODELS_DIR / "chladni" / "model.safetensors").open("rb") as whole:
         file.write(whole.read(1_000_000))
     with pytest.raises(OSError, match=f"the model {weights} is incomplete"):
         check_weights(weights)
-    check_all(another_model=True)
+    check_all(another_model=True, images=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/images cannot be written to"):
+        check_all(another_model=True, images=tmp_path / "file" / "images")

@@ -125,3 +125,12 @@ def test_a_card_shows_voice_image_and_prompt_side_by_side(tmp_path, image, promp
     assert (left[660:960] != background).any() == bool(prompt)
     gap = pixels[:, 80 + LEFT : 1920 - 80 - IMAGE]
     assert (gap == background).all() and (pixels[:, -80:] == background).all()  # nothing runs over
+
+
+def test_a_wide_image_keeps_its_sides_on_a_card(tmp_path):
+    wide, path = tmp_path / "wide.png", tmp_path / "card.png"
+    Image.new("RGB", (512, 256), (200, 30, 90)).save(wide)
+    save_card(VOICE, wide, "waves", path, config.RECIPE)
+    shown = (np.asarray(Image.open(path))[:, 1920 - 80 - IMAGE :] == (200, 30, 90)).all(axis=2)
+    assert shown.any(axis=1).sum() == IMAGE // 2 and shown.any(axis=0).sum() == IMAGE
+    assert shown[1080 // 2 - IMAGE // 4 : 1080 // 2 + IMAGE // 4, :IMAGE].all()
