@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO
 import config
 
 VERSION = "0.1.0"
+VERBOSE = "also print which calibration is used"  # help of --verbose
 REMEDIES = {
     errno.EACCES: "choose another place, or change its permissions",
     errno.EROFS: "choose a place that can be written to",

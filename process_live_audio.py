@@ -44,6 +44,7 @@ def build_parser() -> cli.CommandParser:
         help="the latents, a .pt file (default: %(default)s)",
     )
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
+    parser.add_argument("--verbose", action="store_true", help=cli.VERBOSE)
     parser.add_argument(
         "--save_picture",
         type=cli.new_file(".png"),
@@ -103,8 +104,8 @@ def make_latents(options: argparse.Namespace) -> Path:
     from audio.provenance import save_latents
 
     folder = config.calibration_dirs()[0]
-    if folder == config.BUILTIN_CALIBRATION_DIR:
-        print("built-in calibration used: run phase 1 to make your own")
+    if options.verbose:
+        print(f"calibration: {'built-in' if folder == config.BUILTIN_CALIBRATION_DIR else folder}")
     voice = voice_latents(options.input_file, folder, config.RECIPE)
     if options.save_picture:
         plot(options.input_file, options.save_picture, voice.info.seconds)

@@ -88,7 +88,8 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     specs = [replayed] if replayed else plan(args, [len(latents) for _, latents in files], device)
     check_subjects(specs, files)
     inputs = Inputs(*model_files(args), files, specs)
-    print_whitening(inputs)
+    if args.verbose:
+        print_whitening(inputs)
     if made_from:
         inputs.check_replay(made_from, specs[0])
 

@@ -90,7 +90,8 @@ class Pipeline:
         self._submitted_any = self._closing = False
         self._queue: list[Take] = []  # the first one is being worked on
         self._thread = ThreadPoolExecutor(1)
-        self.encoder = ScriptClient(config.REPO_DIR / "process_live_audio.py", [], options.timeout)
+        listening = ["--verbose"] if options.verbose else []
+        self.encoder = ScriptClient(config.REPO_DIR / "process_live_audio.py", listening, options.timeout)
         self.generator = ScriptClient(config.REPO_DIR / "txt2img.py", options.painting, options.timeout)
 
     def __enter__(self) -> "Pipeline":

@@ -305,6 +305,7 @@ def add_output(parser: cli.CommandParser) -> Add:
     add("--preview_every", type=cli.bounded(int, *FIELDS["steps"].metadata["allowed"]), metavar="K", help="every K "
         "steps, write the state of the images, small and in rough colours, to DIR/preview.png")  # fmt: skip
     add("--no_metadata", action="store_true", help="do not write into image files how they were made")
+    add("--verbose", action="store_true", help=cli.VERBOSE)
     return add
 
 

@@ -70,8 +70,9 @@ def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
     data, _ = prepared
     batch = torch.load(data / "data" / "latents" / "audio_latents_batch.pt", weights_only=True)
     for row in (0, len(EXAMPLES) - 1):
-        result = run_main("process_live_audio.py", "--input_file", EXAMPLES[row], data=data)
-        assert result.returncode == 0 and "built-in" not in result.stdout and not result.stderr
+        result = run_main("process_live_audio.py", "--input_file", EXAMPLES[row], "--verbose", data=data)
+        assert result.returncode == 0 and not result.stderr, result.stderr
+        assert f"calibration: {data / 'data' / 'stats'}" in result.stdout.splitlines()
         latent = torch.load(data / "live_latent.pt", weights_only=True)
         assert latent.shape == (1, 4, 32, 32) and latent.dtype == torch.float32
         np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
@@ -81,7 +82,9 @@ def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
     arguments = ("--input_file", EXAMPLES[0], "--output_file", "sub/l.pt")
     result = run_main("process_live_audio.py", *arguments, data=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "built-in calibration used: run phase 1 to make your own" in result.stdout.splitlines()
+    assert "calibration" not in result.stdout  # nobody is told to make one
+    told = run_main("process_live_audio.py", *arguments, "--verbose", data=tmp_path)
+    assert told.stdout.splitlines() == ["calibration: built-in", *result.stdout.splitlines()]
     latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
     mean, std = (np.load(config.BUILTIN_CALIBRATION_DIR / f"{name}.npy") for name in ("mean", "std"))
     decibels = latent * std + mean

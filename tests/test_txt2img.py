@@ -211,7 +211,7 @@ def test_noise_as_latents_is_left_alone(tmp_path, capsys):
 
 def test_voices_are_named_with_what_whitens_them(voices, tmp_path, capsys):
     torch.save(torch.load(voices, weights_only=True), tmp_path / "bob.pt")
-    paint(tmp_path / "a", "--mix", voices, tmp_path / "bob.pt", *TINY)
+    paint(tmp_path / "a", "--mix", voices, tmp_path / "bob.pt", *TINY, "--verbose")
     said = capsys.readouterr().out
     assert f"start noise: {voices}, {tmp_path / 'bob.pt'}, whitened by the built-in calibration" in said
     latents = 5 * torch.load(voices, weights_only=True)  # no calibration gives these

@@ -21,7 +21,7 @@ from tests.programs import PATIENCE
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
 WORD = config.EXAMPLES_DIR / "word_de.ogg"
 PROMPT = ["--prompt", "calm blue waves"]
-CALIBRATION = "built-in calibration used"
+CALIBRATION = "calibration: built-in"
 WHITENED = "start noise: a voice, whitened"
 NOTE = "note: this model does not know, and leaves out: flurbog"
 BEGIN = """
