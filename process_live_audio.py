@@ -101,7 +101,7 @@ def make_latents(options: argparse.Namespace) -> Path:
         OSError: a file cannot be read or written.
     """
     from audio.calibration import voice_latents
-    from audio.provenance import save_latents
+    from audio.provenance import recording_name, save_latents
 
     folder = config.calibration_dirs()[0]
     if options.verbose:
@@ -109,12 +109,13 @@ def make_latents(options: argparse.Namespace) -> Path:
     voice = voice_latents(options.input_file, folder, config.RECIPE)
     if options.save_picture:
         plot(options.input_file, options.save_picture, voice.info.seconds)
-    warn(voice)
+    name = recording_name(options.input_file)
+    warn(voice, name)
 
     import torch
 
     latents = torch.from_numpy(voice.latents)
-    save_latents(options.output_file, latents, voice.statistics)
+    save_latents(options.output_file, latents, voice.statistics, [name])
     print(f"latent {tuple(latents.shape)} from {voice.info.seconds:.1f} s of sound: {options.output_file}")
     return options.output_file
 
@@ -128,8 +129,8 @@ def plot(recording: Path, path: Path, seconds: float) -> None:
     print(f"drawn: {path}")
 
 
-def warn(voice: "VoiceLatents") -> None:
-    """Print on stderr the problems of a recording, which is used all the same, and what there is to know about it."""
+def warn(voice: "VoiceLatents", name: str) -> None:
+    """Print on stderr the problems of the recording `name`, which is used all the same, and other notes on it."""
     recording, problems = voice.info, []
     if recording.seconds < config.SHORT_SECONDS:
         problems.append(f"{recording.seconds:.2f} s of sound; speak for at least {config.SHORT_SECONDS} s")
@@ -145,9 +146,9 @@ def warn(voice: "VoiceLatents") -> None:
             "recordings from this microphone (phase 1)"
         )
     for problem in problems:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {name}: {problem}", file=sys.stderr)
     if recording.note:
-        print(f"note: {recording.note}", file=sys.stderr)
+        print(f"note: {name}: {recording.note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Latents on disk, and which calibration made them: noted in their file, or found by trying calibrations on them.
+"""Latents on disk, the recordings that they are of, and which calibration made them.
+
+The calibration is noted in their file, or found by trying calibrations on them.
 
 A z-score can be turned back into dB, and so into noise, only with the mean and std that it was made with. The note is
 one more record in the zip archive that torch.save writes: torch.load ignores it, and it stays when the file is copied.
-A file that another program saved again has lost the note; then the calibrations at hand are tried.
+A file that another program saved again has lost the note; then the calibrations at hand are tried. A second record
+holds the names of the recordings, one a row, without their folders.
 """
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 RECORD = "voicetoimg.json"
 LONGEST_RECORD = 4096  # bytes
+NAMES = "recordings.json"
+LONGEST_NAMES = 64_000_000  # bytes: some million recordings
+LONGEST_NAME = 255  # characters, as many as a file system allows
 STATISTICS = "statistics_sha256"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same latents give the same bytes
 
@@ -31,8 +38,12 @@ def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
     return hashlib.sha256(mean_db.astype("<f4").tobytes() + std_db.astype("<f4").tobytes()).hexdigest()
 
 
-def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
-    """Write latents [N, C, H, W] to the .pt file `path` atomically, with a `note` of the calibration that made them.
+def save_latents(path: Path, latents: "Tensor", statistics: str | None, names: Sequence[str] = ()) -> None:
+    """Write latents [N, C, H, W] to the .pt file `path` atomically, with a `note` of where they come from.
+
+    Args:
+        statistics: fingerprint of the calibration that made them; None if it is not known.
+        names: of the recordings, one a row (`recording_name`); none if they are not known.
 
     Raises:
         OSError: the file cannot be written.
@@ -45,7 +56,7 @@ def save_latents(path: Path, latents: "Tensor", statistics: str | None) -> None:
                 torch.save(latents, file)
         except RuntimeError as error:  # torch's message does not say why
             raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
-        note(temporary, statistics)
+        note(temporary, statistics, names)
 
 
 def read_latents(path: Path) -> "Tensor":
@@ -62,25 +73,56 @@ def read_latents(path: Path) -> "Tensor":
     return latents
 
 
-def note(path: Path, statistics: str | None) -> None:
-    """Add to a .pt file, as torch.save has just written it, the fingerprint of its calibration; None adds nothing."""
-    if statistics is None:
+def note(path: Path, statistics: str | None, names: Sequence[str] = ()) -> None:
+    """Add to a .pt file, as torch.save has just written it, what is known of its latents; see `save_latents`."""
+    records = {RECORD: {STATISTICS: statistics}} if statistics is not None else {}
+    records |= {NAMES: [*names]} if names else {}
+    if not records:
         return
     with zipfile.ZipFile(path, "a") as archive:
         folder = archive.namelist()[0].partition("/")[0]  # torch puts all records into one
-        archive.writestr(zipfile.ZipInfo(f"{folder}/{RECORD}", EPOCH), json.dumps({STATISTICS: statistics}))
+        for record, content in records.items():
+            archive.writestr(zipfile.ZipInfo(f"{folder}/{record}", EPOCH), json.dumps(content))
 
 
 def read_note(path: Path) -> str | None:
     """Return the fingerprint that `note` added to the file; None if there is none, or it cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            (record,) = (entry for entry in archive.infolist() if entry.filename.endswith(f"/{RECORD}"))
-            if record.file_size > LONGEST_RECORD:
-                return None
-            return _statistics_in(archive.read(record))
+        return _statistics_in(_read_record(path, RECORD, LONGEST_RECORD))
     except Exception:  # no zip archive, no such record, or damage, for which zipfile raises nearly any error
         return None
+
+
+def recording_name(path: Path) -> str:
+    """Return the name of a recording as text for people: without its folder, and without bytes that are no text."""
+    return _printable(os.fsencode(path.name).decode("utf-8", "replace"))
+
+
+def read_names(path: Path, rows: int) -> list[str]:
+    """Return the names of the recordings that `note` added to the file, one a row.
+
+    They are for people: a file from elsewhere may hold any text. If there are none, or not so many, all are "".
+    """
+    try:
+        names = json.loads(_read_record(path, NAMES, LONGEST_NAMES))
+    except Exception:  # as in `read_note`
+        names = None
+    if not isinstance(names, list) or len(names) != rows or not all(isinstance(name, str) for name in names):
+        return [""] * rows
+    return [_printable(name)[:LONGEST_NAME] for name in names]
+
+
+def _read_record(path: Path, name: str, longest: int) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        (record,) = (entry for entry in archive.infolist() if entry.filename.endswith(f"/{name}"))
+        if record.file_size > longest:
+            raise ValueError(f"{name} has {record.file_size} bytes")
+        return archive.read(record)
+
+
+def _printable(text: str) -> str:
+    """Replace what cannot be printed, such as line ends and escape sequences of terminals."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def read_sidecar(z_scores: Path, rows: int) -> str | None:

@@ -1,6 +1,7 @@
 """Latents carry a note of the calibration that made them, and torch.load reads them as before."""
 
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -45,6 +46,33 @@ def test_a_recordings_latent_says_what_made_it_wherever_it_is_copied(latent, bui
 def test_the_same_recording_the_same_bytes(latent, tmp_path):
     process_live_audio.main(["--input_file", str(RECORDING), "--output_file", str(tmp_path / latent.name)])
     assert (tmp_path / latent.name).read_bytes() == latent.read_bytes()
+
+
+def test_latents_know_the_recordings_that_they_are_of(latent, tmp_path):
+    assert provenance.read_names(latent, 1) == [RECORDING.name]
+    assert provenance.read_names(latent, 2) == ["", ""]  # not those of these rows
+    torch.save(torch.zeros(2, 4, 32, 32), tmp_path / "elsewhere.pt")
+    assert provenance.read_names(tmp_path / "elsewhere.pt", 2) == ["", ""]
+    provenance.save_latents(tmp_path / "two.pt", torch.zeros(2, 4, 32, 32), None, ["ann.ogg", "голос.wav"])
+    assert provenance.read_names(tmp_path / "two.pt", 2) == ["ann.ogg", "голос.wav"]
+    assert provenance.read_note(tmp_path / "two.pt") is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[3]", '["a", "b"]', "[" * 100_000, '"a"'])
+def test_names_that_cannot_be_read_are_none(content, tmp_path):
+    torch.save(torch.zeros(1), tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt", "a") as archive:
+        archive.writestr(f"a/{provenance.NAMES}", content)
+    assert provenance.read_names(tmp_path / "a.pt", 1) == [""]
+
+
+def test_names_hold_nothing_but_text(tmp_path):
+    """Neither escape sequences of terminals, nor bytes that no file of text can hold."""
+    name = os.fsdecode(b"caf\xe9\x1b[2J\n.wav")
+    assert provenance.recording_name(Path("a/b", name)) == "caf\ufffd\ufffd[2J\ufffd.wav"
+    provenance.save_latents(tmp_path / "a.pt", torch.zeros(1, 4, 32, 32), None, ["\x1b[2J" + "x" * 300])
+    (name,) = provenance.read_names(tmp_path / "a.pt", 1)
+    assert name == "\ufffd[2J" + "x" * 251
 
 
 def test_saved_again_the_note_is_lost(latent, tmp_path):
