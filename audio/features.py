@@ -14,8 +14,8 @@ Sources: librosa 0.11 (`core/spectrum.py`, `filters.py`); Slaney, Auditory Toolb
 import contextlib
 import functools
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,21 @@ import numpy as np
 import soundfile
 import soxr
 
+from .channels import ChannelLevels, Choice
 from .decoding import open_sound, sound_of
+from .disturbances import (
+    CHANGED_DB,
+    HUM_BANDS,
+    NOTHING_LEFT,
+    RUMBLE_HZ,
+    STEADY_DB,
+    STEADY_SHARE,
+    Disturbances,
+    LowLevels,
+    decibels,
+    offset_level,
+)
+from .hum import find_hum
 from .levels import FULL_SCALE, count_clipped
 from .recipe import AMIN, RECIPE, Recipe
 from .sound import AudioError, Sound
@@ -53,7 +67,7 @@ class AudioInfo:
     clipped: float  # share of the samples that are at full scale in any channel
     decoder: str
     damage: str  # what is missing because the file is damaged, "" if nothing is
-    note: str  # which of several sound streams was read, "" if there is only one
+    note: str  # which of several sound streams or channels is used, and what was taken off; "" if there is nothing
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,12 @@ class Waveform(AudioInfo):
 
 
 # --- one recording ---------------------------------------------------------------------------------------------------
-def extract(source: Path | str | np.ndarray, recipe: Recipe = RECIPE, sample_rate: int | None = None) -> Features:
+def extract(
+    source: Path | str | np.ndarray,
+    recipe: Recipe = RECIPE,
+    sample_rate: int | None = None,
+    channel: int | None = None,
+) -> Features:
     """Turn a recording of any length into its vector. It is read block by block, so memory does not grow with it.
 
     Args:
@@ -79,29 +98,15 @@ def extract(source: Path | str | np.ndarray, recipe: Recipe = RECIPE, sample_rat
             scale, or integers of 8, 16 or 32 bits. Samples give the same vector as a file that holds them.
         recipe: how to make the vector.
         sample_rate: of samples, in Hz; None for a file.
+        channel: the one to use, from 1; None: the average of all, or of those that have sound (`channels.py`).
 
     Raises:
-        AudioError: not a recording, broken, without samples, too short, silent, or with samples that are not finite
-            numbers or far beyond full scale. Its message does not name the file.
+        AudioError: not a recording, broken, without samples, too short, silent, without that channel, or with samples
+            that are not finite numbers or far beyond full scale. Its message does not name the file.
         OSError: the file does not exist or cannot be read.
     """
-    with _opened(source, sample_rate) as sound, _Spectrogram(recipe) as spectrogram:
-        stats = _SampleStats(sound.sample_rate)
-        for block in _resample(stats.mix(sound.blocks), sound.sample_rate, recipe.sample_rate):
-            spectrogram.add(block)
-        stats.check(recipe)
-        return Features(**stats.info(sound), vector=spectrogram.vector())
-
-
-@contextlib.contextmanager
-def _opened(source: Path | str | np.ndarray, sample_rate: int | None) -> Iterator[Sound]:
-    if isinstance(source, str | Path):
-        if sample_rate is not None:
-            raise AudioError("a sample rate belongs to samples in memory; a file says its own: leave it out")
-        with open_sound(source) as sound:
-            yield sound
-    else:
-        yield sound_of(source, sample_rate)
+    with _heard(_Source(source, recipe, sample_rate, channel)) as (info, spectrogram):
+        return Features(**info(), vector=spectrogram.vector())
 
 
 def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Waveform:
@@ -110,15 +115,17 @@ def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Waveform:
     Raises:
         AudioError, OSError: as `extract`, but silence is allowed; also a recording too long for the memory.
     """
-    with open_sound(path) as sound:
-        stats = _SampleStats(sound.sample_rate)
-        try:
-            blocks = list(_resample(stats.mix(sound.blocks), sound.sample_rate, recipe.sample_rate))
-            stats.check(recipe)
-            samples = np.concatenate(blocks)
-        except MemoryError as error:
-            raise AudioError("the recording is too long for the memory of this machine; cut it") from error
-        return Waveform(**stats.info(sound), samples=samples)
+    blocks: list[np.ndarray] = []
+
+    def begin() -> Callable[[np.ndarray], None]:
+        blocks.clear()
+        return blocks.append
+
+    try:
+        with _heard(_Source(path, recipe), begin) as (info, _):
+            return Waveform(**info(), samples=np.concatenate(blocks))
+    except MemoryError as error:
+        raise AudioError("the recording is too long for the memory of this machine; cut it") from error
 
 
 def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
@@ -133,7 +140,9 @@ def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
         return spectrogram.vector()
 
 
-def overview(path: Path | str, columns: int, seconds: float, recipe: Recipe = RECIPE) -> tuple[np.ndarray, np.ndarray]:
+def overview(
+    path: Path | str, columns: int, seconds: float, recipe: Recipe = RECIPE, channel: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Compute what a plot of a recording shows; memory does not grow with its length.
 
     Args:
@@ -141,6 +150,7 @@ def overview(path: Path | str, columns: int, seconds: float, recipe: Recipe = RE
         columns: of the plot.
         seconds: length of the recording, as `extract` returned it.
         recipe: how to make the spectrogram.
+        channel: as of `extract`.
 
     Returns:
         The waveform, float32 [2, columns] (lowest and highest sample of each stretch), and the spectrogram, float32
@@ -150,15 +160,93 @@ def overview(path: Path | str, columns: int, seconds: float, recipe: Recipe = RE
         AudioError, OSError: as `extract`.
     """
     length = int(np.ceil(seconds * recipe.sample_rate))  # samples
-    waveform, begin = np.zeros((2, columns), np.float32), 0
-    with open_sound(path) as sound, _Spectrogram(recipe) as spectrogram:
-        for block in _resample(map(_mono, sound.blocks), sound.sample_rate, recipe.sample_rate):
-            column = np.minimum(np.arange(begin, begin + block.size) * columns // length, columns - 1)
+    waveform = np.zeros((2, columns), np.float32)
+
+    def begin() -> Callable[[np.ndarray], None]:
+        waveform[:] = 0
+        position = 0
+
+        def draw(block: np.ndarray) -> None:
+            nonlocal position
+            column = np.minimum(np.arange(position, position + block.size) * columns // length, columns - 1)
             np.minimum.at(waveform[0], column, block)
             np.maximum.at(waveform[1], column, block)
-            spectrogram.add(block)
-            begin += block.size
+            position += block.size
+
+        return draw
+
+    with _heard(_Source(path, recipe, None, channel), begin) as (_, spectrogram):
         return waveform, spectrogram.resized(recipe.n_mels, columns)
+
+
+# --- listening, until nothing disturbs any more ----------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Source:
+    """A recording, and how it is read."""
+
+    source: Path | str | np.ndarray
+    recipe: Recipe = RECIPE
+    sample_rate: int | None = None
+    channel: int | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Sound]:
+        if isinstance(self.source, str | Path):
+            if self.sample_rate is not None:
+                raise AudioError("a sample rate belongs to samples in memory; a file says its own: leave it out")
+            with open_sound(self.source) as sound:
+                yield sound
+        else:
+            yield sound_of(self.source, self.sample_rate)
+
+
+@contextlib.contextmanager
+def _heard(
+    source: _Source, begin: Callable[[], Callable[[np.ndarray], None]] | None = None
+) -> Iterator[tuple[Callable[[], dict[str, Any]], "_Spectrogram"]]:
+    """Read a recording, once if nothing disturbs, else again without the disturbance; yield its facts and spectrogram.
+
+    `begin` is called at the beginning of each reading, and returns a function that gets the samples [T] of each block.
+    """
+    choice, off = Choice(), Disturbances()
+    while True:
+        with source.opened() as sound, _Spectrogram(source.recipe) as spectrogram:
+            stats = _SampleStats(sound, source.channel, choice, off)
+            each = begin() if begin else None
+            for block in stats.prepared(sound.blocks, source.recipe.sample_rate):
+                spectrogram.add(block)
+                if each:
+                    each(block)
+            stats.check(source.recipe)
+            spectrogram.end()
+            further = _next(source, stats, spectrogram)
+            if further == (stats.choice, stats.off):
+                yield functools.partial(stats.info, sound), spectrogram
+                return
+        choice, off = further
+
+
+def _next(source: _Source, stats: "_SampleStats", spectrogram: "_Spectrogram") -> tuple[Choice, Disturbances]:
+    """Return the channels to average and the disturbances to take off, as the last reading has found them."""
+    choice, off = stats.choice, stats.off
+    if stats.levels and not choice.used and (better := stats.levels.choice()).used:
+        return better, off
+    low = spectrogram.low_levels()
+    if low is None:
+        return choice, off
+    recipe = source.recipe
+    weight = float(mel_filterbank(recipe)[0, 1])
+    limit = CHANGED_DB if off else STEADY_DB
+    if not (off.offset or off.rumble) and offset_level(stats.offset, recipe.n_fft, weight, low) > limit:
+        return choice, replace(off, offset=stats.offset)
+    if not off.rumble and (low.passing > 0 or low.steady > limit):
+        return choice, replace(off, rumble=True)
+    if not off.hum and low.hum > limit:
+        with source.opened() as sound:
+            again = _SampleStats(sound, source.channel, choice, off)
+            hum = find_hum(again.prepared(sound.blocks, recipe.sample_rate), recipe.sample_rate)
+        return choice, replace(off, hum=hum)
+    return choice, off
 
 
 # --- mel bands -------------------------------------------------------------------------------------------------------
@@ -212,23 +300,35 @@ def _filters(recipe: Recipe) -> list[tuple[slice, slice, np.ndarray]]:
     return groups
 
 
-def _mono(block: np.ndarray) -> np.ndarray:
-    """Average the channels, [T, channels] -> [T], by sums of columns: np.mean over a short axis is ten times slower."""
-    if block.shape[1] == 1:
-        return block[:, 0]
-    mono = block[:, 0].copy()
-    for channel in block.T[1:]:
-        mono += channel
-    return mono / np.float32(block.shape[1])
-
-
 class _SampleStats:
-    """Peak, clipping and length of a recording, measured while it is read."""
+    """Peak, clipping, length, offset and channels of a recording, measured while it is read and mixed."""
 
-    def __init__(self, source_rate: int) -> None:
-        self.source_rate, self.samples, self.peak, self.clipped = source_rate, 0, 0.0, 0
+    def __init__(self, sound: Sound, channel: int | None, choice: Choice, off: Disturbances) -> None:
+        self.source_rate, self.samples, self.peak, self.clipped = sound.sample_rate, 0, 0.0, 0
+        self.choice, self.off = choice, off
+        self.left, self._left_energy = 0.0, 0.0  # peak and sum of squares of what is left where something is taken off
+        self._sum = 0.0
+        self.levels = ChannelLevels(sound.sample_rate, sound.channels) if sound.channels > 1 else None
+        if channel is not None:
+            if not 1 <= channel <= sound.channels:
+                has = "1 channel" if sound.channels == 1 else f"{sound.channels} channels"
+                raise AudioError(f"the recording has {has}; there is no channel {channel}")
+            self.choice, self.levels = Choice((channel - 1,)), None
+        elif choice.used:
+            self.levels = None  # chosen already
 
-    def mix(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def prepared(self, blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+        """Mix blocks [T, channels], take off what disturbs, and resample: mono [T] at a sample rate."""
+        mono = self._mix(blocks)
+        yield from _resample(self._cleaned(mono) if self.off else mono, self.source_rate, rate)
+
+    def _cleaned(self, mono: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in self.off.taken_off(mono, self.source_rate):
+            self.left = max(self.left, float(np.abs(block).max(initial=0.0)))
+            self._left_energy += float(np.square(block, dtype=np.float64).sum())
+            yield block
+
+    def _mix(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Mix blocks [T, channels] to mono [T]; peaks are measured before, because the mix hides them."""
         for block in blocks:
             peak = float(np.maximum(block.max(initial=0.0), -block.min(initial=0.0)))  # NaN if one sample is
@@ -240,10 +340,19 @@ class _SampleStats:
             self.samples += len(block)
             if peak >= FULL_SCALE:
                 self.clipped += count_clipped(block)
-            yield _mono(block)
+            if self.levels:
+                self.levels.add(block)
+            mono = self.choice.mono(block)
+            self._sum += float(mono.sum(dtype=np.float64))
+            yield mono
+
+    @property
+    def offset(self) -> float:
+        """Mean of all samples of the mix."""
+        return self._sum / max(1, self.samples)
 
     def check(self, recipe: Recipe) -> None:
-        """Raise AudioError if the recording is empty, or shorter than one window."""
+        """Raise AudioError if the recording is empty, shorter than one window, or nothing but a disturbance."""
         shortest = recipe.n_fft / recipe.sample_rate
         if not self.samples:
             raise AudioError("the recording holds no samples; record again")
@@ -252,16 +361,23 @@ class _SampleStats:
                 f"the recording lasts {self.samples / self.source_rate:.3f} s; at least {shortest:.3f} s are needed: "
                 "record longer"
             )
+        if self.off and self._left_energy < NOTHING_LEFT**2 * self.samples:
+            raise AudioError(
+                f"the recording is silent but for {self.off.names()}; check that the microphone is on and record again"
+            )
 
     def info(self, sound: Sound) -> dict[str, Any]:
         """Return the fields of AudioInfo."""
+        notes = [f"sound stream {sound.stream + 1} of {sound.streams} is used"] if sound.streams > 1 else []
+        notes += [self.choice.note] if self.choice.note else []
+        notes += [f"{self.off.names()} taken off"] if self.off else []
         return {
             "decoder": sound.decoder,
             "damage": sound.damage(self.samples),
-            "note": f"sound stream {sound.stream + 1} of {sound.streams} is used" if sound.streams > 1 else "",
+            "note": "; ".join(notes),
             "seconds": self.samples / self.source_rate,
             "source_rate": self.source_rate,
-            "peak": self.peak,
+            "peak": self.left if self.off else self.peak,
             # floating point that exceeds full scale shows that full scale is no limit there
             "clipped": 0.0 if self.peak > 1 and not sound.clips else self.clipped / self.samples,
         }
@@ -310,8 +426,12 @@ class _Spectrogram:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.loudest = np.float32(0.0)
+        self._frames, self._ended = 0, False
+        self._low_bins = int(RUMBLE_HZ * recipe.n_fft / recipe.sample_rate)
         self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
-        self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (float32 [frames, n_mels], closed by __exit__)
+        self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (rows of float32, closed by __exit__)
+        # of each frame: the power of the mel bands, and of the lowest one the part below RUMBLE_HZ
+        self._columns = recipe.n_mels + 1
         self._windowed = np.empty((FRAME_BLOCK, recipe.n_fft))
         self._bins = np.empty((FRAME_BLOCK, _inner_bins(recipe)), np.float32)
 
@@ -331,17 +451,18 @@ class _Spectrogram:
         # as sliding_window_view(self._pending, window)[::hop], which takes 50 µs
         frames = np.ndarray(shape, self._pending.dtype, self._pending, strides=(step * hop, step))
         ready = len(frames) if last else len(frames) // FRAME_BLOCK * FRAME_BLOCK
-        power = np.empty((ready, self.recipe.n_mels), np.float32)
+        power = np.empty((ready, self._columns), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # found, and reported, by resized()
             for start in range(0, ready, FRAME_BLOCK):
                 stop = min(start + FRAME_BLOCK, ready)
                 self._transform(frames[start:stop], power[start:stop])
-        self.loudest = np.maximum(self.loudest, power.max(initial=0.0))  # NaN if one is
+        self.loudest = np.maximum(self.loudest, power[:, :-1].max(initial=0.0))  # NaN if one is
         self._power.write(power.data)
+        self._frames += ready
         self._pending = self._pending[ready * hop :]
 
     def _transform(self, frames: np.ndarray, power: np.ndarray) -> None:
-        """Compute power [n, n_mels] from windows [n, n_fft], in place, so that all of it stays in the cache."""
+        """Compute power [n, n_mels + 1] from windows [n, n_fft], in place, so that all of it stays in the cache."""
         n, inner = len(frames), _inner_bins(self.recipe)
         windowed = self._windowed[:n]
         windowed[:] = frames
@@ -351,21 +472,50 @@ class _Spectrogram:
         bins = np.add(squares[:, ::2], squares[:, 1::2], out=self._bins[:n], casting="same_kind")
         for bands, covered, triangles in _filters(self.recipe):
             power[:, bands] = bins[:, covered] @ triangles
+        power[:, -1] = bins[:, : self._low_bins] @ mel_filterbank(self.recipe)[0, 1 : self._low_bins + 1]
+
+    def end(self) -> None:
+        """End the sound.
+
+        Raises:
+            AudioError: its samples were far beyond full scale.
+        """
+        if self._ended:
+            return
+        self._ended = True
+        self.add(np.zeros(self.recipe.n_fft // 2, np.float32), last=True)
+        if not np.isfinite(self.loudest):
+            raise AudioError("the recording's samples are too large to be squared; scale them to -1..1")
+
+    def low_levels(self) -> LowLevels | None:
+        """Measure what lies below the voice; None if there is no sound. Call `end` before."""
+        if not self.loudest > 0:
+            return None
+        power = self._rows(0, min(self._frames, RESIZED_WHOLE))
+        low = power[:, -1]
+        loudest = float(max((power[:, 0] - low).max(), power[:, 1:-1].max(initial=0.0)))
+        nearly_always = int(STEADY_SHARE * len(power))
+        lowest = np.partition(power[:, [*range(min(HUM_BANDS, self.recipe.n_mels)), -1]], nearly_always, axis=0)
+        *bands, steady = lowest[nearly_always].tolist()
+        return LowLevels(
+            passing=decibels(float(low.max()), loudest),
+            steady=decibels(steady, loudest),
+            hum=decibels(max(bands), float(self.loudest)),
+            loudest=loudest,
+        )
 
     def vector(self) -> np.ndarray:
-        """End the sound, and return the recipe's spectrogram row by row, float32 [spectrogram_size**2]."""
+        """Return the recipe's spectrogram row by row, float32 [spectrogram_size**2]; the sound ends."""
         return self.resized(self.recipe.spectrogram_size, self.recipe.spectrogram_size).reshape(-1)
 
     def resized(self, rows: int, columns: int) -> np.ndarray:
-        """End the sound, and return dB below the loudest cell, float32 [rows, columns].
+        """Return dB below the loudest cell, float32 [rows, columns]; the sound ends.
 
         Raises:
             AudioError: the sound is silent, or its samples were far beyond full scale.
         """
-        self.add(np.zeros(self.recipe.n_fft // 2, np.float32), last=True)
-        if not np.isfinite(self.loudest):
-            raise AudioError("the recording's samples are too large to be squared; scale them to -1..1")
-        frames = self._power.tell() // (4 * self.recipe.n_mels)
+        self.end()
+        frames = self._frames
         if frames <= max(RESIZED_WHOLE, columns):
             resized = cv2.resize(self._decibels(0, frames), (columns, rows), interpolation=cv2.INTER_AREA)
         else:
@@ -383,9 +533,13 @@ class _Spectrogram:
 
     def _decibels(self, first: int, stop: int) -> np.ndarray:
         """Compute `librosa.power_to_db(ref=np.max)` of some frames: float32 [n_mels, stop - first]."""
-        row = 4 * self.recipe.n_mels
-        self._power.seek(first * row)
-        power = np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self.recipe.n_mels).T
+        power = self._rows(first, stop)[:, :-1].T
         loudest = np.maximum(np.float32(AMIN), self.loudest)
         decibels = 10 * np.log10(np.maximum(np.float32(AMIN), power)) - 10 * np.log10(loudest)
         return np.ascontiguousarray(np.maximum(decibels, np.float32(-self.recipe.top_db)), np.float32)
+
+    def _rows(self, first: int, stop: int) -> np.ndarray:
+        """Read some frames: float32 [stop - first, n_mels + 1]."""
+        row = 4 * self._columns
+        self._power.seek(first * row)
+        return np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self._columns)

@@ -1,0 +1,133 @@
+"""Offset, rumble and hum: taken off where they are louder than the voice, and nowhere else."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from audio import decoding, features, hum
+from audio.features import AudioError, extract, load_audio
+from audio.filters import HighPass
+from tests.recordings import EXAMPLES
+
+VOICE, RATE = soundfile.read(next(path for path in EXAMPLES if path.name == "voice_es.wav"), dtype="float32")
+TIMES = np.arange(len(VOICE)) / RATE
+CLEAN = extract(VOICE, sample_rate=RATE)
+
+
+def wave(hertz: float, amplitude: float) -> np.ndarray:
+    return amplitude * np.sin(2 * np.pi * hertz * TIMES + 1)
+
+
+def buzz(mains: float, amplitude: float) -> np.ndarray:
+    """Return a hum with the first eight lines, and a frequency as it may be at some hour."""
+    return sum((wave(1.0006 * mains * n, amplitude / n) for n in range(1, 9)), np.zeros(1))
+
+
+def disturbed(sound: np.ndarray) -> features.Features:
+    return extract((VOICE + sound).astype(np.float32), sample_rate=RATE)
+
+
+def likeness(one: features.Features, other: features.Features) -> float:
+    return float(np.corrcoef(one.vector, other.vector)[0, 1])
+
+
+DISTURBANCES = {
+    "offset": (np.full(1, 0.1), "a constant offset of 0.1 taken off", 0.9999),
+    "large offset": (np.full(1, -0.4), "a constant offset of -0.4 taken off", 0.9999),
+    "rumble": (wave(25, 0.2), "rumble below 40 Hz taken off", 0.99),
+    "slow rumble": (wave(3, 0.4), "rumble below 40 Hz taken off", 0.99),
+    "hum": (wave(50, 0.1), "hum of 50 Hz taken off", 0.999),
+    "hum with lines": (buzz(50, 0.2), "hum of 50 Hz taken off", 0.999),
+    "American hum": (buzz(60, 0.2), "hum of 60 Hz taken off", 0.999),
+    "hum of a transformer": (wave(100, 0.1) + wave(200, 0.05), "hum of 50 Hz taken off", 0.999),
+    "all": (
+        0.2 + wave(20, 0.2) + buzz(50, 0.2),
+        "a constant offset of 0.2, rumble below 40 Hz and hum of 50 Hz taken off", 0.98,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("sound", "note", "least"), DISTURBANCES.values(), ids=DISTURBANCES)
+def test_a_disturbance_is_taken_off_and_said(sound, note, least):
+    heard = disturbed(sound)
+    assert heard.note == note
+    assert likeness(heard, CLEAN) > least
+    assert heard.peak == pytest.approx(CLEAN.peak, rel=0.25)  # the level is that of the voice
+    assert not heard.clipped
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_a_clean_recording_is_read_once_and_unchanged(path, monkeypatch):
+    """Its vector is that of the recipe alone."""
+    monkeypatch.setattr(features, "_next", lambda source, stats, spectrogram: (stats.choice, stats.off))
+    wanted = extract(path)
+    monkeypatch.undo()
+    readings = []
+    opened = features.open_sound
+    monkeypatch.setattr(features, "open_sound", lambda where: readings.append(where) or opened(where))
+    heard = extract(path)
+    assert readings == [path] and not heard.note
+    np.testing.assert_array_equal(heard.vector, wanted.vector)
+
+
+@pytest.mark.parametrize("sound", [np.full(1, 0.005), wave(25, 0.01), wave(50, 0.01), wave(110, 0.1), wave(440, 0.3)],
+                         ids=["offset", "rumble", "hum", "low tone", "tone"])  # fmt: skip
+def test_what_does_not_disturb_stays(sound):
+    assert not disturbed(sound).note
+
+
+def test_a_sung_note_is_no_hum():
+    """It wavers by one percent, a sixth of a semitone."""
+    wavering = np.cumsum(100 * (1 + 0.01 * np.sin(2 * np.pi * 1.3 * TIMES))) / RATE
+    note = sum(np.sin(2 * np.pi * n * wavering) / n for n in range(1, 6))
+    assert not extract((0.2 * note).astype(np.float32), sample_rate=RATE).note
+
+
+@pytest.mark.parametrize("sound", [np.full(1, 0.3), buzz(50, 0.2)], ids=["offset", "hum"])
+def test_a_disturbance_alone_is_silence(sound):
+    with pytest.raises(AudioError, match="is silent"):
+        extract(sound.astype(np.float32) + np.zeros(len(VOICE), np.float32), sample_rate=RATE)
+
+
+def test_blocks_do_not_change_a_bit(monkeypatch):
+    sound = (VOICE + 0.2 + wave(20, 0.2) + buzz(50, 0.2)).astype(np.float32)
+    sound = np.tile(sound, 3)  # longer than a stretch in which a hum is fitted
+    whole = extract(sound, sample_rate=RATE)
+    monkeypatch.setattr(decoding, "READ_BLOCK", 4321)
+    pieces = extract(sound, sample_rate=RATE)
+    assert pieces.note == whole.note
+    np.testing.assert_array_equal(pieces.vector, whole.vector)
+
+
+def test_files_samples_and_plots_are_heard_alike(tmp_path):
+    sound = (VOICE + 0.3).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(extract(tmp_path / "a.wav").vector, extract(sound, sample_rate=RATE).vector)
+    assert abs(load_audio(tmp_path / "a.wav").samples.mean()) < 1e-4
+    drawn, _ = features.overview(tmp_path / "a.wav", 100, CLEAN.seconds)
+    assert drawn.mean() == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize(("rate", "cutoff"), [(8000, 250), (22_050, 55), (192_000, 80)])
+def test_the_high_pass_is_that_of_scipy(rate, cutoff):
+    sound = (np.random.default_rng(0).normal(size=20_000) + 0.5).astype(np.float32)
+    sections = scipy.signal.butter(12, cutoff, "highpass", fs=rate, output="sos")
+    start = scipy.signal.sosfilt_zi(sections) * sound[0]
+    wanted, _ = scipy.signal.sosfilt(sections, sound.astype(np.float64), zi=start)
+    filter_ = HighPass(rate, cutoff)
+    heard = np.concatenate([filter_.add(block) for block in np.split(sound, [1, 3, 480, 481, 5000])])
+    np.testing.assert_allclose(heard, wanted, atol=1e-6)
+
+
+def test_a_hum_is_taken_off_to_the_ends():
+    """Below it the recording has noise at -60 dB, which stays."""
+    times = np.arange(11 * RATE) / RATE
+    noise = np.random.default_rng(0).normal(0, 1e-3, len(times))
+    tone = 0.3 * np.sin(2 * np.pi * 49.97 * times) + 0.1 * np.cos(2 * np.pi * 149.91 * times)
+    sound = (noise + tone).astype(np.float32)
+    found = hum.find_hum([sound], RATE)
+    assert found and found.mains == 50 and found.fundamental == pytest.approx(49.97, abs=0.01)
+    assert {1, 3} <= set(found.numbers)
+    left = np.concatenate(list(hum.without_hum(np.array_split(sound, 7), RATE, found)))
+    np.testing.assert_allclose(left, noise, atol=5e-4)
