@@ -168,6 +168,15 @@ def existing_path(text: str) -> Path:
 
 
 @contextlib.contextmanager
+def blaming(option: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Turn an error of some `kind` in the block into a WrongOption that names the option."""
+    try:
+        yield
+    except kind as error:
+        raise WrongOption(f"{option}: {error}") from error
+
+
+@contextlib.contextmanager
 def keeping(what: str) -> Iterator[None]:
     """Let `run` print `what` is kept if Ctrl-C ends the block."""
     try:

@@ -75,15 +75,55 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     """
     from tqdm import tqdm
 
-    from audio.provenance import read_latents
     from painting.generate import Journal, generate_images
-    from painting.inputs import Inputs, model_files
-    from painting.plan import check_subjects, plan
-    from painting.png_text import read_chunks
     from painting.progress import Progress
 
     device = device_of(args)
-    replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
+    specs, inputs = asked_for(args, device)
+    samples = args.outdir / "samples"
+    check_writable(samples)
+    journal = Journal(args.outdir, specs, inputs.identity(specs))
+    if journal.finished:
+        print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
+    painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
+    shape = shape_of(painter, inputs, specs)
+    start_noise = functools.partial(inputs.start_noise, shape=shape)
+    text_of = None if args.no_metadata else inputs.text_of
+    preview = args.outdir / "preview.png" if args.preview_every else None
+    images = dict(journal.finished)
+    missing = [index for index in range(len(specs)) if index not in journal.finished]
+    with (
+        Progress(specs[0].steps, preview, args.preview_every, emit) as progress,
+        cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
+    ):
+        made = generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress)
+        for index, path in zip(missing, made, strict=True):
+            if emit is None:  # in standby the answer names the images
+                which = [f"{index + 1} of {len(specs)}", *inputs.recordings(specs[index])] if len(specs) > 1 else []
+                tqdm.write(f"image: {path}" + f" ({', '.join(which)})" * bool(which), file=sys.stdout)  # above the bar
+                sys.stdout.flush()
+            images[index] = path
+    paths = [images[index] for index in range(len(specs))]
+    written = [*paths, *([preview] if preview and preview.is_file() else []), *save_overviews(args, paths)]
+    if len(written) > 1:
+        print("written:", *written)
+    return paths
+
+
+def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["ImageSpec"], "Inputs"]:
+    """Return what decides each image that a command line asks for, and the files that they are made from.
+
+    Raises:
+        ValueError: latents and options do not go together, or a file is broken.
+        OSError: a file cannot be read.
+    """
+    from audio.provenance import read_latents
+    from painting.inputs import Inputs, model_files
+    from painting.plan import check_subjects, plan
+    from painting.png_text import read_chunks
+
+    with cli.blaming("--replay"):
+        replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
     files = [(path, read_latents(path)) for path in latent_files(args)]
     specs = [replayed] if replayed else plan(args, [len(latents) for _, latents in files], device)
     check_subjects(specs, files)
@@ -92,34 +132,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         print_whitening(inputs)
     if made_from:
         inputs.check_replay(made_from, specs[0])
-
-    samples = args.outdir / "samples"
-    check_writable(samples)
-    journal = Journal(args.outdir, specs, inputs.identity(specs))
-    if journal.finished:
-        print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
-    painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
-    shape = shape_of(painter, specs[0])
-    inputs.check_shape(specs, shape)
-    start_noise = functools.partial(inputs.start_noise, shape=shape)
-    text_of = None if args.no_metadata else inputs.text_of
-    preview = args.outdir / "preview.png" if args.preview_every else None
-    images = dict(journal.finished)
-    missing = (index for index in range(len(specs)) if index not in journal.finished)
-    with (
-        Progress(specs[0].steps, preview, args.preview_every, emit) as progress,
-        cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
-    ):
-        for path in generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress):
-            if emit is None:  # in standby the answer names the images
-                tqdm.write(f"image: {path}", file=sys.stdout)  # above the bar
-                sys.stdout.flush()
-            images[next(missing)] = path
-    made = [images[index] for index in range(len(specs))]
-    written = [*made, *([preview] if preview and preview.is_file() else []), *save_overviews(args, made)]
-    if len(written) > 1:
-        print("written:", *written)
-    return made
+    return specs, inputs
 
 
 def device_of(args: argparse.Namespace) -> "torch.device":
@@ -130,24 +143,23 @@ def device_of(args: argparse.Namespace) -> "torch.device":
     """
     from ldm.devices import UnavailableError, choose_device
 
-    try:
+    with cli.blaming("--device", UnavailableError):
         return choose_device(args.device)
-    except UnavailableError as error:
-        raise cli.WrongOption(f"--device: {error}") from error
 
 
-def shape_of(painter: "LatentDiffusionPainter", spec: "ImageSpec") -> tuple[int, int, int]:
-    """Return the shape [C, h, w] of x_T for an image.
+def shape_of(painter: "LatentDiffusionPainter", inputs: "Inputs", specs: list["ImageSpec"]) -> tuple[int, int, int]:
+    """Return the shape [C, h, w] of x_T for images, which are all of one size.
 
     Raises:
-        cli.WrongOption: the model has no images of this size.
+        cli.WrongOption: the model has no images of this size, or latents that are used as they are do not fit it.
     """
     from ldm.devices import UnavailableError
 
-    try:
-        return painter.latent_shape(spec.height, spec.width)
-    except UnavailableError as error:
-        raise cli.WrongOption(f"--H, --W: {error}") from error
+    with cli.blaming("--size", UnavailableError):
+        shape = painter.latent_shape(specs[0].height, specs[0].width)
+    with cli.blaming("--size"):
+        inputs.check_shape(specs, shape)
+    return shape
 
 
 def print_whitening(inputs: "Inputs") -> None:

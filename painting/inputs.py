@@ -20,7 +20,7 @@ from torch import Tensor
 import cli
 import config
 from audio.initial_noise import Voices, initial_noise, is_gaussian
-from audio.provenance import find_whitening, read_note
+from audio.provenance import find_whitening, read_names, read_note
 from files import sha256_of
 from ldm.checkpoint import files_read, find_model
 from ldm.models.diffusion.sampling import seeded_noise
@@ -85,6 +85,7 @@ class Inputs:
         """
         self.weights, self.yaml = weights, yaml
         self._paths = [path for path, _ in files]
+        self._names = [read_names(path, len(latents)) for path, latents in files]
         self.whitened_by: dict[Path, list[Path]] = {}  # calibrations, and the files that each whitens
         self._model_sha256 = model_sha256(weights)
         rows = [sorted({spec.parts[i][0] for spec in specs if spec.parts}) for i in range(len(files))]
@@ -119,8 +120,8 @@ class Inputs:
             if voices.latents.shape[1:] != shape and not all(map(voices.whitened, rows)):
                 held, needed = (", ".join(map(str, size)) for size in (voices.latents.shape[1:], shape))
                 raise ValueError(
-                    f"{path} holds latents [N, {held}] that are sampled from as they are, and the image needs "
-                    f"[N, {needed}]; only whitened voices fit every size"
+                    f"{path} holds latents [N, {held}] that are sampled from as they are, and an image of this size "
+                    f"needs [N, {needed}]; only whitened voices fit every size"
                 )
 
     def start_noise(self, specs: Sequence[ImageSpec], shape: tuple[int, int, int]) -> Tensor:
@@ -168,7 +169,13 @@ class Inputs:
             calibration_sha256=self._calibration_sha256,
             recipe=config.RECIPE.to_json(),
             version=cli.VERSION,
+            recordings=self.recordings(spec),
         )
+
+    def recordings(self, spec: ImageSpec) -> tuple[str, ...]:
+        """Return the names of the recordings that an image is of, as far as they are known."""
+        named = ((names[row], weight) for names, (row, weight) in zip(self._names, spec.parts, strict=False))
+        return tuple(name for name, weight in named if name and weight)
 
     def text_of(self, spec: ImageSpec) -> PngInfo:
         """Return the PNG text of an image."""

@@ -31,6 +31,7 @@ class Provenance:
     calibration_sha256: str | None  # of the whitening, if one was used
     recipe: Mapping[str, float]  # from recording to latents
     version: str  # of this program
+    recordings: tuple[str, ...] = ()  # names of the recordings that the latents are of, as far as they are known
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Provenance":
@@ -39,8 +40,10 @@ class Provenance:
         Raises:
             ValueError: a field is missing, unknown, or of another type.
         """
-        check_json_fields(cls, values)
-        return cls(**values)
+        check_json_fields(cls, values, optional=frozenset({"recordings"}))  # which images of early versions lack
+        if not isinstance(names := values.get("recordings", []), list):
+            raise ValueError(f"recordings is {names!r}")
+        return cls(**{**values, "recordings": tuple(map(str, names))})
 
     def check(self, now: "Provenance") -> None:
         """Raise ValueError if the files that are here `now` would give another image."""

@@ -21,6 +21,7 @@ from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.options import parse_options
 from painting.plan import plan
+from painting.png_text import read_chunks
 from tests.programs import TINY, Finished, paint, run_main
 
 
@@ -97,6 +98,7 @@ def with_text(path: Path, content: str) -> Path:
     "change",
     [
         {"sampler": "magic"},
+        {"recordings": "ann.ogg"},
         {"precision": "int1"},
         {"x_T": "stirred"},
         {"guidance_interval": ["a", "b"]},
@@ -137,7 +139,7 @@ def test_metadata_that_no_image_has_is_refused(change, from_noise, tmp_path):
 )
 def test_an_image_without_or_with_broken_metadata_cannot_be_replayed(content, problem, tmp_path):
     path = with_text(tmp_path / "p.png", content)
-    assert_one_line(run_main("txt2img.py", "--replay", path, data=tmp_path), 1, problem)
+    assert_one_line(run_main("txt2img.py", "--replay", path, data=tmp_path), 2, problem)
 
 
 @pytest.mark.parametrize("side", [3000, 50_000])
@@ -147,13 +149,13 @@ def test_an_image_that_would_fill_the_memory_is_not_replayed(side, tmp_path):
     header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
     (tmp_path / "p.png").write_bytes(png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:])
     result = run_main("txt2img.py", "--replay", tmp_path / "p.png", data=tmp_path)
-    assert_one_line(result, 1, "more pixels than any")
+    assert_one_line(result, 2, "more pixels than any")
 
 
 @pytest.mark.parametrize("end", [20, 60, -5000])
 def test_an_image_that_was_cut_short_is_not_replayed(end, from_noise, tmp_path):
     (tmp_path / "p.png").write_bytes(from_noise.read_bytes()[:end])
-    assert_one_line(run_main("txt2img.py", "--replay", tmp_path / "p.png", data=tmp_path), 1, f"{tmp_path}/p.png ")
+    assert_one_line(run_main("txt2img.py", "--replay", tmp_path / "p.png", data=tmp_path), 2, f"{tmp_path}/p.png ")
 
 
 def test_an_image_is_replayed_from_what_it_was_made_of(from_noise, from_voice, voices, tmp_path):
@@ -161,6 +163,35 @@ def test_an_image_is_replayed_from_what_it_was_made_of(from_noise, from_voice, v
     assert_one_line(noise, 2, "made from noise: leave out --init_latents")
     voice = run_main("txt2img.py", "--replay", from_voice, data=tmp_path)
     assert_one_line(voice, 2, "made from latents: give the same with --init_latents")
+
+
+def test_images_say_which_recordings_they_are_of(voices, tmp_path, capsys):
+    """Also on the lines of a job; a voice of weight 0 is none of them."""
+    en, it = voices.with_name("en.pt"), voices.with_name("it.pt")
+    paint(tmp_path, *TINY, "--walk", en, it, "--frames", 3, "--steps", 1)
+    images = sorted((tmp_path / "samples").iterdir())
+    of = [["voice_en.wav"], ["voice_en.wav", "voice_it.wav"], ["voice_it.wav"]]
+    assert [json.loads(Image.open(path).info["voicetoimg"])["made_from"]["recordings"] for path in images] == of
+    lines = [f"image: {path} ({n} of 3, {', '.join(of[n - 1])})" for n, path in enumerate(images, start=1)]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("image: ")] == lines
+    paint(tmp_path / "unknown", *TINY, "--init_latents", voices, "--steps", 1)  # saved again, without names
+    (path,) = (tmp_path / "unknown" / "samples").iterdir()
+    assert read_chunks(path)[1].recordings == ()
+    assert capsys.readouterr().out == f"image: {path}\n"
+
+
+def test_images_without_names_of_recordings_are_replayed(from_voice, voices, tmp_path):
+    """Those of earlier versions, and those of recordings that have another name now."""
+    content = json.loads(Image.open(from_voice).info["voicetoimg"])
+    renamed = content | {"made_from": content["made_from"] | {"recordings": ["ann.ogg"]}}
+    with_text(tmp_path / "renamed.png", json.dumps(renamed))
+    del content["made_from"]["recordings"]
+    with_text(tmp_path / "older.png", json.dumps(content))
+    for name in ("renamed", "older"):
+        paint_again = ["--replay", str(tmp_path / f"{name}.png"), "--init_latents", str(voices)]
+        assert txt2img.main([*paint_again, "--outdir", str(tmp_path / name)]) == 0
+        (path,) = (tmp_path / name / "samples").iterdir()
+        assert (np.asarray(Image.open(path)) == np.asarray(Image.open(from_voice))).all()
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------

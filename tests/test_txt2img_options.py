@@ -28,7 +28,6 @@ def nan_latents() -> torch.Tensor:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (torch.zeros(1, 4, 16, 16), "[N, 4, 16, 16]"),
         (torch.zeros(4, 32, 32), "[4, 32, 32]"),
         (torch.zeros(0, 4, 32, 32), "[0, 4, 32, 32]"),
         (torch.zeros(1, 4, 32, 32, dtype=torch.int64), "int64"),
@@ -47,6 +46,13 @@ def test_wrong_latents_get_one_line(content, expected, tmp_path):
     result = run_main("txt2img.py", "--init_latents", path, "--x_T", "raw", data=tmp_path)
     assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
     assert expected in result.stderr and str(path) in result.stderr
+
+
+def test_latents_of_another_size_are_a_wrong_size(tmp_path):
+    torch.save(torch.zeros(1, 4, 16, 16), tmp_path / "small.pt")
+    result = run_main("txt2img.py", "--init_latents", tmp_path / "small.pt", "--x_T", "raw", data=tmp_path)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert "--size: " in result.stderr and "holds latents [N, 4, 16, 16]" in result.stderr
 
 
 class Harmful:
@@ -84,7 +90,7 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--replay", "VOICES", "--size", 512], 2, "--size is decided by the image"),
         (["--H", 264], 2, "--H 264: the built-in model needs multiples of 64"),
         (["--W", 100, "--ckpt", "VOICES"], 2, "--W 100: models need multiples of 8"),
-        (["--H", 512, "--init_latents", "VOICES", "--x_T", "raw"], 1, "[N, 4, 64, 32]"),
+        (["--H", 512, "--init_latents", "VOICES", "--x_T", "raw"], 2, "[N, 4, 64, 32]"),
         (["--eta", 0.5], 2, "add --sampler ddim"),
         (["--ckpt", "VOICES"], 1, "needs a yaml"),
         (["--colour", "red"], 2, "--colour"),
@@ -105,7 +111,9 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--model", "calibration"], 1, "holds no weights"),
         (["--model", "../models"], 2, "give a path with --ckpt"),
         (["--model", "chladni", "--ckpt", "VOICES"], 2, "give one of them"),
-        (["--replay", "VOICES"], 1, "is not a PNG image"),
+        (["--replay", "VOICES"], 2, "is not a PNG image"),
+        (["--replay", config.REPO_DIR / "README.md"], 2, "README.md is not a PNG image"),
+        (["--init_latents", "VOICES", "--x_T", "raw", "--size", "256x512"], 2, "--size: "),
         (["--mix", "VOICES"], 2, "two files of latents or more"),
         (["--mix", "VOICES", "VOICES", "--weights", 1], 2, "2 numbers, one for each file"),
         (["--mix", "VOICES", "VOICES", "--weights", 0, 0], 2, "one of them above 0"),
