@@ -68,8 +68,9 @@ class Capture:
         while True:
             if len(pipeline.prompts.all) > 1:
                 self.display.say(f"{pipeline.prompts} (a number and ENTER chooses another one)")
+            asked = time.monotonic()
             self.display.say("Press ENTER to start recording...")
-            typed = self.keyboard.wait(pipeline.check, self._stopped + DOUBLE_PRESS)
+            typed = self.keyboard.wait(pipeline.check, asked, self._stopped + DOUBLE_PRESS)
             if self.options.loop and (typed is None or typed.casefold() == QUIT):
                 return None
             if typed is None and not self.options.seconds:

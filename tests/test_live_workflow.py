@@ -198,7 +198,7 @@ def test_images_have_the_same_options_as_those_of_txt2img():
     live, alone = ({action.dest: action for action in parser._actions} for parser in
                    (run_live_workflow.build_parser(), painting.options.build_parser("")))  # fmt: skip
     other = {"replay", "init_latents", "mix", "walk", "weights", "frames", "subject_idx", "n_samples", "n_iter"}
-    other |= {"batch_size", "skip_grid", "standby"}
+    other |= {"save_x_T", "batch_size", "skip_grid", "standby"}
     assert alone.keys() - live.keys() == other
     for name in live.keys() & alone.keys() - {"help", "version"}:
         for what in ("option_strings", "default", "choices", "help", "metavar", "nargs"):
@@ -235,6 +235,8 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
     person.presses("\n")
     assert READY not in person.waits_for("No sound recorded.")
     assert recording.read_text() == "older"
+    person.waits_for(READY)
+    time.sleep(ONE_PRESS)  # in which ENTER would be taken for the same press
     speak(person, microphone, VOICE)
     person.waits_for("recorded ")
     person.presses("\x03")
@@ -248,6 +250,7 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
 @pytest.mark.slow
 def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_path):
     person = sit_down(with_microphone, *QUICK, columns=30)
+    person.waits_for(READY)
     speak(person, microphone, VOICE)
     assert person.sees_the_end() == 0
     (path,) = images_in(tmp_path)
@@ -391,6 +394,7 @@ def test_two_runs_in_one_folder(sit_down, microphone, with_microphone, without_m
     first.waits_for(READY)
     second = sit_down(with_microphone, *QUICK, script=without_model)
     second.waits_for("another run is active in this folder")
+    second.waits_for(READY)
     speak(second, microphone, WORD)
     assert second.sees_the_end() == 0
     speak(first, microphone, VOICE)
@@ -415,7 +419,7 @@ def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_p
         person.waits_for(READY)
         speak(person, microphone, WORD)
         person.waits_until(lambda: len(images_in(tmp_path)) == number)  # noqa: B023
-        time.sleep(ONE_PRESS)  # in which ENTER would be taken for one that was pressed twice
+        time.sleep(ONE_PRESS)
         memory.append(sum(map(resident, (person.process.pid, *children(person).values()))))
         if number == 2:
             os.kill(children(person)["txt2img.py"], signal.SIGKILL)
