@@ -61,6 +61,7 @@ def prepare_batch(
     workers: int = 1,
     dask_scheduler: str | None = None,
     say: Callable[[str], None] = lambda line: None,
+    channel: int | None = None,
 ) -> BatchReport:
     """Write the vectors of all recordings below `folder` to `output`, float32 [N, spectrogram_size**2].
 
@@ -75,6 +76,7 @@ def prepare_batch(
         workers: number of processes; 1 is this one. In others, a decoder that crashes ends its worker, not the batch.
         dask_scheduler: address of a Dask cluster that does the work in place of the workers.
         say: called with a message if results of an earlier run cannot be reused, or if there can be only one process.
+        channel: the one of each recording to use, from 1; None: as `features.extract` chooses.
 
     Raises:
         ValueError: there are no recordings, or none that can be used; or `output` was not written by this program.
@@ -83,6 +85,7 @@ def prepare_batch(
     """
     started = time.perf_counter()
     made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES}
+    made_with |= {"input": {"channel": channel or "chosen"}}
     report = BatchReport()
     found = find_recordings(folder)
     if (first := next(found, None)) is None:  # before anything is written
@@ -100,7 +103,7 @@ def prepare_batch(
         if state.knows_anything():
             for paths in state.open_files(CHUNK):
                 state.identify((one.path, one.sha256) for one in pool.run(identify, paths))
-        _measure_all(state, pool, recipe, files, report)
+        _measure_all(state, pool, functools.partial(measure, recipe=recipe, channel=channel), files, report)
         state.commit()
         totals = state.totals()
         if not totals.rows and totals.skipped:
@@ -126,14 +129,16 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _measure_all(state: BatchState, pool: "_Pool", recipe: Recipe, files: int, report: BatchReport) -> None:
+def _measure_all(
+    state: BatchState, pool: "_Pool", measure_one: Callable[..., FileResult], files: int, report: BatchReport
+) -> None:
     """Measure the files without a result, with a progress bar if standard error is a terminal."""
     from tqdm import tqdm
 
     open_files = sum(len(paths) for paths in state.open_files(CHUNK))
     with tqdm(total=files, initial=files - open_files, unit="file", disable=None) as bar:
         for paths in state.open_files(CHUNK):
-            for one in pool.run(functools.partial(measure, recipe=recipe), paths):
+            for one in pool.run(measure_one, paths):
                 state.record(one)
                 bar.update()
                 report.new += one.vector is not None
@@ -180,7 +185,7 @@ def _no_recording(path: str) -> str:
 
 
 # --- one file, in a worker -------------------------------------------------------------------------------------------
-def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> FileResult:
+def measure(folder: str, path: str, limited: bool, recipe: Recipe, channel: int | None = None) -> FileResult:
     """Measure one file of a batch. Any problem with the file becomes a reason, so that the batch goes on."""
     started = time.perf_counter()
     file, digest = Path(folder, path), ""
@@ -188,7 +193,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> FileResult
         with _time_limit(file if limited else None):
             before = file.stat()
             digest = sha256_of(file)
-            features = extract(file, recipe)
+            features = extract(file, recipe, channel=channel)
             after = file.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise OSError("the file changed while it was read; run this command again")
@@ -209,6 +214,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe) -> FileResult
         sha256=digest,
         took=took,
         damage=features.damage,
+        note=features.note,
     )
 
 

@@ -101,7 +101,11 @@ class VoiceLatents:
 
 
 def voice_latents(
-    source: Path | str | np.ndarray, folder: Path, recipe: Recipe = RECIPE, sample_rate: int | None = None
+    source: Path | str | np.ndarray,
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    sample_rate: int | None = None,
+    channel: int | None = None,
 ) -> VoiceLatents:
     """Turn a recording into latents by the calibration in `folder`.
 
@@ -110,6 +114,7 @@ def voice_latents(
         folder: a calibration, with mean.npy and std.npy.
         recipe: how vectors are made; that of the calibration.
         sample_rate: of samples, in Hz; None for a file.
+        channel: the one to use, from 1; None: as `features.extract` chooses.
 
     Raises:
         ValueError: the recording cannot be used (`sound.AudioError`, which names the file), or the calibration is
@@ -118,7 +123,7 @@ def voice_latents(
     """
     calibration = Calibration.load(folder, recipe)
     try:
-        features = extract(source, recipe, sample_rate)
+        features = extract(source, recipe, sample_rate, channel)
     except (AudioError, DecoderEnded) as error:
         if isinstance(source, str | Path):
             raise type(error)(f"{source}: {error}") from error

@@ -245,7 +245,7 @@ def test_what_the_system_refuses_is_a_reason(tmp_path, monkeypatch, error, reaso
     folder = many(tmp_path / "in", 2)
     hear = batch.extract
 
-    def extract(path: Path, recipe: Recipe) -> object:
+    def extract(path: Path, recipe: Recipe, channel: int | None) -> object:
         if path.name == "001.wav":
             raise error
         return hear(path, recipe)
@@ -259,7 +259,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(tmp_path,
     folder = many(tmp_path / "in", 2)
     hear = batch.extract
 
-    def extract(path: Path, recipe: Recipe) -> object:
+    def extract(path: Path, recipe: Recipe, channel: int | None) -> object:
         heard = hear(path, recipe)
         if path.name == "001.wav":
             with path.open("ab") as file:
@@ -303,6 +303,22 @@ def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert prepare_batch(folder, output).new == 1
     np.testing.assert_allclose(np.load(output)[1], extract(path).vector, atol=1e-4)
+
+
+def test_what_was_done_to_a_recording_and_which_channel_was_taken(tmp_path):
+    voice = speech(0.5, 8000)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "mono.wav", voice, 8000)
+    soundfile.write(tmp_path / "in" / "opposite.wav", np.stack([voice, -voice], axis=1), 8000)
+    prepare_batch(tmp_path / "in", tmp_path / "v.npy")
+    note = "channel 1 of 2 is used, because the channels cancel each other"
+    assert [row["note"] for row in read_table(tmp_path / "v.csv")] == ["", note]
+    np.testing.assert_array_equal(*np.load(tmp_path / "v.npy"))
+    said: list[str] = []
+    assert prepare_batch(tmp_path / "in", tmp_path / "v.npy", channel=2, say=said.append).rows == 1
+    assert said == ["channel was chosen, is now 2: all recordings are done again"]
+    (skipped,) = read_table(tmp_path / "v_skipped.csv")
+    assert skipped["reason"] == "the recording has 1 channel; there is no channel 2"
 
 
 def test_another_recipe_starts_afresh_and_says_so(tmp_path):
