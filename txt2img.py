@@ -5,7 +5,7 @@ examples:
   python txt2img.py --prompt "calm blue waves" --init_latents data/latents/audio_latents_batch.pt --subject_idx 0,3,5-9
   python txt2img.py --prompt "calm blue waves" --mix ann.pt bob.pt --weights 0.3 0.7
   python txt2img.py --prompt "calm blue waves" --walk ann.pt bob.pt --frames 24
-  python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4
+  python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4 --save_x_T noise.pt
   python txt2img.py --prompts prompts.txt --init_latents live_latent.pt --size 512x256
   python txt2img.py --replay outputs/txt2img-samples/samples/sample_0000.png
 """
@@ -55,7 +55,7 @@ def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
         mean = Path(folder, "mean.pt")
         torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
         options = vars(args) | {"mix": None, "walk": None, "weights": None, "init_latents": mean, "subject_idx": [0]}
-        options |= {"x_T": "auto", "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None}
+        options |= {"x_T": "auto", "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None, "save_x_T": None}
         options["outdir"] = Path(folder)
         try:
             paint(argparse.Namespace(**options), emit)
@@ -88,6 +88,8 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
     shape = shape_of(painter, inputs, specs)
     start_noise = functools.partial(inputs.start_noise, shape=shape)
+    if args.save_x_T:
+        save_x_T(args.save_x_T, start_noise(specs), [inputs.recordings(spec) for spec in specs])
     text_of = None if args.no_metadata else inputs.text_of
     preview = args.outdir / "preview.png" if args.preview_every else None
     images = dict(journal.finished)
@@ -168,6 +170,14 @@ def print_whitening(inputs: "Inputs") -> None:
         whose = "the built-in" if whitening.parent == config.BUILTIN_CALIBRATION_DIR else "your"
         names = ", ".join(dict.fromkeys(map(str, paths)))
         print(f"start noise: {names}, whitened by {whose} calibration (--x_T raw leaves that out)")
+
+
+def save_x_T(path: Path, x_T: "torch.Tensor", recordings: list[tuple[str, ...]]) -> None:
+    """Write x_T [N, C, h, w] of images as latents, with the names of the recordings that each is of."""
+    from audio.provenance import save_latents
+
+    save_latents(path, x_T, None, [" + ".join(names) for names in recordings])
+    print(f"x_T {tuple(x_T.shape)}: {path}")
 
 
 def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:

@@ -90,6 +90,8 @@ def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[
         parser.error("--standby waits for requests; give --replay or --prompts in a request, not at the start")
     if args.guidance_interval[0] > args.guidance_interval[1]:
         parser.error("--guidance_interval: LO must not be above HI")
+    if args.save_x_T and args.save_x_T.resolve() in [path.resolve() for path in latent_files(args)]:
+        parser.error(f"--save_x_T {args.save_x_T} is the file of the latents: name another")
     if problem := _size_problem(args, explicit) or _voices_problem(args) or _ignored_option(args, explicit):
         parser.error(problem)
     args.size = None  # --H and --W hold it
@@ -258,6 +260,8 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "count up from K (default: 1)")  # fmt: skip
     add("--n_iter", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="repeat --n_samples this many "
         "times, with further seeds (default: 1)")  # fmt: skip
+    add("--save_x_T", type=cli.new_file(".pt"), metavar="F", help="also write x_T of the images, as the sampler gets "
+        "it: --init_latents F --x_T raw makes the same images again")  # fmt: skip
 
 
 def add_voice(add: Add) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 import config
 import txt2img
 from audio.initial_noise import cosine_basis, sound_shape
+from audio.provenance import read_names
 from audio.whitening import Whitening
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.sampling import seeded_noise
@@ -207,6 +208,22 @@ def test_noise_as_latents_is_left_alone(tmp_path, capsys):
     from_file = paint(tmp_path / "file", "--init_latents", tmp_path / "noise.pt")[0]
     np.testing.assert_array_equal(from_file, paint(tmp_path / "seed")[0])
     assert "whitened" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "start",
+    [["--n_samples", 2], ["--init_latents", "EN", "--seed", 3], ["--mix", "EN", "IT", "--layout_strength", 0.5]],
+    ids=["noise", "voice", "mix"],
+)
+def test_saved_noise_makes_the_same_images(start, voices, tmp_path, capsys):
+    files = {"EN": voices.with_name("en.pt"), "IT": voices.with_name("it.pt")}
+    size, saved = ["--size", "128x192", "--skip_grid", "--steps", 1], tmp_path / "sub" / "x_T.pt"
+    images = paint(tmp_path / "a", *[files.get(str(word), word) for word in start], *size, "--save_x_T", saved)
+    assert f"x_T ({len(images)}, 4, 24, 16): {saved}" in capsys.readouterr().out
+    again = paint(tmp_path / "b", "--init_latents", saved, "--x_T", "raw", "--subject_idx", "all", *size)
+    np.testing.assert_array_equal(images, again)
+    known = [name for word, name in (("EN", "voice_en.wav"), ("IT", "voice_it.wav")) if word in start]
+    assert read_names(saved, len(images)) == [" + ".join(known)] * len(images)
 
 
 def test_voices_are_named_with_what_whitens_them(voices, tmp_path, capsys):

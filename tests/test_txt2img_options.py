@@ -124,6 +124,8 @@ def test_latents_that_carry_code_do_not_run_it(tmp_path):
         (["--walk", "VOICES", "VOICES", "--weights", 1, 1], 2, "--weights is for the voices of --mix"),
         (["--init_latents", "VOICES", "--mix", "VOICES", "VOICES"], 2, "not allowed with argument"),
         (["--init_latents", "VOICES", "--layout_strength", 0.5, "--x_T", "raw"], 2, "leave one of them out"),
+        (["--init_latents", "VOICES", "--save_x_T", "VOICES"], 2, "is the file of the latents: name another"),
+        (["--save_x_T", "noise.npy"], 2, "noise.npy must end in .pt"),
         (["--outdir", __file__], 2, "is a file, a folder is needed"),
         (["--outdir", f"{__file__}/below"], 1, "there is a file where"),
     ],
