@@ -43,7 +43,7 @@ def build_parser() -> cli.CommandParser:
     parser.add_argument(
         "--dask_scheduler",
         metavar="ADDRESS",
-        help="use the workers of a Dask cluster, for instance tcp://10.0.0.1:8786 (see README.md)",
+        help="use the workers of a Dask cluster, for instance tcp://10.0.0.1:8786 (see docs/calibration.md)",
     )
     parser.add_argument("--verbose", action="store_true", help="print the speed and the slowest file")
     return parser
@@ -62,12 +62,14 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*joblib will operate in serial mode")  # prepare_batch says it
         from joblib import cpu_count
+    from tqdm import tqdm
 
     from audio.batch import plural, prepare_batch
 
     workers = options.workers or max(2, cpu_count())
     with cli.keeping("what is done is kept, the same command continues"):
-        report = prepare_batch(options.input_dir, output, config.RECIPE, workers, options.dask_scheduler, say=print)
+        say = tqdm.write  # above the progress bar
+        report = prepare_batch(options.input_dir, output, config.RECIPE, workers, options.dask_scheduler, say)
     recordings, sound = plural(report.rows, "recording"), cli.duration(report.seconds)
     print(f"{recordings}, {sound} of sound, {report.new} of them done now: {output}")
     print(f"{plural(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .av_decoder import decoder_name
 from .batch_state import BatchState, FileResult, refuse_foreign
@@ -29,10 +29,14 @@ from .files import sha256_of
 from .recipe import CONSTANTS, RECIPE, Recipe
 from .sound import AudioError, NotAudio
 
+if TYPE_CHECKING:
+    from .cluster import ClusterPool
+
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that are sent to a worker together
 WAITING_TASKS = "2*n_jobs"  # tasks under way: for each worker the current one, and the next
 REASONS_SHOWN = 3  # if no file can be used
+CRASHED = "its decoder crashed or did not end; convert it to wav"
 # the signals that end a program, as far as the system has them
 ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
 LOOK_EVERY = 0.5  # seconds between two looks whether the parent process is there
@@ -75,7 +79,8 @@ def prepare_batch(
         recipe: how to make the vectors.
         workers: number of processes; 1 is this one. In others, a decoder that crashes ends its worker, not the batch.
         dask_scheduler: address of a Dask cluster that does the work in place of the workers.
-        say: called with a message if results of an earlier run cannot be reused, or if there can be only one process.
+        say: called with a message if results of an earlier run cannot be reused, if there can be only one process, or
+            if workers of the cluster cannot be used or have all ended.
         channel: the one of each recording to use, from 1; None: as `features.extract` chooses.
 
     Raises:
@@ -96,7 +101,7 @@ def prepare_batch(
     if workers > 1 and not dask_scheduler and not _can_share():
         say("this system has no shared memory (/dev/shm): one process does all the work")
         workers = 1
-    with BatchState(output) as state, _pool(workers, dask_scheduler, folder) as pool:
+    with BatchState(output) as state, _pool(workers, dask_scheduler, folder, say) as pool:
         if changed := state.begin(made_with, decoder_name()):
             say(f"{changed}: all recordings are done again")
         files = state.enlist(itertools.chain([first], found))
@@ -130,7 +135,11 @@ def plural(number: int, noun: str) -> str:
 
 
 def _measure_all(
-    state: BatchState, pool: "_Pool", measure_one: Callable[..., FileResult], files: int, report: BatchReport
+    state: BatchState,
+    pool: "_Pool | ClusterPool",
+    measure_one: Callable[..., FileResult],
+    files: int,
+    report: BatchReport,
 ) -> None:
     """Measure the files without a result, with a progress bar if standard error is a terminal."""
     from tqdm import tqdm
@@ -264,7 +273,7 @@ def _nowhere() -> Any:
 
 # --- many files ------------------------------------------------------------------------------------------------------
 class _Pool:
-    """Measures files in this process, in worker processes, or in a Dask cluster."""
+    """Measures files in this process, or in worker processes."""
 
     def __init__(self, folder: Path, n_jobs: int, died: tuple[type[Exception], ...] = ()) -> None:
         """Use `n_jobs` workers; `died` are the errors that say that one has died, none if there are no workers."""
@@ -295,7 +304,7 @@ class _Pool:
         try:
             return next(self._parallel(function, [[path]]))
         except self.died:
-            return FileResult(path, reason="its decoder crashed or did not end; convert it to wav")
+            return FileResult(path, reason=CRASHED)
 
     def _parallel(self, function: Callable[..., FileResult], tasks: Iterable[list[str]]) -> Iterator[FileResult]:
         from joblib import Parallel, delayed
@@ -319,7 +328,9 @@ def _noted(tasks: Iterable[list[str]], under_way: list[list[str]]) -> Iterator[l
 
 
 @contextlib.contextmanager
-def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_Pool]:
+def _pool(
+    workers: int, dask_scheduler: str | None, folder: Path, say: Callable[[str], None] = lambda line: None
+) -> "Iterator[_Pool | ClusterPool]":
     """Start the workers, each with one thread, so that they do not compete and their bits do not differ."""
     from joblib import parallel_config
     from threadpoolctl import threadpool_limits
@@ -327,8 +338,8 @@ def _pool(workers: int, dask_scheduler: str | None, folder: Path) -> Iterator[_P
     if dask_scheduler:
         from .cluster import connect
 
-        with connect(dask_scheduler, folder) as died, parallel_config(backend="dask"):
-            yield _Pool(folder, -1, died)
+        with connect(dask_scheduler, folder, say) as pool:
+            yield pool
     elif workers == 1:
         with threadpool_limits(limits=1):
             yield _Pool(folder, 1)

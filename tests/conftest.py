@@ -26,6 +26,7 @@ for name in ("COLUMNS", "LINES"):
 LONGEST_FIRST = (
     "test_live_workflow.py",
     "test_batch.py",
+    "test_cluster.py",
     "test_readme.py",
     "test_training.py",
     "test_txt2img.py",

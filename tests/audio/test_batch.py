@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -589,6 +588,7 @@ def test_a_worker_that_ends_a_task_finds_the_next_one(tmp_path):
     under_way: list[list[str]] = []
     tasks = [[str(i)] for i in range(50)]
     with batch._pool(2, None, tmp_path) as pool:
+        assert isinstance(pool, batch._Pool)
         results = pool._parallel(done, batch._noted(tasks, under_way))
         first = next(results)
         assert len(under_way) >= 4  # of two workers: one that each is at, and one that it finds
@@ -612,81 +612,6 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, system, status):
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPO_DIR, capture_output=True, text=True)
     assert result.returncode == status and result.stdout == "alive\n"
-
-
-@pytest.fixture
-def cluster(tmp_path) -> Iterator[str]:
-    """Start a Dask scheduler and two workers on loopback; yield the address."""
-    pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"PYTHONPATH": str(REPO_DIR), "DASK_DISTRIBUTED__LOGGING__DISTRIBUTED": "error"}
-    dask = [sys.executable, "-m", "dask"]
-    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]]
-    commands.append([*dask, "worker", address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"])
-    log = (tmp_path / "dask.log").open("wb")
-    options = {"cwd": tmp_path, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
-    processes = [subprocess.Popen(command, **options) for command in commands]
-    yield address
-    for process in reversed(processes):
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    log.close()
-
-
-@pytest.mark.slow
-def test_dask(cluster, folder, tmp_path):
-    from distributed import Client
-
-    with Client(cluster, timeout=DEADLINE) as client:
-        client.wait_for_workers(2, timeout=DEADLINE)
-    arguments = ("--input_dir", folder, "--output_file", tmp_path / "dask" / "v.npy", "--dask_scheduler", cluster)
-    process = script(*arguments)
-    said, errors = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0 and not errors and f"{len(EXAMPLES)} recordings" in said
-    prepare_batch(folder, tmp_path / "here" / "v.npy")
-    assert contents(tmp_path / "dask" / "v.npy") == contents(tmp_path / "here" / "v.npy")
-
-
-def test_dask_workers_that_are_not_fit_are_named(tmp_path):
-    cluster = pytest.importorskip("audio.cluster")
-    fit = cluster.describe_worker(str(tmp_path))
-    cluster.check_workers({"tcp://w": fit}, tmp_path)
-    for answer, message in (
-        (ModuleNotFoundError("No module named 'audio'"), "w cannot run this program"),
-        (fit | {"folder": False}, "does not see"),
-        (fit | {"soxr": "0.1"}, "has soxr 0.1"),
-    ):
-        with pytest.raises(RuntimeError, match=message):
-            cluster.check_workers({"tcp://w": answer}, tmp_path)
-
-
-def test_without_dask_the_way_to_install_it_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RuntimeError, match="Dask is not installed: pip install -r requirements-dask.txt"):
-        prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler="tcp://127.0.0.1:1")
-
-
-def test_a_scheduler_without_workers_is_told_of(tmp_path):
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
-    with (
-        distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty,
-        pytest.raises(RuntimeError, match="has no workers; start some with `dask worker tcp://"),
-    ):
-        prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler=empty.scheduler_address)
-
-
-@pytest.mark.slow
-def test_no_scheduler_is_one_line(tmp_path):
-    pytest.importorskip("distributed", reason="Dask is not installed: requirements-dask.txt")
-    with pytest.raises(RuntimeError, match="no Dask scheduler answers at nonsense://x") as caught:
-        prepare_batch(many(tmp_path / "in", 1), tmp_path / "v.npy", dask_scheduler="nonsense://x")
-    assert "\n" not in str(caught.value)
 
 
 # --- damaged on purpose ----------------------------------------------------------------------------------------------
