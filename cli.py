@@ -19,6 +19,7 @@ import config
 
 VERSION = "0.1.0"
 VERBOSE = "also print which calibration is used"  # help of --verbose
+MOST_CHANNELS = 1024  # of a recording, as libsndfile allows
 REMEDIES = {
     errno.EACCES: "choose another place, or change its permissions",
     errno.EROFS: "choose a place that can be written to",
@@ -52,6 +53,13 @@ class CommandParser(argparse.ArgumentParser):
         if re.match("unrecognized arguments: [^-]", message):
             message += "; put a text of several words in quotes"
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_channel(add: Callable[..., argparse.Action]) -> None:
+    """Add the option that chooses one channel of recordings."""
+    channel = bounded(int, 1, MOST_CHANNELS)
+    add("--channel", type=channel, metavar="N", help="use channel N of each recording, from 1 (default: all, or those "
+        "that have sound)")  # fmt: skip
 
 
 def bounded(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], int | float]:

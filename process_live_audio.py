@@ -43,6 +43,7 @@ def build_parser() -> cli.CommandParser:
         metavar="F",
         help="the latents, a .pt file (default: %(default)s)",
     )
+    cli.add_channel(parser.add_argument)
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
     parser.add_argument("--verbose", action="store_true", help=cli.VERBOSE)
     parser.add_argument(
@@ -106,9 +107,9 @@ def make_latents(options: argparse.Namespace) -> Path:
     folder = config.calibration_dirs()[0]
     if options.verbose:
         print(f"calibration: {'built-in' if folder == config.BUILTIN_CALIBRATION_DIR else folder}")
-    voice = voice_latents(options.input_file, folder, config.RECIPE)
+    voice = voice_latents(options.input_file, folder, config.RECIPE, channel=options.channel)
     if options.save_picture:
-        plot(options.input_file, options.save_picture, voice.info.seconds)
+        plot(options.input_file, options.save_picture, voice.info.seconds, options.channel)
     name = recording_name(options.input_file)
     warn(voice, name)
 
@@ -120,11 +121,11 @@ def make_latents(options: argparse.Namespace) -> Path:
     return options.output_file
 
 
-def plot(recording: Path, path: Path, seconds: float) -> None:
+def plot(recording: Path, path: Path, seconds: float, channel: int | None) -> None:
     """Plot waveform and spectrogram of a recording that lasts so many seconds."""
     from audio import features, plots
 
-    waveform, decibels = features.overview(recording, PLOT_COLUMNS, seconds, config.RECIPE)
+    waveform, decibels = features.overview(recording, PLOT_COLUMNS, seconds, config.RECIPE, channel)
     plots.save_recording(path, waveform, decibels, seconds, config.RECIPE)
     print(f"drawn: {path}")
 

@@ -1,8 +1,9 @@
-"""Record from a microphone: sound is written to disk as it comes, mixed to mono, at the device's own sample rate.
+"""Record from a microphone: sound is written to disk as it comes, at the device's own sample rate.
 
-PortAudio's thread puts blocks into a queue, and the calling thread writes them to a file. The whole recording is never
-in memory, and the file is complete however the program ends. `sounddevice` is imported only when a microphone is used,
-because it needs the PortAudio library.
+All channels are written; at the end they are mixed to mono, since only the whole recording tells which of them have
+sound (`channels.py`). PortAudio's thread puts blocks into a queue, and the calling thread writes them to a file. The
+whole recording is never in memory, and the file is complete however the program ends. `sounddevice` is imported only
+when a microphone is used, because it needs the PortAudio library.
 """
 
 import platform
@@ -19,16 +20,20 @@ from typing import Any
 
 import numpy as np
 
+from .channels import ChannelLevels, Choice
+from .files import atomic_path
 from .levels import count_clipped
 
 LATENCY = 0.1  # seconds of sound that PortAudio may hold while the machine is busy elsewhere
 FIRST_SOUND = 5.0  # seconds to wait for the first sound; a Bluetooth headset takes two to wake up
+ASLEEP = 2.0  # seconds of zeros after which a recording is announced all the same: it may be a gate for noise
 STALLED = 3.0  # seconds without data, not even silence, after which a microphone counts as unplugged
 POLL = 0.01  # seconds between two checks of `stop` and of the queue
 LAST_BLOCK = 0.1  # seconds to wait for the block that was on its way when a recording ends; blocks are shorter
 MAX_WAITING = 1024  # blocks in the queue, at least 9 s; with a slower disk sound is lost, and memory does not grow
 SERVER_CHANNELS = 32  # a device with so many inputs is a sound server, which offers any number that is asked for
 SAMPLE_BYTES = 2
+MIXED = 1 << 18  # samples of all channels that are mixed at a time
 WAV_BYTES = 2**32 - 64  # the largest size that the header of a wav file can hold
 
 OnBlock = Callable[[np.ndarray, int], None]  # called with a block [T] float32, mono, and its number of clipped frames
@@ -56,6 +61,7 @@ class Microphone:
     name: str
     sample_rate: int  # Hz, the device's default
     channels: int
+    channel: int | None = None  # the only one that is recorded, from 1
 
 
 @dataclass(frozen=True)
@@ -69,26 +75,32 @@ class Recording:
     overflows: int  # how often sound was lost because the machine was busy
     stopped: float  # time.monotonic() at which the recording ended
     ended_by: str  # why it ended early, "" if it did not
+    note: str = ""  # which channels are used, "" if all are
 
 
 # --- finding the microphone ------------------------------------------------------------------------------------------
-def find_microphone(choice: str = "") -> Microphone:
+def find_microphone(choice: str = "", channel: int | None = None) -> Microphone:
     """Find an input device, and try the settings that it will be recorded with.
 
     `choice` is its number, its name, or a part of the name that no other input contains, in upper or lower case; "" is
-    the system's default.
+    the system's default. `channel` is the only channel to record, from 1; None: all.
 
     Raises:
-        MicrophoneError: no PortAudio library, no such input device, or one that is busy or refuses its own settings.
+        MicrophoneError: no PortAudio library, no such input device, one without that channel, or one that is busy or
+            refuses its own settings.
     """
     sounddevice = _sounddevice()
     device = _chosen_input(sounddevice, choice) if choice else _default_input(sounddevice)
     offered = device["max_input_channels"]
+    if channel is not None and channel > offered:
+        has = "1 channel" if offered == 1 else f"{offered} channels"
+        raise MicrophoneError(f"the microphone {device['name']!r} has {has}; there is no channel {channel}")
     microphone = Microphone(
         index=device["index"],
         name=device["name"],
         sample_rate=round(device["default_samplerate"]),
-        channels=2 if offered >= SERVER_CHANNELS else offered,
+        channels=max(2, channel or 0) if offered >= SERVER_CHANNELS else offered,
+        channel=channel,
     )
     try:
         sounddevice.check_input_settings(**_settings(microphone))
@@ -198,22 +210,23 @@ def record(
 ) -> Recording:
     """Record to `path`, 16-bit mono wav, until `stop()` is true; `started()` is called once the first sound has come.
 
-    The file grows as sound comes, and its header is always up to date. Ctrl-C and SystemExit also end the recording;
-    the part recorded until then is kept. It is also kept if the microphone is unplugged or the disk is full:
-    `Recording.ended_by` says so.
+    Zeros at the beginning, from a device that wakes up, are left out for up to FIRST_SOUND seconds. The file grows as
+    sound comes, and its header is always up to date. Ctrl-C and SystemExit also end the recording; the part recorded
+    until then is kept. It is also kept if the microphone is unplugged or the disk is full: `Recording.ended_by` says
+    so.
 
     Args:
         path: a new file.
         microphone: from `find_microphone`.
         stop: asked a hundred times a second whether to end.
         started: called once.
-        on_block: called with every block once it is written.
+        on_block: called with every block once it is written, mixed to mono as far as can be told until then.
 
     Raises:
         MicrophoneError: the microphone cannot be opened, or no sound comes from it; `path` is removed.
         OSError: the file cannot be made, or exists already.
     """
-    with _WavWriter(path, microphone.sample_rate, on_block) as writer:
+    with _WavWriter(path, microphone, on_block) as writer:
         ended_by = _capture(microphone, writer, stop, started)
     return Recording(
         path=path,
@@ -223,6 +236,7 @@ def record(
         overflows=writer.overflows,
         stopped=writer.stopped,
         ended_by=ended_by,
+        note=writer.choice.note,
     )
 
 
@@ -235,11 +249,12 @@ def _capture(
         with sounddevice.InputStream(**_settings(microphone), latency=LATENCY, callback=writer.receive) as stream:
             try:
                 _await_sound(writer, stream)
-                failure = writer.write_waiting()
+                failure, stopped = _await_waking(writer, stream, stop)
                 if writer.refusal:
                     raise writer.refusal
-                started()
-                while not failure and not stop():
+                if not stopped:
+                    started()
+                while not (failure or stopped or stop()):
                     time.sleep(POLL)
                     gone = not stream.active  # checked before the last blocks are fetched
                     gone = gone or time.monotonic() - writer.received > STALLED
@@ -272,43 +287,66 @@ def _await_sound(writer: "_WavWriter", stream: Any) -> None:
         time.sleep(POLL)
 
 
+def _await_waking(writer: "_WavWriter", stream: Any, stop: Callable[[], bool]) -> tuple[str, bool]:
+    """Wait until something other than zeros comes, but not for long; return what went wrong, and whether to stop."""
+    deadline = time.monotonic() + ASLEEP
+    while not (failure := writer.write_waiting()) and not writer.awake and time.monotonic() < deadline:
+        if not stream.active or stop():
+            return failure, True
+        time.sleep(POLL)
+    return failure, False
+
+
 class _WavWriter:
     """Writes blocks of sound to a wav file, from a queue that PortAudio's thread fills."""
 
-    def __init__(self, path: Path, sample_rate: int, on_block: OnBlock) -> None:
-        self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)  # arguments of `OnBlock`
+    def __init__(self, path: Path, microphone: Microphone, on_block: OnBlock) -> None:
+        # blocks [T, channels] and their number of clipped frames
+        self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)
+        self.awake = False  # whether anything but zeros has come
         self.frames = 0
         self.overflows = 0
         self.received = time.monotonic()  # when the last block came
         self.stopped = 0.0  # time.monotonic() at which the recording ended
         self.refusal: OSError | None = None  # the error of the disk, after which nothing is written
+        self.choice = Choice()
+        self._rate, self._channel = microphone.sample_rate, microphone.channel
+        self._channels = 1 if microphone.channel else microphone.channels  # of the file, until it is mixed
+        self._levels = ChannelLevels(self._rate, self._channels)
+        self._zeros = 0  # frames at the beginning that were left out
         self._on_block = on_block
         self._path = path
         self._file = path.open("xb")
         self._wav = wave.open(self._file, "wb")  # noqa: SIM115 (closed by __exit__)
-        self._wav.setnchannels(1)
+        self._wav.setnchannels(self._channels)
         self._wav.setsampwidth(SAMPLE_BYTES)
-        self._wav.setframerate(sample_rate)
+        self._wav.setframerate(microphone.sample_rate)
 
     def __enter__(self) -> "_WavWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.write_waiting()
+        if not self.awake and not self.refusal:
+            self._write(np.zeros((self._zeros, self._channels), np.float32), 0)  # nothing else came
         with suppress(OSError):  # a full disk, which write_waiting() has reported
             self._wav.close()
         with suppress(OSError):
             self._file.close()
         if not self.frames:
             self._path.unlink(missing_ok=True)
+        elif self._channels > 1:
+            with suppress(OSError):  # then all channels stay, and whoever reads the file mixes them
+                self._mix()
 
     def receive(self, block: np.ndarray, frames: int, when: Any, status: Any) -> None:
-        """Put a block [T, channels] into the queue as mono [T]. PortAudio's thread calls this, and must never wait."""
+        """Put a block [T, channels] into the queue. PortAudio's thread calls this, and must never wait."""
         self.received = time.monotonic()
         self.overflows += bool(status.input_overflow)
         clipped = count_clipped(block)  # before the channels are mixed, which hides it
         try:
-            self.blocks.put_nowait((block.mean(axis=1), clipped))
+            used = block if self._channel is None else block[:, self._channel - 1 : self._channel]
+            self.blocks.put_nowait((used.copy(), clipped))
         except queue.Full:
             self.overflows += 1
 
@@ -316,15 +354,52 @@ class _WavWriter:
         """Write the blocks in the queue; return what went wrong, or ""."""
         for _ in range(self.blocks.qsize()):  # not "until it is empty": with a slow disk that would never end
             block, clipped = self.blocks.get_nowait()
-            if (self.frames + block.size) * SAMPLE_BYTES > WAV_BYTES:
-                return "a wav file can hold no more"
-            samples = np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16)
-            try:
-                self._wav.writeframes(samples.tobytes())  # also brings the header up to date
-                self._file.flush()
-            except OSError as error:
-                self.refusal = OSError(error.errno, error.strerror, str(self._path.parent))
-                return f"the recording cannot be written ({(error.strerror or '').lower()})"
-            self.frames += block.size
-            self._on_block(block, clipped)
+            if not self.awake:
+                block = self._without_zeros(block)
+            if len(block) and (failure := self._write(block, clipped)):
+                return failure
         return ""
+
+    def _without_zeros(self, block: np.ndarray) -> np.ndarray:
+        """Leave out zeros at the beginning, from a device that wakes up."""
+        sounding = np.flatnonzero(block.any(axis=1))
+        first = int(sounding[0]) if len(sounding) else len(block)
+        self.awake = len(sounding) > 0
+        if self._zeros + first > FIRST_SOUND * self._rate:  # it is silent, not asleep
+            self.awake = True
+            return block
+        self._zeros += first
+        return block[first:]
+
+    def _write(self, block: np.ndarray, clipped: int) -> str:
+        """Write a block [T, channels]; return what went wrong, or ""."""
+        if (self.frames + len(block)) * self._channels * SAMPLE_BYTES > WAV_BYTES:
+            return "a wav file can hold no more"
+        try:
+            self._wav.writeframes(_to_int16(block))  # also brings the header up to date
+            self._file.flush()
+        except OSError as error:
+            self.refusal = OSError(error.errno, error.strerror, str(self._path.parent))
+            return f"the recording cannot be written ({(error.strerror or '').lower()})"
+        self.frames += len(block)
+        if self._channels > 1:
+            self._levels.add(block)
+            self.choice = self._levels.choice()
+        self._on_block(self.choice.mono(block), clipped)
+        return ""
+
+    def _mix(self) -> None:
+        """Replace the file by the average of the channels that have sound."""
+        with (
+            atomic_path(self._path) as temporary,
+            wave.open(str(self._path), "rb") as channels,
+            wave.open(str(temporary), "wb") as mono,
+        ):
+            mono.setparams((1, SAMPLE_BYTES, self._rate, 0, "NONE", ""))
+            while data := channels.readframes(MIXED // self._channels):
+                block = np.frombuffer(data, "<i2").reshape(-1, self._channels).astype(np.float32) / 32768
+                mono.writeframes(_to_int16(self.choice.mono(block)))
+
+
+def _to_int16(samples: np.ndarray) -> bytes:
+    return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2").tobytes()

@@ -51,7 +51,7 @@ class Capture:
             MicrophoneError: it does not exist, or another program uses it.
         """
         if not self._microphone:
-            self._microphone = recorder.find_microphone(self.options.mic)
+            self._microphone = recorder.find_microphone(self.options.mic, self.options.channel)
         return self._microphone
 
     def record(self, pipeline: Pipeline) -> Take | None:
@@ -149,6 +149,8 @@ class Capture:
 
     def _warn(self, recording: Recording, meter: Meter) -> None:
         """Warn of everything that makes a recording worse than it could be."""
+        if recording.note and not meter.fault:
+            self.display.warn(f"note: {recording.note}")
         if recording.ended_by:
             self.display.warn(f"warning: {recording.ended_by}; the recording up to there is used")
             self._microphone = None

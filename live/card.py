@@ -25,15 +25,17 @@ PROMPT_SIZES = (60, 48, 38, 30, 24)  # pixels; the largest one that fits is used
 PROMPT_HEIGHT = HEIGHT - 2 * MARGIN - WAVE_HEIGHT - SPECTRUM_HEIGHT - 120
 
 
-def save_card(recording: Path, image: Path, prompt: str, path: Path, recipe: Recipe) -> None:
-    """Write the card of one image; `recipe` gives the settings of its spectrogram.
+def save_card(
+    recording: Path, image: Path, prompt: str, path: Path, recipe: Recipe, channel: int | None = None
+) -> None:
+    """Write the card of one image; `recipe` gives the settings of its spectrogram, `channel` is as of `extract`.
 
     Raises:
         ValueError: the recording or the image cannot be decoded.
         OSError: a file cannot be read or written.
     """
-    seconds = features.extract(recording, recipe).seconds
-    waveform, decibels = features.overview(recording, LEFT, seconds, recipe)
+    seconds = features.extract(recording, recipe, channel=channel).seconds
+    waveform, decibels = features.overview(recording, LEFT, seconds, recipe, channel)
     waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills the height, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     with Image.open(image) as generated:

@@ -193,10 +193,12 @@ class Pipeline:
     def _generate(self, take: Take) -> Path:
         """Make a latent and an image from a recording; return the image's path."""
         latent = str(self.files.latent)
-        encoded = self._ask(self.encoder, input_file=str(take.path), output_file=latent)
+        channel = {} if take.own or not self.options.channel else {"channel": self.options.channel}
+        encoded = self._ask(self.encoder, input_file=str(take.path), output_file=latent, **channel)
         take.encoded = True
-        # the capture has warned of its own recordings already
-        self._print(encoded.output, encoded.warnings if not take.own else [])
+        # the capture has warned of its own recordings already, but does not know what was taken off
+        notes = [line for line in encoded.warnings if line.startswith("note: ")]
+        self._print(encoded.output, notes if take.own else encoded.warnings)
         steps = self._steps(take)
         started = time.monotonic()
         generated = self._ask(self.generator, init_latents=latent, steps=steps, prompt=take.prompt)
@@ -312,7 +314,8 @@ class Pipeline:
         from live.card import save_card
 
         with reserved(self.options.outdir / "cards", alternatives(image.name)) as path:
-            save_card(take.path, image, take.prompt or "", path, config.RECIPE)
+            channel = None if take.own else self.options.channel
+            save_card(take.path, image, take.prompt or "", path, config.RECIPE, channel)
         self.display.say(f"card: {path}")
         return path
 

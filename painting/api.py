@@ -43,7 +43,10 @@ class Voice:
 
 
 def load_voice(
-    source: str | Path | np.ndarray, sample_rate: int | None = None, calibration: str | Path | None = None
+    source: str | Path | np.ndarray,
+    sample_rate: int | None = None,
+    calibration: str | Path | None = None,
+    channel: int | None = None,
 ) -> Voice:
     """Turn a recording into latents.
 
@@ -52,13 +55,14 @@ def load_voice(
         sample_rate: of the samples, in Hz; None for a file.
         calibration: a folder with mean.npy, std.npy and whitening.npz; None: your own if phase 1 has been run, else
             the built-in one.
+        channel: the one to use, from 1; None: the average of all, or of those that have sound.
 
     Raises:
-        ValueError: no usable sound, or a broken calibration.
+        ValueError: no usable sound, no such channel, or a broken calibration.
         OSError: a file cannot be read.
     """
     folder = config.calibration_dirs()[0] if calibration is None else Path(calibration)
-    made = voice_latents(source, folder, config.RECIPE, sample_rate)
+    made = voice_latents(source, folder, config.RECIPE, sample_rate, channel)
     latents = torch.from_numpy(made.latents)
     return Voice(latents, Whitening.load(folder / WHITENING_NAME), made.info.seconds)
 

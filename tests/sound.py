@@ -109,7 +109,8 @@ def likeness(recorded: Path, played: Path) -> float:
     import soxr
     from scipy import signal as scipy_signal
 
-    recording, rate = soundfile.read(recorded, dtype="float64")
+    channels, rate = soundfile.read(recorded, dtype="float64", always_2d=True)
+    recording = np.pad(channels.mean(axis=1), rate // 10)  # it may begin with the voice
     voice, voice_rate = soundfile.read(played, dtype="float64")
     voice = soxr.resample(voice, voice_rate, rate)
     if recording.size < voice.size:

@@ -102,6 +102,48 @@ def test_a_microphone_is_found_by_number_or_name(portaudio, choice, name, rate, 
     assert portaudio.settings == {"device": found.index, "channels": channels, "samplerate": rate, "dtype": "float32"}
 
 
+def test_one_channel_of_a_microphone(portaudio):
+    assert recorder.find_microphone("1", 2).channel == 2
+    assert portaudio.settings["channels"] == 2
+    with pytest.raises(MicrophoneError, match="the microphone 'Built-in Audio' has 2 channels; there is no channel 3"):
+        recorder.find_microphone("1", 3)
+    assert recorder.find_microphone("pulse", 5).channels == 5  # a sound server makes up as many as are asked for
+
+
+@pytest.mark.parametrize("zeros", [1, 3])
+def test_a_recording_is_announced_once_the_device_is_awake(portaudio, tmp_path, monkeypatch, zeros):
+    """It gives nothing but zeros first; a device that goes on with it may have a gate for noise."""
+    monkeypatch.setattr(recorder, "ASLEEP", 0.05)
+    events: list[str] = []
+
+    class Waking(Stream):
+        def __enter__(self) -> "Waking":
+            blocks = [np.zeros_like(BLOCK)] * zeros + [BLOCK] * (3 - zeros)
+            for block in blocks:
+                self._callback(block, len(block), None, SimpleNamespace(input_overflow=False))
+            return self
+
+    portaudio.InputStream = lambda callback, **_: Waking(0, lambda: True, callback)
+    recorder.record(
+        tmp_path / "r.wav", BUILT_IN, lambda: "started" in events, lambda: events.append("started"),
+        lambda block, _: events.append("sound" if block.any() else "zeros"),
+    )  # fmt: skip
+    assert events == (["sound", "sound", "started"] if zeros == 1 else ["started", "zeros"])
+    assert len(soundfile.read(tmp_path / "r.wav")[0]) == (2 if zeros == 1 else 3) * len(BLOCK)
+
+
+def test_a_recording_that_is_stopped_before_the_device_is_awake_is_not_announced(portaudio, tmp_path):
+    class Asleep(Stream):
+        def __enter__(self) -> "Asleep":
+            self._callback(np.zeros_like(BLOCK), len(BLOCK), None, SimpleNamespace(input_overflow=False))
+            return self
+
+    portaudio.InputStream = lambda callback, **_: Asleep(0, lambda: True, callback)
+    said: list[str] = []
+    recorder.record(tmp_path / "r.wav", BUILT_IN, lambda: True, lambda: said.append("started"), lambda *_: None)
+    assert not said
+
+
 @pytest.mark.parametrize(
     ("choice", "problem"),
     [
@@ -195,7 +237,7 @@ def test_a_microphone_that_goes_silent_for_good_ends_the_recording(portaudio, tm
 
 
 def test_a_wav_file_holds_four_gigabytes(portaudio, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder, "WAV_BYTES", 2 * len(BLOCK) * recorder.SAMPLE_BYTES)
+    monkeypatch.setattr(recorder, "WAV_BYTES", 2 * BLOCK.size * recorder.SAMPLE_BYTES)
     recording = record(tmp_path / "voice.wav")
     assert recording.ended_by == "a wav file can hold no more"
     samples, _ = soundfile.read(tmp_path / "voice.wav")

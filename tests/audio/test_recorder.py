@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_what_was_recorded(record, microphone, tmp_path):
     session.start()
     recording = session.result()
     assert recording["ended_by"] == "the recording cannot be written (file too large)"
-    assert 0.9 < soundfile.info(session.wav).duration <= 50_000 / recording["sample_rate"]
+    assert 0.4 < soundfile.info(session.wav).duration <= 25_000 / recording["sample_rate"]  # two channels of 16 bits
 
 
 def test_a_microphone_that_cannot_be_opened_is_named_with_the_others(record, sound_system, tmp_path):
@@ -176,9 +176,62 @@ def test_clipping_is_noticed(record, microphone, tmp_path):
     assert 0.01 * recording["heard"] < recording["clipped"] < recording["heard"]
 
 
+def played(path: Path, sound: np.ndarray, channel: int | None = None) -> tuple[np.ndarray, str, list[np.ndarray]]:
+    """Record sound [T, channels]; return the samples of the file, the note, and the blocks that were heard."""
+    microphone, heard = recorder.Microphone(0, "m", 8000, sound.shape[1], channel), list[np.ndarray]()
+    with recorder._WavWriter(path, microphone, lambda block, _: heard.append(block)) as writer:
+        for block in np.array_split(sound, 100):
+            writer.receive(block, len(block), None, SimpleNamespace(input_overflow=False))
+            writer.write_waiting()
+    return soundfile.read(path, dtype="float32")[0], writer.choice.note, heard
+
+
+SPEECH = soundfile.read(VOICE, dtype="float32")[0][3:]  # from the first sample that is not 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "used", "note"),
+    [
+        ((1, 1), SPEECH, ""),
+        ((1, -1), SPEECH, "channel 1 of 2 is used, because the channels cancel each other"),
+        ((0, 0, 1, 0, 0, 0, 0, 0), SPEECH, "channel 3 of 8 is used, because the others are silent"),
+        ((1, 0), SPEECH / 2, ""),
+    ],
+)
+def test_channels_with_a_voice_are_mixed(tmp_path, channels, used, note):
+    sound = SPEECH[:, None] * np.array(channels, np.float32)
+    samples, said, heard = played(tmp_path / "r.wav", sound)
+    np.testing.assert_allclose(samples, used, atol=1e-4)
+    assert said == note and list(tmp_path.iterdir()) == [tmp_path / "r.wav"]
+    loudest = np.abs(np.concatenate(heard)).max()
+    assert loudest == pytest.approx(np.abs(used).max(), rel=1e-3)  # what the meter shows
+
+
+def test_one_channel_of_choice_is_recorded(tmp_path):
+    sound = np.stack([SPEECH, SPEECH[::-1]], axis=1)
+    samples, note, _ = played(tmp_path / "r.wav", sound, channel=2)
+    np.testing.assert_allclose(samples, SPEECH[::-1], atol=1e-4)
+    assert not note
+
+
+@pytest.mark.parametrize(("zeros", "left_out"), [(0, 0), (2.0, 2.0), (6.0, 5.0)])
+def test_zeros_of_a_device_that_wakes_up_are_left_out(tmp_path, zeros, left_out):
+    """Up to five seconds: a device that is silent for longer is not asleep."""
+    sound = np.concatenate([np.zeros(round(zeros * 8000), np.float32), SPEECH])[:, None]
+    samples, _, heard = played(tmp_path / "r.wav", sound)
+    assert len(sound) - len(samples) == pytest.approx(left_out * 8000, abs=700)
+    assert len(samples) == sum(map(len, heard))
+    np.testing.assert_allclose(samples[-len(SPEECH) :], SPEECH, atol=1e-4)
+
+
+def test_a_recording_of_zeros_only_has_its_length(tmp_path):
+    samples, _, heard = played(tmp_path / "r.wav", np.zeros((8000, 2), np.float32))
+    assert len(samples) == 8000 == sum(map(len, heard)) and not samples.any()
+
+
 def test_lost_sound_is_counted_and_the_rest_written(tmp_path):
     kept, lost = np.full((100, 2), 0.5, np.float32), SimpleNamespace(input_overflow=True)
-    with recorder._WavWriter(tmp_path / "long.wav", 8000, lambda *_: None) as writer:
+    with recorder._WavWriter(tmp_path / "long.wav", recorder.Microphone(0, "m", 8000, 2), lambda *_: None) as writer:
         for number in range(recorder.MAX_WAITING + 3):  # nobody writes: three blocks find no room
             writer.receive(kept, 100, None, lost if number == 0 else SimpleNamespace(input_overflow=False))
     assert writer.overflows == 4

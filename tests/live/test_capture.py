@@ -83,7 +83,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setattr(config, "ROOT_DIR", tmp_path)
     monkeypatch.setattr(config, "TEMP_AUDIO_WAV", tmp_path / "temp_live_audio.wav")
     monkeypatch.setattr(capture, "REFRESH", 0.0)
-    monkeypatch.setattr(recorder, "find_microphone", lambda _: Microphone(0, "test", RATE, 1))
+    monkeypatch.setattr(recorder, "find_microphone", lambda *_: Microphone(0, "test", RATE, 1))
     monkeypatch.setattr(recorder, "forget_devices", lambda: None)
 
     with claim_run_files() as files:
