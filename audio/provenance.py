@@ -75,7 +75,7 @@ def read_latents(path: Path) -> "Tensor":
 
 def note(path: Path, statistics: str | None, names: Sequence[str] = ()) -> None:
     """Add to a .pt file, as torch.save has just written it, what is known of its latents; see `save_latents`."""
-    records = {RECORD: {STATISTICS: statistics}} if statistics is not None else {}
+    records: dict[str, object] = {RECORD: {STATISTICS: statistics}} if statistics is not None else {}
     records |= {NAMES: [*names]} if names else {}
     if not records:
         return

@@ -16,6 +16,16 @@ from ldm.diffusers_names import autoencoder_name, text_encoder_name, unet_name
 from ldm.tensor_files import read_tensors
 
 AUTOENCODER_FOLDERS = ("vqvae", "vae")  # the pipeline says vqvae for an AutoencoderKL too
+READ_HERE = "LDMTextToImagePipeline, with the folders unet, vqvae or vae, bert, tokenizer and scheduler, is read here"
+
+
+class UnsupportedError(ValueError):
+    """A folder has settings that the modules here do not support; the message names all of them."""
+
+    def __init__(self, folder: Path, problems: Sequence[str]) -> None:
+        """Keep the problems, each a part of a sentence."""
+        super().__init__(f"{folder} is not supported: {'; '.join(problems)}")
+        self.problems = problems
 
 
 def is_diffusers_folder(folder: Path) -> bool:
@@ -74,10 +84,12 @@ def _parts(folder: Path) -> dict[str, Path]:
     if absent := [name for name, path in parts.items() if not path.is_dir()]:
         index = folder / "model_index.json"
         kind = _read_json(index).get("_class_name") if index.is_file() and index.stat().st_size else None
-        raise ValueError(
-            f"{folder} has no {', '.join(absent)}: a text-to-image LDM of diffusers has the folders unet, "
-            f"vqvae or vae, bert, tokenizer and scheduler{f'; this is a {kind}' if kind else ''}"
-        )
+        if kind is None and (folder / "text_encoder").is_dir():
+            kind = "pipeline with a text_encoder, as that of Stable Diffusion"
+        if kind not in (None, "LDMTextToImagePipeline"):
+            family = "Stable Diffusion, " if str(kind).startswith("StableDiffusion") else ""
+            raise ValueError(f"{folder} is {family}a {kind}: of the pipelines of diffusers only {READ_HERE}")
+        raise ValueError(f"{folder} has no {', '.join(absent)}: {READ_HERE}")
     return parts
 
 
@@ -85,17 +97,28 @@ def _model_node(
     unet: Mapping[str, Any], autoencoder: Mapping[str, Any], bert: Mapping[str, Any], scheduler: Mapping[str, Any],
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
+    translations = (
+        ("unet_config", unet_config, unet), ("first_stage_config", autoencoder_config, autoencoder),
+        ("cond_stage_config", text_encoder_config, bert), ("schedule", _schedule_params, scheduler),
+    )  # fmt: skip
+    nodes: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, translate, config in translations:
+        try:
+            nodes[name] = translate(config, folder)
+        except UnsupportedError as error:
+            problems += error.problems
+    if problems:
+        raise UnsupportedError(folder, problems)
     return {
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
         "params": {
-            **_schedule_params(scheduler, folder),
+            **nodes.pop("schedule"),
             "channels": unet["in_channels"],
             "image_size": unet.get("sample_size") or 32,
             # jsons of 2022 lack the scaling factor, which was always the same then
             "scale_factor": autoencoder.get("scaling_factor", 0.18215),
-            "unet_config": unet_config(unet, folder),
-            "first_stage_config": autoencoder_config(autoencoder, folder),
-            "cond_stage_config": text_encoder_config(bert, folder),
+            **nodes,
         },
     }
 
@@ -173,24 +196,19 @@ def _preference(path: Path) -> tuple[bool, bool, bool, str]:
 # --- configs ---------------------------------------------------------------------------------------------------------
 
 
-def _require(config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], what: str, folder: Path) -> None:
-    """Check that the keys of a json have only values that the modules here support; missing keys are fine.
-
-    Raises:
-        ValueError: a value is not allowed.
-    """
-    for key, values in allowed.items():
-        if key in config and config[key] not in values:
-            raise ValueError(
-                f"the {what} in {folder} has {key} {config[key]!r}, which is not supported; "
-                f"it can be {' or '.join(map(repr, values))}"
-            )
+def _unsupported(config: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], what: str) -> list[str]:
+    """Name the keys of a json whose values the modules here do not support; missing keys are fine."""
+    return [
+        f"the {what} has {key} {config[key]!r} (it can be {' or '.join(map(repr, values))})"
+        for key, values in allowed.items()
+        if key in config and config[key] not in values
+    ]
 
 
-def _multiples(widths: Sequence[int], what: str, folder: Path) -> list[int]:
-    if not widths or 0 in widths or any(width % widths[0] for width in widths):
-        raise ValueError(f"the {what} in {folder} has block_out_channels {widths}, not multiples of the first")
-    return [width // widths[0] for width in widths]
+def _uneven(widths: Sequence[int], what: str) -> list[str]:
+    if widths and 0 not in widths and not any(width % widths[0] for width in widths):
+        return []
+    return [f"the {what} has block_out_channels {widths} (they can be multiples of the first)"]
 
 
 _UNET_ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -227,27 +245,28 @@ def unet_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Translate the config of diffusers' `UNet2DConditionModel` to a yaml node.
 
     Raises:
-        ValueError: `UNetModel` does not support this architecture.
+        UnsupportedError: `UNetModel` does not support this architecture.
     """
-    _require(config, _UNET_ALLOWED, "unet", folder)
     widths, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
-    known = all(kind in _HAS_ATTENTION for kind in (*down, *up))
-    if not known or [_HAS_ATTENTION[kind] for kind in down] != [_HAS_ATTENTION[kind] for kind in reversed(up)]:
-        raise ValueError(f"the unet in {folder} has blocks that are not supported: {down}, {up}")
+    problems = _unsupported(config, _UNET_ALLOWED, "unet") + _uneven(widths, "unet")
+    if [_HAS_ATTENTION.get(kind) for kind in down] != [_HAS_ATTENTION.get(kind, "") for kind in reversed(up)]:
+        problems.append(f"the unet has blocks {down}, {up} (they can be {', '.join(_HAS_ATTENTION)}, in pairs)")
     heads = config.get("attention_head_dim", 8)  # diffusers uses this name for the number of heads
     attention = {"num_heads": heads}
     if isinstance(heads, list):
         head_widths = {width // head for width, head in zip(widths, heads, strict=True)}
         if len(head_widths) > 1:
-            raise ValueError(f"the unet in {folder} has heads of several widths ({heads} of {widths})")
+            problems.append(f"the unet has heads of several widths, {heads} of {widths} (they can have one)")
         attention = {"num_head_channels": head_widths.pop()}
+    if problems:
+        raise UnsupportedError(folder, problems)
     return {
         "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
         "params": {
             "in_channels": config["in_channels"],
             "out_channels": config["out_channels"],
             "model_channels": widths[0],
-            "channel_mult": _multiples(widths, "unet", folder),
+            "channel_mult": [width // widths[0] for width in widths],
             "num_res_blocks": config["layers_per_block"],
             "attention_resolutions": [2**level for level, kind in enumerate(down) if _HAS_ATTENTION[kind]],
             "transformer_depth": config.get("transformer_layers_per_block", 1),
@@ -261,19 +280,17 @@ def autoencoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any
     """Translate the config of diffusers' `AutoencoderKL` to a yaml node.
 
     Raises:
-        ValueError: it is another autoencoder, for example VQModel.
+        UnsupportedError: it is another autoencoder, for example VQModel.
     """
-    _require(
-        config,
-        {
-            "_class_name": ("AutoencoderKL",), "act_fn": ("silu", "swish"), "norm_num_groups": (32,),
-            "use_quant_conv": (True,), "use_post_quant_conv": (True,), "mid_block_add_attention": (True,),
-            "shift_factor": (None,), "latents_mean": (None,), "latents_std": (None,),
-            "down_block_types": (["DownEncoderBlock2D"] * len(config["block_out_channels"]),),
-        },
-        "autoencoder", folder,
-    )  # fmt: skip
-    latent_channels = config["latent_channels"]
+    latent_channels, widths = config["latent_channels"], config["block_out_channels"]
+    allowed = {
+        "_class_name": ("AutoencoderKL",), "act_fn": ("silu", "swish"), "norm_num_groups": (32,),
+        "use_quant_conv": (True,), "use_post_quant_conv": (True,), "mid_block_add_attention": (True,),
+        "shift_factor": (None,), "latents_mean": (None,), "latents_std": (None,),
+        "down_block_types": (["DownEncoderBlock2D"] * len(widths),),
+    }  # fmt: skip
+    if problems := _unsupported(config, allowed, "autoencoder") + _uneven(widths, "autoencoder"):
+        raise UnsupportedError(folder, problems)
     return {
         "target": "ldm.models.autoencoder.AutoencoderKL",
         "params": {
@@ -283,8 +300,8 @@ def autoencoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, Any
                 "z_channels": latent_channels,
                 "in_channels": config["in_channels"],
                 "out_ch": config["out_channels"],
-                "ch": config["block_out_channels"][0],
-                "ch_mult": _multiples(config["block_out_channels"], "autoencoder", folder),
+                "ch": widths[0],
+                "ch_mult": [width // widths[0] for width in widths],
                 "num_res_blocks": config["layers_per_block"],
                 "attn_resolutions": [],
             },
@@ -296,17 +313,15 @@ def text_encoder_config(config: Mapping[str, Any], folder: Path) -> dict[str, An
     """Translate the config of diffusers' `LDMBertModel` to a yaml node.
 
     Raises:
-        ValueError: it is another text encoder, or has widths that `BERTEmbedder` does not support.
+        UnsupportedError: it is another text encoder, or has widths that `BERTEmbedder` does not support.
     """
     width = config.get("d_model", 1280)
-    _require(
-        config,
-        {
-            "model_type": ("ldmbert",), "encoder_attention_heads": (8,), "head_dim": (64,),
-            "encoder_ffn_dim": (4 * width,), "activation_function": ("gelu",), "scale_embedding": (False,),
-        },
-        "text encoder", folder,
-    )  # fmt: skip
+    allowed = {
+        "model_type": ("ldmbert",), "encoder_attention_heads": (8,), "head_dim": (64,),
+        "encoder_ffn_dim": (4 * width,), "activation_function": ("gelu",), "scale_embedding": (False,),
+    }  # fmt: skip
+    if problems := _unsupported(config, allowed, "text encoder"):
+        raise UnsupportedError(folder, problems)
     return {
         "target": "ldm.modules.encoders.modules.BERTEmbedder",
         "params": {
@@ -322,14 +337,12 @@ def _schedule_params(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Translate the config of a scheduler to parameters of `LatentDiffusion`."""
     schedules = {"scaled_linear": "linear", "squaredcos_cap_v2": "cosine"}  # diffusers' name: CompVis's name
     predictions = {"epsilon": "eps", "v_prediction": "v"}
-    _require(
-        config,
-        {
-            "beta_schedule": tuple(schedules), "prediction_type": tuple(predictions), "trained_betas": (None,),
-            "rescale_betas_zero_snr": (False,),
-        },
-        "scheduler", folder,
-    )  # fmt: skip
+    allowed = {
+        "beta_schedule": tuple(schedules), "prediction_type": tuple(predictions), "trained_betas": (None,),
+        "rescale_betas_zero_snr": (False,),
+    }  # fmt: skip
+    if problems := _unsupported(config, allowed, "scheduler"):
+        raise UnsupportedError(folder, problems)
     return {
         "timesteps": config.get("num_train_timesteps", 1000),
         "beta_schedule": schedules[config.get("beta_schedule", "scaled_linear")],

@@ -227,13 +227,37 @@ def test_other_architectures_are_refused_by_name(tmp_path, folder, part, changes
     assert str(next(iter(changes.values()))) in str(caught.value)
 
 
+def test_all_that_is_not_supported_is_named_at_once(tmp_path, folder):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    other = {
+        "unet": {"norm_eps": 1e-6, "act_fn": "gelu", "block_out_channels": [32, 48]},
+        "vqvae": {"block_out_channels": [32, 32, 64, 80]},
+        "bert": {"head_dim": 32, "encoder_attention_heads": 16},
+        "scheduler": {"prediction_type": "sample"},
+    }
+    for part, changes in other.items():
+        path = next((tmp_path / part).glob("*config.json"))
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=f"^{tmp_path} is not supported: ") as caught:
+        load_model(tmp_path)
+    assert str(caught.value).removeprefix(f"{tmp_path} is not supported: ").split("; ") == [
+        "the unet has act_fn 'gelu' (it can be 'silu' or 'swish')",
+        "the unet has norm_eps 1e-06 (it can be 1e-05)",
+        "the unet has block_out_channels [32, 48] (they can be multiples of the first)",
+        "the autoencoder has block_out_channels [32, 32, 64, 80] (they can be multiples of the first)",
+        "the text encoder has encoder_attention_heads 16 (it can be 8)",
+        "the text encoder has head_dim 32 (it can be 64)",
+        "the scheduler has prediction_type 'sample' (it can be 'epsilon' or 'v_prediction')",
+    ]
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
         (lambda path: shutil.rmtree(path / "bert"), "has no bert"),
         (lambda path: (path / "unet" / "config.json").unlink(), "has no config.json"),
         (lambda path: (path / "unet" / "config.json").write_text("{"), "cannot be read as json"),
-        (lambda path: (path / "unet" / "config.json").write_text("{}"), "lack the key 'in_channels'"),
+        (lambda path: (path / "unet" / "config.json").write_text("{}"), "lack the key 'block_out_channels'"),
         (lambda path: next((path / "unet").glob("*.safetensors")).unlink(), "holds no weights"),
         (lambda path: (path / "tokenizer" / "tokenizer.json").unlink(), "no vocab.txt or tokenizer.json"),
     ],

@@ -276,11 +276,24 @@ def test_own_models_are_not_refused(tmp_path, weights, capsys):
     assert not next(family for family in FAMILIES if family.fits(list(weights))).foreign
 
 
-def test_a_pipeline_of_another_kind_is_named(tmp_path):
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(ValueError, match="has no vqvae, bert.*; this is a StableDiffusionXLPipeline"):
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ('{"_class_name": "StableDiffusionPipeline"}', "is Stable Diffusion, a StableDiffusionPipeline: .* only LDM"),
+        ('{"_class_name": "FluxPipeline"}', "is a FluxPipeline: of the pipelines of diffusers only LDMTextToImage"),
+        ('{"_class_name": "LDMTextToImagePipeline"}', "has no vqvae, bert, scheduler: LDMTextToImagePipeline, with"),
+        ("", "is a pipeline with a text_encoder, as that of Stable Diffusion: "),
+    ],
+)
+def test_a_pipeline_of_another_kind_is_named(index, words, tmp_path):
+    for name in ("unet", "text_encoder"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    if index:
+        (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match=words) as caught:
         load_model(tmp_path)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_what_macos_leaves_is_no_model(tmp_path, weights):
