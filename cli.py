@@ -26,6 +26,7 @@ REMEDIES = {
     errno.ENOSPC: "free some space, or set VOICETOIMG_DATA_DIR to a folder on another disk",
     errno.ENOTDIR: "there is a file where a folder is needed",
     errno.EEXIST: "there is a file where a folder is needed",
+    errno.ENAMETOOLONG: "choose a shorter name; most systems allow 255 bytes",
     errno.EPIPE: "the reader of this output closed the pipe; files already written are kept",
 }
 USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # the rooms raise them with messages for the user

@@ -1,6 +1,6 @@
 """Safe file access: what `audio.files` has, and names in a folder that no other program takes.
 
-`audio/` imports no other room, so that another program can load it by itself; that is why the three functions that it
+`audio/` imports no other room, so that another program can load it by itself; that is why the four functions that it
 needs are defined there.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from audio.files import atomic_path, read_tensor, sha256_of
+from audio.files import atomic_path, lock, read_tensor, sha256_of
 
-__all__ = ["alternatives", "atomic_path", "check_writable", "read_tensor", "reserve", "reserved", "sha256_of"]
+__all__ = ["alternatives", "atomic_path", "check_writable", "lock", "read_tensor", "reserve", "reserved", "sha256_of"]
 
 
 def reserve(folder: Path, names: Iterator[str]) -> Path:

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .decoding import LIBSNDFILE, named_as_sound
-from .files import atomic_path, sha256_of
+from .files import atomic_path, lock, sha256_of
 from .manifest import check_files, read_manifest, write_manifest
 from .npy import NpyReader, NpyWriter
 from .recipe import first_difference
@@ -359,6 +360,28 @@ class BatchState:
     def _just_ended(self) -> RuntimeError:
         return RuntimeError(f"another run on {self.output} has just ended; run this command again")
 
+    def _check_locks(self) -> None:
+        """Raise OSError if the folder allows no locks, which SQLite takes for a lock of another run."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent) as file:
+                lock(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"{self.path.parent} allows no locks ({(error.strerror or '').lower()}), so two runs could write one "
+                "file; choose a folder on another disk"
+            ) from error
+
+    def _refused(self) -> OSError:
+        """Return why the state file cannot be opened, which SQLite does not say."""
+        try:
+            with suppress(FileNotFoundError):
+                self.path.with_name(f"{self.path.name}-journal").stat()  # the longest name
+            with tempfile.TemporaryFile(dir=self.path.parent):
+                pass
+        except OSError as error:
+            return OSError(error.errno, error.strerror, str(self.path))
+        return OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
+
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         """Turn SQLite's errors, and errors that do not name a file, into errors that the user can act on."""
@@ -366,6 +389,7 @@ class BatchState:
             yield
         except sqlite3.Error as error:
             if "locked" in str(error):
+                self._check_locks()
                 raise RuntimeError(
                     f"another run is at work on {self.output}; wait until it ends, or stop it"
                 ) from error
@@ -374,7 +398,7 @@ class BatchState:
             if "readonly" in str(error) and not self.path.exists():  # removed after it was opened
                 raise self._just_ended() from error
             if "unable to open" in str(error) or "readonly" in str(error):
-                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self.path)) from error
+                raise self._refused() from error
             raise RuntimeError(f"{self.path}: {error}; remove that file to start afresh") from error
         except OSError as error:
             if error.errno and not error.filename:

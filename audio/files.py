@@ -1,8 +1,9 @@
-"""Safe file access: atomic writes, content hashes, and tensor loading that never runs code from the file."""
+"""Safe file access: atomic writes, locks, content hashes, and tensor loading that never runs code from the file."""
 
 import hashlib
 import os
 import secrets
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +13,45 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+STEM = 50  # characters, of four bytes at most
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file until its descriptor is closed or the process ends; return False if another process holds it.
+
+    Raises:
+        OSError: the file system has no locks, or does not allow this one; the error has a number and no file.
+    """
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or (sys.platform == "win32" and isinstance(error, PermissionError)):
+            return False
+        raise
+    return True
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path` (made if missing); it becomes `path` if the block succeeds.
 
-    The temporary name keeps the suffix of `path`, because many writers choose the format by it. If the block ends
+    The temporary name keeps the suffix of `path`, because many writers choose the format by it, and only the beginning
+    of its stem, because a name can be no longer than 255 bytes. If the block ends
     early, by an exception or Ctrl-C, the temporary file is removed and an older `path` stays as it was.
 
     Raises:
         OSError: the folder cannot be made or written to; the error names `path`, not the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:STEM]}.{os.getpid()}-{secrets.token_hex(3)}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import secrets
-import sys
 import time
 import wave
 from collections.abc import Iterator
@@ -18,12 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import config
-from files import alternatives, reserve
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from files import alternatives, lock, reserve
 
 MIN_SECONDS = config.SHORT_SECONDS  # shorter recordings are not worth keeping
 
@@ -140,19 +134,24 @@ def _locked(files: RunFiles) -> Iterator[RunFiles | None]:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file until its descriptor is closed or the process ends; return the descriptor, None if it is locked."""
+    """Lock a file until its descriptor is closed or the process ends; return the descriptor, None if it is locked.
+
+    Raises:
+        OSError: the folder cannot be written to, or allows no locks.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if sys.platform == "win32":
-                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = lock(descriptor)
         except OSError as error:
             os.close(descriptor)
-            if isinstance(error, BlockingIOError | PermissionError):  # on POSIX, on Windows
-                return None
-            raise  # a file system without locks
+            raise OSError(
+                f"{path.parent} allows no locks ({(error.strerror or '').lower()}), so two runs could write one file; "
+                "set VOICETOIMG_DATA_DIR to a folder on another disk"
+            ) from error
+        if not free:
+            os.close(descriptor)
+            return None
         # The previous holder may have removed the file after it was opened here. Then this lock is that of a file
         # without a name, and a third run could lock a new one.
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):

@@ -92,6 +92,14 @@ def test_atomic_path_keeps_the_old_file_if_writing_fails(tmp_path):
     assert target.read_text() == "old" and list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("letter", ["x", "é", "花", "𝄞"], ids=ascii)  # of one to four bytes
+def test_atomic_path_takes_a_name_as_long_as_the_system_does(letter, tmp_path):
+    name = letter * (250 // len(letter.encode())) + ".pt"
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_atomic_path_names_the_file_that_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
     for target in (Path("/proc/latents.pt"), tmp_path / "folder"):

@@ -365,6 +365,25 @@ def test_errors_of_the_database_are_one_clear_line(tmp_path, error, kind, messag
         raise error
 
 
+def test_a_folder_without_locks_is_not_another_run(tmp_path, monkeypatch):
+    """SQLite takes ENOLCK, of a network folder without a lock server, for a lock that somebody holds."""
+
+    def no_locks(descriptor: int) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(batch_state, "lock", no_locks)
+    state = batch_state.BatchState(tmp_path / "v.npy")
+    with pytest.raises(OSError, match="allows no locks .*choose a folder on another disk"), state._clear_errors():
+        raise sqlite3.OperationalError("database is locked")
+
+
+@pytest.mark.parametrize("length", [236, 250])  # too long for the names of the state, and of the results
+def test_a_name_that_is_too_long_is_called_so(tmp_path, length):
+    with pytest.raises(OSError) as caught:
+        prepare_batch(many(tmp_path / "in", 1), tmp_path / f"{'v' * length}.npy")
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
 def test_a_result_that_cannot_be_written_leaves_nothing_new(tmp_path, monkeypatch):
     folder, output = many(tmp_path / "in", 3), tmp_path / "v.npy"
     prepare_batch(folder, output)

@@ -1,5 +1,7 @@
 """The files of a run: used by no other run, and never lost."""
 
+import errno
+import os
 import subprocess
 import sys
 import wave
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import config
+from live import run_files
 from live.run_files import RunFiles, claim_run_files, seconds_of
 
 TAKE = """
@@ -52,6 +55,15 @@ def test_a_run_that_was_killed_holds_no_names(tmp_path):
         other.kill()
     with claim_run_files() as mine:
         assert mine.number == 1
+
+
+def test_a_folder_without_locks_is_not_another_run(tmp_path, monkeypatch):
+    def no_locks(descriptor: int) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(run_files, "lock", no_locks)
+    with pytest.raises(OSError, match=f"{tmp_path} allows no locks .permission denied"), claim_run_files():
+        pass
 
 
 def test_what_was_left_behind_is_rescued(tmp_path):
