@@ -80,7 +80,8 @@ def add_run(parser: cli.CommandParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("--loop", action="store_true", help="make one image after another, until q ENTER; you may record the next "
         "voice while an image is made")  # fmt: skip
-    add("--open", action="store_true", help="open each image in the system's viewer")
+    add("--open", action="store_true", help="open the image in the system's viewer; of several "
+        "images open a page that always shows the newest")  # fmt: skip
     add("--card", action="store_true", help="also make a card: waveform, spectrogram, image and prompt in one file")
     add("--keep", action="store_true", help=f"keep all recordings, latents and images in {config.SESSIONS_DIR}, with a "
         "web page that shows them")  # fmt: skip

@@ -24,7 +24,7 @@ from live.display import Display
 from live.prompts import Prompts
 from live.run_files import RunFiles
 from live.session import Session
-from live.viewer import open_in_viewer
+from live.viewer import Viewer
 
 KEPT = "the recording is kept"
 EARLIER_KEPT = "an earlier recording without an image is kept"
@@ -84,6 +84,9 @@ class Pipeline:
         self.prompts = Prompts(options.prompts)
         self.failed = 0  # recordings that gave no image
         self._session = Session(config.SESSIONS_DIR) if options.keep else None
+        several = options.loop or len(options.input_file or ()) > 1
+        page = options.outdir / f"newest{'' if files.number == 1 else f'_{files.number}'}.html" if several else None
+        self._viewer = Viewer(page, display.warn) if options.open else None
         self._speed: Speed | None = None
         self._measuring: Future[None] | None = None  # done once the speed is known
         self._printed: set[str] = set()
@@ -143,6 +146,8 @@ class Pipeline:
         if self.options.loop and (left := len(self._queue)):
             self.display.say(f"{cli.counted(left, 'image')} still to be made")
         _wait_for(lambda: not self._queue)
+        if self._viewer:
+            self._viewer.settle()
 
     def abandon(self) -> list[Path]:
         """End everything; return the recordings of this run that have no image, where they are kept."""
@@ -290,8 +295,8 @@ class Pipeline:
         card = self._try(lambda: self._card(take, image)) if self.options.card else None
         if session := self._session:
             self._try(lambda: self._add_to_session(session, take, image, card))
-        if self.options.open:
-            self._try(lambda: open_in_viewer(card or image))
+        if viewer := self._viewer:
+            self._try(lambda: viewer.show(card or image))
         if self.options.discard_audio:
             self._try(lambda: take.path.unlink(missing_ok=True))
 
