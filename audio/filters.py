@@ -5,12 +5,14 @@ scipy has one, but importing scipy.signal takes longer than making a spectrogram
 Sources: Bristow-Johnson, Cookbook formulae for audio EQ biquad filter coefficients.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-ORDER = 12  # of the high-pass: 72 dB per octave
+ORDER = 12  # 72 dB per octave
 BLOCK = 64  # samples that are filtered by one product of matrices
 CHUNK = 1 << 14  # samples; chunks of one size give the same bits wherever blocks end
 
@@ -18,17 +20,30 @@ CHUNK = 1 << 14  # samples; chunks of one size give the same bits wherever block
 class HighPass:
     """A Butterworth high-pass for samples [T] in blocks; sound before the first block is taken as constant."""
 
-    def __init__(self, sample_rate: int, cutoff: float) -> None:
-        """Let through what lies above `cutoff` in Hz, where 3 dB are lost; half of it is 72 dB down."""
-        angles = [math.pi * (2 * number + 1) / (2 * ORDER) for number in range(ORDER // 2)]
-        self._sections = [_Section(cutoff / sample_rate, 1 / (2 * math.cos(angle))) for angle in angles]
+    def __init__(self, sample_rate: int, cutoff: float, order: int = ORDER) -> None:
+        """Let through what lies above `cutoff` in Hz, where 3 dB are lost; an octave below it, 6 dB times the order."""
+        self._response = _response(cutoff / sample_rate, order)
+        self._state: np.ndarray | None = None
 
     def add(self, samples: np.ndarray) -> np.ndarray:
         """Filter the next samples [T]; returns float32 [T]."""
-        sound = samples.astype(np.float64)
-        for section in self._sections:
-            sound = section.add(sound)
-        return sound.astype(np.float32)
+        if not len(samples):
+            return samples
+        response = self._response
+        state = response.constant * float(samples[0]) if self._state is None else self._state
+        whole = len(samples) // BLOCK
+        blocks = np.concatenate([samples, np.zeros(-len(samples) % BLOCK, samples.dtype)]).reshape(-1, BLOCK)
+        blocks = blocks.astype(np.float64)
+        states, pushes = np.empty((len(blocks), len(state))), blocks @ response.push
+        for number in range(len(blocks)):
+            states[number] = state
+            if number < whole:
+                state = state @ response.step[BLOCK] + pushes[number]
+        if left := len(samples) % BLOCK:
+            state = state @ response.step[left] + blocks[-1, :left] @ response.push[BLOCK - left :]
+        self._state = state
+        filtered = blocks @ response.forced + states @ response.free
+        return filtered.reshape(-1)[: len(samples)].astype(np.float32)
 
     def filtered(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Filter a whole sound; the bits do not depend on where blocks end.
@@ -42,50 +57,53 @@ class HighPass:
             yield self.add(chunk)
 
 
-class _Section:
-    """Two poles and two zeros of a high-pass: y[n] = f[n] - a1 y[n-1] - a2 y[n-2], f from three input samples."""
+@dataclass(frozen=True)
+class _Response:
+    """Answer of a filter over one block, as matrices; a state has two numbers for each section."""
 
-    def __init__(self, frequency: float, quality: float) -> None:
-        turn = 2 * math.pi * frequency
-        alpha, cosine = math.sin(turn) / (2 * quality), math.cos(turn)
-        self._gain = (1 + cosine) / 2 / (1 + alpha)
-        self._a1, self._a2 = -2 * cosine / (1 + alpha), (1 - alpha) / (1 + alpha)
-        answer = self._recursion(0.0, 0.0, [1.0] + [0.0] * (BLOCK - 1))
-        steps = np.arange(BLOCK)
-        self._impulse = np.tril(np.array(answer)[np.abs(steps[:, None] - steps)])  # [n, m]: y[n] from f[m]
-        none = [0.0] * BLOCK
-        self._free = np.array([self._recursion(1.0, 0.0, none), self._recursion(0.0, 1.0, none)])  # from y[-1], y[-2]
-        self._inputs: np.ndarray | None = None  # the last two
-        self._outputs = (0.0, 0.0)  # the last one, and the one before
+    forced: np.ndarray  # [BLOCK, BLOCK]: from input to output
+    free: np.ndarray  # [states, BLOCK]: from the state before to output
+    step: np.ndarray  # [BLOCK + 1, states, states]: from the state before to that after so many samples
+    push: np.ndarray  # [BLOCK, states]: from input to the state after the block
+    constant: np.ndarray  # [states]: the state after an endless input of 1
 
-    def _recursion(self, last: float, before: float, inputs: list[float]) -> list[float]:
-        outputs = []
-        for value in inputs:
-            last, before = value - self._a1 * last - self._a2 * before, last
-            outputs.append(last)
-        return outputs
 
-    def add(self, samples: np.ndarray) -> np.ndarray:
-        if not len(samples):
-            return samples
-        if self._inputs is None:
-            self._inputs = np.repeat(samples[:1], 2)
-        joined = np.concatenate([self._inputs, samples])
-        self._inputs = joined[-2:]
-        forced = self._gain * (joined[2:] - 2 * joined[1:-1] + joined[:-2])
-        length = len(forced)
-        blocks = np.concatenate([forced, np.zeros(-length % BLOCK)]).reshape(-1, BLOCK)
-        result = blocks @ self._impulse.T
-        last, before = self._outputs
-        states, free = np.empty((len(blocks), 2)), self._free
-        ends = result[:, -2:].tolist()
-        (b1, a1), (b2, a2) = free[0, -2:].tolist(), free[1, -2:].tolist()
-        for number, (end_before, end) in enumerate(ends):
-            states[number] = last, before
-            last, before = end + a1 * last + a2 * before, end_before + b1 * last + b2 * before
-        result = (result + states @ free).reshape(-1)[:length]
-        self._outputs = (float(result[-1]), float(result[-2]) if length > 1 else self._outputs[0])
-        return result
+@functools.cache
+def _response(frequency: float, order: int) -> _Response:
+    """Compute the matrices by filtering unit states, and an impulse; `frequency` is in parts of the sample rate."""
+    sections = [_section(frequency, math.pi * (2 * number + 1) / (2 * order)) for number in range(order // 2)]
+    state = np.zeros((order + 1, order))  # of each case: the unit states, and the impulse
+    state[:order] = np.eye(order)
+    outputs, states = np.empty((BLOCK, order + 1)), [state]
+    for time in range(BLOCK):
+        sound = np.zeros(order + 1)
+        sound[order] = time == 0
+        state = state.copy()
+        for number, (gain, a1, a2) in enumerate(sections):  # in transposed direct form II
+            first, second = state[:, 2 * number], state[:, 2 * number + 1]
+            given = gain * sound + first
+            state[:, 2 * number], state[:, 2 * number + 1] = (
+                -2 * gain * sound - a1 * given + second, gain * sound - a2 * given,
+            )  # fmt: skip
+            sound = given
+        outputs[time] = sound
+        states.append(state)
+    after = np.stack(states)  # [BLOCK + 1, cases, states]
+    lag = np.arange(BLOCK)[None, :] - np.arange(BLOCK)[:, None]
+    gain = sections[0][0]
+    return _Response(
+        forced=np.where(lag >= 0, outputs[np.abs(lag), order], 0.0),
+        free=outputs[:, :order].T.copy(),
+        step=after[:, :order],
+        push=after[:0:-1, order].copy(),
+        constant=np.array([-gain, gain] + [0.0] * (order - 2)),
+    )
+
+
+def _section(frequency: float, angle: float) -> tuple[float, float, float]:
+    """Return gain, a1 and a2 of two poles: y[n] = gain (x[n] - 2 x[n-1] + x[n-2]) - a1 y[n-1] - a2 y[n-2]."""
+    cosine, alpha = math.cos(2 * math.pi * frequency), math.sin(2 * math.pi * frequency) * math.cos(angle)
+    return (1 + cosine) / 2 / (1 + alpha), -2 * cosine / (1 + alpha), (1 - alpha) / (1 + alpha)
 
 
 def rechunked(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -1,13 +1,21 @@
-"""The level meter of a recording, the detection of the end of speech, and advice on the level."""
+"""The level meter of a recording, the detection of the end of speech, and advice on the level.
+
+Levels are those of sound above 90 Hz, because an offset, rumble and the hum of the mains are no voice. The end of
+speech is judged above 250 Hz, where the lines of a hum are weak, and every voice has sound.
+"""
 
 from collections import deque
 
 import numpy as np
 
 import config
+from audio.filters import HighPass
 from audio.levels import dbfs
 
 REFRESH = 1 / 15  # seconds between two updates of the display
+HEARD_HZ, SPEECH_HZ = 90.0, 250.0  # what lies below is not measured, and does not count as speech
+METER_ORDER = 6  # of its high-pass; higher orders ring longer
+SETTLING = 0.1  # seconds at the beginning that are not measured: there a filter answers to the beginning itself
 BOTTOM_DBFS = -60.0  # the left end of the bar
 LOWEST_DBFS = -99.0  # lowest number that is shown
 HOLD = 1.5  # seconds before the peak mark begins to fall
@@ -30,10 +38,11 @@ class Meter:
     def __init__(self, sample_rate: int) -> None:
         """Start with no sound; `sample_rate` in Hz."""
         self._rate = sample_rate
+        self._heard = HighPass(sample_rate, HEARD_HZ, METER_ORDER)
         self.frames = 0
-        self.peak = 0.0  # loudest sample, 1.0 is full scale
+        self.peak = 0.0  # loudest sample of what is heard, 1.0 is full scale
         self._clipped = 0  # frames
-        self._energy = 0.0  # sum of squares
+        self._measured, self._energy = 0, 0.0  # frames, and the sum of their squares
         self._window = (0.0, 0)  # sum of squares and frames since the level was last shown
         self._held, self._held_since = 0.0, 0.0  # peak mark: amplitude, seconds
         self._clipped_at = -CLIP_SHOWN
@@ -41,11 +50,13 @@ class Meter:
     def add(self, block: np.ndarray, clipped: int) -> None:
         """Add a mono block [T], float32, of which `clipped` samples are at full scale."""
         self.frames += block.size
-        peak = float(np.abs(block).max(initial=0.0))
-        energy = float(np.square(block, dtype=np.float64).sum())
+        heard = self._heard.add(block)[max(0, round(SETTLING * self._rate) - self.frames + block.size) :]
+        peak = float(np.abs(heard).max(initial=0.0))
+        energy = float(np.square(heard, dtype=np.float64).sum())
         self.peak = max(self.peak, peak)
+        self._measured += heard.size
         self._energy += energy
-        self._window = (self._window[0] + energy, self._window[1] + block.size)
+        self._window = (self._window[0] + energy, self._window[1] + heard.size)
         self._clipped += clipped
         if clipped:
             self._clipped_at = self.seconds
@@ -65,7 +76,7 @@ class Meter:
     @property
     def rms_dbfs(self) -> float:
         """Root-mean-square level of the whole sound."""
-        return dbfs((self._energy / max(self.frames, 1)) ** 0.5)
+        return dbfs((self._energy / max(self._measured, 1)) ** 0.5)
 
     def _falling(self) -> float:
         """Return the amplitude of the peak mark: held for HOLD seconds, then falling."""
@@ -152,6 +163,7 @@ class SpeechEnd:
 
     def __init__(self, sample_rate: int, silence: float) -> None:
         """Set how many seconds of `silence` end a recording."""
+        self._heard = HighPass(sample_rate, SPEECH_HZ)
         self._size = round(WINDOW * sample_rate)
         self._after = silence
         self._rest = np.empty(0, np.float32)
@@ -162,7 +174,7 @@ class SpeechEnd:
 
     def add(self, block: np.ndarray) -> None:
         """Add a mono block [T], float32."""
-        samples = np.concatenate([self._rest, block])
+        samples = np.concatenate([self._rest, self._heard.add(block)])
         whole = len(samples) // self._size * self._size
         for window in samples[:whole].reshape(-1, self._size):
             self._judge(dbfs(float(np.sqrt(np.square(window, dtype=np.float64).mean()))))

@@ -106,7 +106,7 @@ SOUNDS = {
     "silent": (lambda y: y * 0, 1, "silent"),
     "clipped": (lambda y: np.clip(8 * y, -1, 1), 0, "clipped"),
     "quiet": (lambda y: y / 1000, 0, "speak louder"),
-    "short": (lambda y: y[:1600], 0, "warning: 0.20 s of sound"),
+    "short": (lambda y: y[:1600], 0, "0.20 s of sound"),
     "too short": (lambda y: y[:100], 1, "record longer"),
 }
 
@@ -118,6 +118,20 @@ def test_live_judges_the_recording(tmp_path, change, status, message):
     result = run_main("process_live_audio.py", "--input_file", "in.wav", data=tmp_path)
     assert result.returncode == status and message in result.stderr and result.stderr.count("\n") == 1
     assert (tmp_path / "live_latent.pt").exists() == (status == 0)
+
+
+def test_live_takes_the_channel_of_choice_and_says_what_it_chose(tmp_path):
+    samples, rate = soundfile.read(config.EXAMPLES_DIR / "voice_en.wav")
+    soundfile.write(tmp_path / "in.wav", np.stack([samples, -samples], axis=1), rate)
+    arguments = ("process_live_audio.py", "--input_file", "in.wav")
+    result = run_main(*arguments, data=tmp_path)
+    assert result.stderr == "note: in.wav: channel 1 of 2 is used, because the channels cancel each other\n"
+    chosen = (tmp_path / "live_latent.pt").read_bytes()
+    result = run_main(*arguments, "--channel", "1", data=tmp_path)
+    assert not result.stderr and (tmp_path / "live_latent.pt").read_bytes() == chosen
+    result = run_main(*arguments, "--channel", "3", data=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == "process_live_audio.py: in.wav: the recording has 2 channels; there is no channel 3\n"
 
 
 def test_live_draws_the_recording(tmp_path):

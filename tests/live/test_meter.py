@@ -33,7 +33,11 @@ def test_level_is_of_now_and_the_peak_is_held_and_falls():
     meter = fed(Meter(RATE), tone(0.5, -12))
     assert "-12.0 dBFS  peak   -9.0" in meter.line(80)
     fed(meter, tone(1.0, -40))
-    assert "-40.0 dBFS  peak   -9.0" in meter.line(80)
+    line = meter.line(80)
+    assert "peak   -9.0" in line
+    assert float(line.split(" s ")[1].split()[0]) == pytest.approx(
+        -40, abs=1.5
+    )  # the filter rings when a tone breaks off
     fed(meter, tone(1.5, -40))  # 2.5 s after the peak: held for 1.5, then 20 dB a second
     assert float(meter.line(80).split("peak")[1].split()[0]) == pytest.approx(-29, abs=1.5)
     assert meter.rms_dbfs == pytest.approx(10 * np.log10((0.5 * 10**-1.2 + 2.5 * 10**-4) / 3), abs=0.1)
@@ -73,6 +77,24 @@ def test_unusable_recordings_have_a_fault():
     assert fed(Meter(RATE), tone(0.31, -40)).fault == ""
 
 
+TIMES = np.arange(RATE) / RATE
+LOW = {
+    "offset": np.full(RATE, 0.3, np.float32),
+    "rumble": (0.3 * np.sin(2 * np.pi * 25 * TIMES)).astype(np.float32),
+    "hum": (0.1 * np.sin(2 * np.pi * 50 * TIMES)).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("low", LOW.values(), ids=LOW)
+def test_an_offset_rumble_and_hum_are_no_sound(low):
+    assert "No sound recorded." in fed(Meter(RATE), low).fault
+    assert fed(Meter(RATE), low + tone(1, -40)).verdict().startswith("low:")
+
+
+def test_clipping_is_counted_in_the_sound_as_it_is():
+    assert fed(Meter(RATE), LOW["offset"] + tone(1, -40), 500).verdict().startswith("clipping:")
+
+
 def ends_after(samples: np.ndarray, silence: float) -> float | None:
     """Return the second at which the end of speech is noticed."""
     speech = SpeechEnd(RATE, silence)
@@ -90,6 +112,18 @@ def test_speech_ends_in_any_room(room):
     sound = np.concatenate([np.zeros(2 * RATE), voice, np.zeros(3 * RATE)])
     end = ends_after((sound + noise(len(sound) / RATE, room)[: len(sound)]).astype(np.float32), 1.0)
     spoken = 2 + len(voice) / RATE
+    assert end and spoken + 0.5 < end < spoken + 1.6
+
+
+@pytest.mark.parametrize("low", [*LOW, "hum with lines"])
+def test_speech_ends_though_an_offset_rumble_or_hum_goes_on(low):
+    samples, rate = soundfile.read(VOICE, dtype="float32")
+    voice = np.interp(np.arange(0, len(samples) / rate, 1 / RATE), np.arange(len(samples)) / rate, samples)
+    sound = np.concatenate([np.zeros(RATE), voice, np.zeros(3 * RATE)])
+    times = np.arange(len(sound)) / RATE
+    lines = sum(0.1 / n * np.sin(2 * np.pi * 60 * n * times) for n in range(1, 9))
+    end = ends_after((sound + (np.resize(LOW[low], len(sound)) if low in LOW else lines)).astype(np.float32), 1.0)
+    spoken = 1 + len(voice) / RATE
     assert end and spoken + 0.5 < end < spoken + 1.6
 
 

@@ -47,7 +47,7 @@ def terminal_on(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> tuple[Dis
 def loud(seconds: float) -> Meter:
     """Return a meter after some seconds of sound."""
     meter = Meter(1000)
-    meter.add(np.full(round(1000 * seconds), 0.5, np.float32), 0)
+    meter.add(np.resize(np.array([0.5, -0.5], np.float32), round(1000 * seconds)), 0)
     return meter
 
 
