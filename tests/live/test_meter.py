@@ -40,7 +40,7 @@ def test_level_is_of_now_and_the_peak_is_held_and_falls():
     )  # the filter rings when a tone breaks off
     fed(meter, tone(1.5, -40))  # 2.5 s after the peak: held for 1.5, then 20 dB a second
     assert float(meter.line(80).split("peak")[1].split()[0]) == pytest.approx(-29, abs=1.5)
-    assert meter.rms_dbfs == pytest.approx(10 * np.log10((0.5 * 10**-1.2 + 2.5 * 10**-4) / 3), abs=0.1)
+    assert meter.rms_dbfs == pytest.approx(10 * np.log10((0.4 * 10**-1.2 + 2.5 * 10**-4) / 2.9), abs=0.1)
 
 
 def test_the_line_fits_any_width():
