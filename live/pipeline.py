@@ -310,8 +310,11 @@ class Pipeline:
             return None
 
     def _add_to_session(self, session: Session, take: Take, image: Path, card: Path | None) -> None:
+        from audio.provenance import recording_name
+
         recording = None if self.options.discard_audio else take.path
-        session.add(take.prompt or "", image, self.files.latent, recording, card)
+        name = "" if take.own else recording_name(take.path)
+        session.add(take.prompt or "", image, self.files.latent, recording, card, name=name)
         self._print([f"session: {session.page}"], [])
 
     def _card(self, take: Take, image: Path) -> Path:

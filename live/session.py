@@ -67,6 +67,7 @@ class Entry:
     hidden: bool = False  # not shown on pages
     sources: list[str] = field(default_factory=list)  # files outside the folder that these were copied from
     wave: list[int] = field(default_factory=list)  # loudness of the voice over time, 0 to 100
+    recording: str = ""  # name that the voice had as a file; "" if it was recorded by this program
 
     @property
     def files(self) -> list[str]:
@@ -121,12 +122,20 @@ class Session:
         return self.folder / "index.html"
 
     def add(
-        self, prompt: str, image: Path, latent: Path, recording: Path | None, card: Path | None, id: str = ""
+        self,
+        prompt: str,
+        image: Path,
+        latent: Path,
+        recording: Path | None,
+        card: Path | None,
+        id: str = "",
+        name: str = "",
     ) -> Entry:
         """Copy the files of one image into the folder, and show them on the page.
 
         Args:
             id: names the image to `find`; "": a new one.
+            name: of the recording, for people; "": it was made by this program.
 
         Raises:
             OSError: a file cannot be written.
@@ -138,6 +147,7 @@ class Session:
             # a name of its own, because a recording may have any suffix, also that of the image
             entry.voice = _copy(recording, folder, f"{stem}_voice") if recording else ""
             entry.card = _copy(card, folder, f"{stem}_card") if card else ""
+            entry.recording = name
             entry.sources = [str(path.absolute()) for path in (image, card) if path]
             self._entries.append(entry)
             self._write()
@@ -217,17 +227,20 @@ def render(title: str, figures: Iterable[str], head: str) -> str:
     return PAGE.format(title=html.escape(title), head=head, figures="\n".join(figures))
 
 
-def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = "") -> str:
+def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = "", recording: str = "") -> str:
     """Return the HTML of one image. Names are escaped, too: a suffix may hold any character.
 
     Args:
         image, voice, card: addresses; "": there is none.
         link: address that a click on the image leads to.
+        recording: name of the file of the voice, for people; "": none.
     """
-    text, image, link, voice, card, id = (html.escape(value) for value in (prompt, image, link, voice, card, id))
+    values = (prompt, image, link, voice, card, id, recording)
+    text, image, link, voice, card, id, recording = map(html.escape, values)
     label = text or "image"
     player = f'\n<audio controls preload="none" src="{voice}" aria-label="voice: {label}"></audio>' if voice else ""
     more = f' <a href="{card}">card</a>' if card else ""
+    more += f"<br><small>{recording}</small>" if recording else ""
     name = f' data-id="{id}"' if id else ""
     return (
         f'<figure{name}>\n<a href="{link}"><img src="{image}" alt="{text or "image"}" loading="lazy"></a>{player}\n'
@@ -236,7 +249,7 @@ def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = 
 
 
 def _static_figure(entry: Entry) -> str:
-    return figure(entry.prompt, entry.image, entry.image, entry.voice, entry.card)
+    return figure(entry.prompt, entry.image, entry.image, entry.voice, entry.card, recording=entry.recording)
 
 
 def _entry(content: dict[str, Any]) -> Entry:
@@ -247,7 +260,7 @@ def _entry(content: dict[str, Any]) -> Entry:
         TypeError: it has not the fields of an entry.
     """
     entry = Entry(**content)
-    texts = (entry.id, entry.prompt, *entry.files, *entry.sources)
+    texts = (entry.id, entry.prompt, entry.recording, *entry.files, *entry.sources)
     if not all(isinstance(text, str) for text in texts) or not entry.image:
         raise TypeError("not an entry")
     if not all(Path(name).name == name and not name.startswith(".") for name in entry.files):

@@ -365,6 +365,12 @@ def test_a_session_holds_all_but_a_discarded_recording(display, pipeline_of, fil
         display.events.clear()
 
 
+def test_a_session_names_the_files_of_its_voices(pipeline_of, folder):
+    run_files(pipeline_of("--keep"), VOICE)
+    (listed,) = (folder / "sessions").rglob("session.json")
+    assert [entry["recording"] for entry in json.loads(listed.read_text())["entries"]] == [VOICE.name]
+
+
 def test_what_fails_after_an_image_costs_no_image(display, pipeline_of):
     pipeline = pipeline_of("--card")
     run_files(pipeline, VOICE)  # the image is no PNG

@@ -46,6 +46,15 @@ def test_the_newest_image_comes_first_and_leads_to_the_whole_file(tmp_path, imag
     assert "<h1>Voices &lt;of&gt; a night</h1>" in page
 
 
+def test_the_page_names_a_recording_that_was_a_file(tmp_path, image):
+    session = Session(tmp_path)
+    session.add("waves", image, image, VOICE, None)
+    assert "<small>" not in session.page.read_text()
+    session.add("waves", image, image, VOICE, None, name="ann & <b>.ogg")
+    assert "waves<br><small>ann &amp; &lt;b&gt;.ogg</small>" in session.page.read_text()
+    assert [entry.recording for entry in Session.resume(session.folder).all()] == ["ann & <b>.ogg", ""]
+
+
 def test_an_interrupted_session_goes_on(tmp_path, image):
     session = Session(tmp_path, "A night")
     first = session.add("waves", image, image, VOICE, None)
