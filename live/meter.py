@@ -22,7 +22,8 @@ HOLD = 1.5  # seconds before the peak mark begins to fall
 FALL = 20.0  # dB a second
 CLIP_SHOWN = 2.0  # seconds that the clipping warning stays
 NARROWEST_BAR, WIDEST_BAR = 10, 40  # characters
-LOW_PEAK = 10 ** (-24 / 20)  # amplitude; quieter speech is usable, but close to the noise of the room
+# dBFS of the loudest sample; quieter speech is close to the noise of the room, and louder speech nearly clips
+LOWEST_GOOD, HIGHEST_GOOD = -20, -6
 
 WINDOW = 0.05  # seconds; each window is classified as speech or silence
 REMEMBERED = 10.0  # seconds; the quietest window within them is taken for the noise of the room
@@ -131,14 +132,18 @@ class Meter:
         return ""
 
     def verdict(self) -> str:
-        """Return whether the level is silent, low, good or clipping, and what to do."""
+        """Return whether the level is silent, low, good, high or clipping, and what to do."""
         if self.silent:
             return "silent: check that the microphone is on, and that it is the right one (--list_mics)"
         if self.warning:
             return f"clipping: {self.warning}"
-        if self.peak < LOW_PEAK:
-            return f"low: the loudest was {dbfs(self.peak):.0f} dBFS; speak louder, or turn the microphone up"
-        return f"good: the loudest was {dbfs(self.peak):.0f} dBFS"
+        peak = round(dbfs(self.peak))
+        measured = f"the loudest was {peak} dBFS ({LOWEST_GOOD} to {HIGHEST_GOOD} dBFS is good)"
+        if peak < LOWEST_GOOD:
+            return f"low: {measured}; speak louder, or turn the microphone up"
+        if peak > HIGHEST_GOOD:
+            return f"high: {measured}; speak softer, or turn the microphone down"
+        return f"good: {measured}"
 
 
 def bar(level: float, peak: float, width: int) -> str:

@@ -292,7 +292,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
     person = sit_down(with_microphone, "--mic_test", "--seconds", "2", "--mic", name.upper())
     person.waits_for("speak for 2 s")
     microphone.speak(VOICE)
-    person.waits_for("good: the loudest was ")
+    person.waits_for(": the loudest was ")
     assert person.sees_the_end() == 0
     read_only = with_microphone | {"VOICETOIMG_DATA_DIR": "/proc/nowhere"}
     silent = run(read_only, "--mic_test", "--seconds", "0.5", "--mic", number, prompt=())

@@ -65,10 +65,18 @@ def test_bar(level, peak, drawn):
 
 @pytest.mark.parametrize(
     ("samples", "clipped", "word"),
-    [(tone(1, -80), 0, "silent"), (tone(1, -40), 0, "low"), (tone(1, -12), 0, "good"), (tone(1, -3), 500, "clipping")],
-)
+    [(tone(1, -80), 0, "silent"), (tone(1, -40), 0, "low"), (tone(1, -12), 0, "good"), (tone(1, -1), 0, "high"),
+     (tone(1, -3), 500, "clipping")],
+)  # fmt: skip
 def test_verdict(samples, clipped, word):
     assert fed(Meter(RATE), samples, clipped).verdict().startswith(word + ":")
+
+
+@pytest.mark.parametrize(("level", "word"), [(-21, "low"), (-20, "good"), (-6, "good"), (-5, "high")])
+def test_a_verdict_names_the_range_that_is_good(level, word):
+    meter = Meter(RATE)
+    meter.peak = 10 ** (level / 20)
+    assert f"{word}: the loudest was {level} dBFS (-20 to -6 dBFS is good)" in meter.verdict()
 
 
 def test_unusable_recordings_have_a_fault():
