@@ -1,7 +1,7 @@
-"""Safe file access: what `audio.files` has, and names in a folder that no other program takes.
+"""Safe file access: what `audio.files` and `audio.torch_zip` have, and names in a folder that no other program takes.
 
-`audio/` imports no other room, so that another program can load it by itself; that is why the four functions that it
-needs are defined there.
+`audio/` imports no other room, so that another program can load it by itself; that is why the functions that it needs
+are defined there.
 """
 
 import itertools
@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from audio.files import atomic_path, lock, read_tensor, sha256_of
+from audio.torch_zip import OtherZip, open_torch_zip
 
-__all__ = ["alternatives", "atomic_path", "check_writable", "lock", "read_tensor", "reserve", "reserved", "sha256_of"]
+__all__ = [
+    "OtherZip", "alternatives", "atomic_path", "check_writable", "lock", "open_torch_zip", "read_tensor", "reserve",
+    "reserved", "sha256_of",
+]  # fmt: skip
 
 
 def reserve(folder: Path, names: Iterator[str]) -> Path:

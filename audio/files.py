@@ -5,10 +5,13 @@ import os
 import secrets
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .torch_zip import OtherZip, open_torch_zip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +69,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def read_tensor(path: Path, wanted: str) -> "Tensor":
     """Read a finite floating-point tensor, float32, from a .pt file; nothing in the file is executed.
 
+    A file that was unpacked and zipped again is read, too.
+
     Args:
         path: the file.
         wanted: what is needed, for the message of an error.
@@ -79,7 +84,10 @@ def read_tensor(path: Path, wanted: str) -> "Tensor":
     try:
         with warnings.catch_warnings():  # torch warns of pickles that it refuses
             warnings.simplefilter("ignore")
-            tensor = torch.load(path, map_location="cpu", weights_only=True)
+            source = open_torch_zip(path)[0] if zipfile.is_zipfile(path) else path
+            tensor = torch.load(source, map_location="cpu", weights_only=True)
+    except OtherZip as error:
+        raise ValueError(f"{error}: {wanted}") from error
     except OSError:
         raise
     except Exception as error:  # torch raises half a dozen kinds for other files

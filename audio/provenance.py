@@ -114,7 +114,7 @@ def read_names(path: Path, rows: int) -> list[str]:
 
 def _read_record(path: Path, name: str, longest: int) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        (record,) = (entry for entry in archive.infolist() if entry.filename.endswith(f"/{name}"))
+        (record,) = (entry for entry in archive.infolist() if f"/{entry.filename}".endswith(f"/{name}"))
         if record.file_size > longest:
             raise ValueError(f"{name} has {record.file_size} bytes")
         return archive.read(record)

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from files import OtherZip, open_torch_zip
 from ldm.families import OtherFileError, gguf_kind, refuse_foreign
-from ldm.torch_zip import open_archive
 
 SAFETENSORS, ZIP_PICKLE, OLD_PICKLE = "safetensors", "pickle in a zip", "pickle before torch 1.6"
 
@@ -198,7 +198,7 @@ def _unpickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
     """
 
     def load(**reader: Any) -> Any:
-        source, mapped = open_archive(path) if kind == ZIP_PICKLE else (path, False)
+        source, mapped = open_torch_zip(path) if kind == ZIP_PICKLE else (path, False)
         if source == path and path.suffix == ".safetensors":  # by that name torch.load would choose the format
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", **reader)
@@ -216,7 +216,9 @@ def _unpickle(path: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
             f"{path} is refused: it tries to run code when it is loaded ({error}). Nothing was run; "
             "get these weights from a source you trust, best as .safetensors"
         ) from None
-    except (OSError, MemoryError, OtherFileError):
+    except OtherZip as error:
+        raise OtherFileError(str(error)) from None
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # a broken pickle can raise anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__

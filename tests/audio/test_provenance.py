@@ -16,6 +16,7 @@ import prep_ldm
 import process_live_audio
 from audio import provenance
 from audio.whitening import Whitening
+from tests.ldm.test_foreign_files import ZIPS, zip_again
 
 ABOUT = {"recipe": config.RECIPE.to_json(), provenance.STATISTICS: "f" * 64}
 RECORDING = config.EXAMPLES_DIR / "voice_it.wav"
@@ -117,3 +118,18 @@ def test_a_batch_says_what_made_it(builtin, tmp_path):
     np.testing.assert_array_equal(torch.load(tmp_path / "batch.pt", weights_only=True).numpy().reshape(3, -1), z_scores)
     (tmp_path / "z.json").write_text(json.dumps({**ABOUT, "rows": 4}))  # of other z-scores
     assert provenance.read_sidecar(tmp_path / "z.npy", 3) is None
+
+
+@pytest.mark.parametrize("how", ZIPS)
+def test_latents_that_were_zipped_again_are_the_same(tmp_path, latent, how):
+    path = Path(shutil.copy(latent, tmp_path / "a.pt"))
+    zip_again(path, **ZIPS[how])
+    assert torch.equal(provenance.read_latents(path), provenance.read_latents(latent))
+    assert provenance.read_note(path) == provenance.read_note(latent) is not None
+
+
+def test_another_zip_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("song.txt", "la la")
+    with pytest.raises(ValueError, match=r"a.pt is a zip archive of other files \(song.txt\)"):
+        provenance.read_latents(tmp_path / "a.pt")

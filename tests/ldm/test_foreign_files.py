@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from files import open_torch_zip
 from ldm.__main__ import main
 from ldm.broken_weights import broken_weights, vectors_are_sound
 from ldm.checkpoint import find_model, load_model
 from ldm.families import FAMILIES
 from ldm.tensor_files import read_tensors
-from ldm.torch_zip import open_archive
 from tests.ldm.tiny_model import save_companions, save_model, weights_of
 
 
@@ -58,9 +58,9 @@ ZIPS: dict[str, dict[str, Any]] = {
 def test_a_checkpoint_that_was_zipped_again_has_the_same_weights(tmp_path, weights, how):
     path = tmp_path / "model.ckpt"
     torch.save({"state_dict": weights, "epoch": 3}, path)
-    assert open_archive(path) == (path, True)  # as torch wrote it, it is mapped
+    assert open_torch_zip(path) == (path, True)  # as torch wrote it, it is mapped
     zip_again(path, **ZIPS[how])
-    assert open_archive(path)[1] is False
+    assert open_torch_zip(path)[1] is False
     read = read_tensors(path).tensors
     assert read.keys() == weights.keys() and all(torch.equal(read[name], weights[name]) for name in weights)
 

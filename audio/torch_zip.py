@@ -1,7 +1,7 @@
-"""The zip around a torch checkpoint: find out whether it is still as torch wrote it, and mend it if it is not.
+"""The zip around tensors that torch saved: find out whether it is still as torch wrote it, and mend it if it is not.
 
 torch stores the bytes of each tensor as a record, uncompressed and aligned, so that a file can be mapped into memory.
-Anything that unpacks a checkpoint and zips it again may compress the records, shift them, or rename their folder.
+Anything that unpacks such a file and zips it again may compress the records, shift them, or rename their folder.
 """
 
 import io
@@ -10,8 +10,6 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-from ldm.families import OtherFileError
-
 PICKLE = "data.pkl"  # the record with the structure; tensors are data/0, data/1, … beside it
 ALIGNMENT = 8  # bytes; the widest element
 DEFAULTS = {"version": b"3\n", "byteorder": b"little"}  # of records that torch needs and a zip may have lost
@@ -19,13 +17,17 @@ READABLE = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # compressions that torch
 _LOCAL_HEADER = 30  # bytes before the name of a record; bytes 26 to 29 are the lengths of the name and of what follows
 
 
-def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
+class OtherZip(ValueError):
+    """A zip archive that holds no tensors of torch."""
+
+
+def open_torch_zip(path: Path) -> tuple[Path | BinaryIO, bool]:
     """Return what `torch.load` can read of the archive `path`, and whether its records can be mapped.
 
     The first result is `path` itself, or a copy in memory if torch cannot read the layout of the archive.
 
     Raises:
-        OtherFileError: it is a zip without a torch checkpoint.
+        OtherZip: it holds no tensors of torch.
         zipfile.BadZipFile: it is damaged.
         OSError: it cannot be read.
     """
@@ -34,7 +36,7 @@ def open_archive(path: Path) -> tuple[Path | BinaryIO, bool]:
         prefixes = [r.filename.removesuffix(PICKLE) for r in records if f"/{r.filename}".endswith(f"/{PICKLE}")]
         if not prefixes:
             held = ", ".join(record.filename for record in records[:3])
-            raise OtherFileError(f"{path} is a zip archive of other files ({held}): unpack it, and name what is in it")
+            raise OtherZip(f"{path} is a zip archive of other files ({held}): unpack it, and name what is in it")
         prefix = min(prefixes, key=len)
         names = {record.filename for record in records}
         in_one_folder = prefix.count("/") == 1 and all(name.startswith(prefix) for name in names)
