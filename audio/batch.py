@@ -19,24 +19,20 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .av_decoder import decoder_name
-from .batch_state import BatchState, FileResult, refuse_foreign
+from .batch_state import CRASHED, BatchState, FileResult, refuse_foreign
 from .decoding import named_as_sound
 from .features import LIBRARIES, extract
 from .files import sha256_of
 from .recipe import CONSTANTS, RECIPE, Recipe
 from .sound import AudioError, NotAudio
 
-if TYPE_CHECKING:
-    from .cluster import ClusterPool
-
 CHUNK = 4096  # files handed to the workers at a time
 FILES_A_TASK = 8  # files that are sent to a worker together
 WAITING_TASKS = "2*n_jobs"  # tasks under way: for each worker the current one, and the next
 REASONS_SHOWN = 3  # if no file can be used
-CRASHED = "its decoder crashed or did not end; convert it to wav"
 # the signals that end a program, as far as the system has them
 ENDING = {number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))}
 LOOK_EVERY = 0.5  # seconds between two looks whether the parent process is there
@@ -79,8 +75,7 @@ def prepare_batch(
         recipe: how to make the vectors.
         workers: number of processes; 1 is this one. In others, a decoder that crashes ends its worker, not the batch.
         dask_scheduler: address of a Dask cluster that does the work in place of the workers.
-        say: called with a message if results of an earlier run cannot be reused, if there can be only one process, or
-            if workers of the cluster cannot be used or have all ended.
+        say: called with a message if results of an earlier run or workers cannot be used.
         channel: the one of each recording to use, from 1; None: as `features.extract` chooses.
 
     Raises:
@@ -90,13 +85,11 @@ def prepare_batch(
     """
     started = time.perf_counter()
     made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES}
-    made_with |= {"input": {"channel": channel or "chosen"}}
+    made_with["input"] = {"channel": channel or "chosen"}
     report = BatchReport()
     found = find_recordings(folder)
     if (first := next(found, None)) is None:  # before anything is written
-        raise ValueError(
-            f"no files in {folder}; put recordings (wav, flac, ogg, mp3, ...) there, or name another folder"
-        )
+        raise ValueError(f"no files in {folder}; put recordings there (wav, flac, mp3, ...), or name another folder")
     refuse_foreign(output)
     if workers > 1 and not dask_scheduler and not _can_share():
         say("this system has no shared memory (/dev/shm): one process does all the work")
@@ -111,10 +104,9 @@ def prepare_batch(
         _measure_all(state, pool, functools.partial(measure, recipe=recipe, channel=channel), files, report)
         state.commit()
         totals = state.totals()
-        if not totals.rows and totals.skipped:
-            raise ValueError(f"{folder} holds {plural(files, 'file')}, but none that can be used; {_why_not(state)}")
         if not totals.rows:
-            raise ValueError(f"{folder} holds {plural(files, 'file')}, but no recording")
+            why = f"none that can be used; {_why_not(state)}" if totals.skipped else "no recording"
+            raise ValueError(f"{folder} holds {plural(files, 'file')}, but {why}")
         state.finish(made_with, recipe.vector_size, totals)
     report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
     report.seconds, report.copies = totals.seconds, totals.copies
@@ -136,7 +128,7 @@ def plural(number: int, noun: str) -> str:
 
 def _measure_all(
     state: BatchState,
-    pool: "_Pool | ClusterPool",
+    pool: "_Workers",
     measure_one: Callable[..., FileResult],
     files: int,
     report: BatchReport,
@@ -272,6 +264,12 @@ def _nowhere() -> Any:
 
 
 # --- many files ------------------------------------------------------------------------------------------------------
+class _Workers(Protocol):
+    """Whatever measures files: `_Pool`, or a cluster."""
+
+    def run(self, function: Callable[..., FileResult], paths: list[str]) -> Iterator[FileResult]: ...
+
+
 class _Pool:
     """Measures files in this process, or in worker processes."""
 
@@ -330,7 +328,7 @@ def _noted(tasks: Iterable[list[str]], under_way: list[list[str]]) -> Iterator[l
 @contextlib.contextmanager
 def _pool(
     workers: int, dask_scheduler: str | None, folder: Path, say: Callable[[str], None] = lambda line: None
-) -> "Iterator[_Pool | ClusterPool]":
+) -> "Iterator[_Workers]":
     """Start the workers, each with one thread, so that they do not compete and their bits do not differ."""
     from joblib import parallel_config
     from threadpoolctl import threadpool_limits
@@ -338,7 +336,7 @@ def _pool(
     if dask_scheduler:
         from .cluster import connect
 
-        with connect(dask_scheduler, folder, say) as pool:
+        with connect(dask_scheduler, folder, FILES_A_TASK, say) as pool:
             yield pool
     elif workers == 1:
         with threadpool_limits(limits=1):
