@@ -7,7 +7,7 @@ examples:
   python txt2img.py --prompt "calm blue waves" --walk ann.pt bob.pt --frames 24
   python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4 --save_x_T noise.pt
   python txt2img.py --prompts prompts.txt --init_latents live_latent.pt --size 512x256
-  python txt2img.py --replay outputs/txt2img-samples/samples/sample_0000.png
+  python txt2img.py --replay outputs/txt2img-samples/samples/sample_a-red-flower_0000.png
 """
 
 import argparse
@@ -75,7 +75,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     """
     from tqdm import tqdm
 
-    from painting.generate import Journal, generate_images
+    from painting.generate import Journal, generate_images, stem
     from painting.progress import Progress
 
     device = device_of(args)
@@ -98,7 +98,8 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         Progress(specs[0].steps, preview, args.preview_every, emit) as progress,
         cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
     ):
-        made = generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress)
+        name = functools.partial(stem, walk=bool(args.walk), words=not args.no_metadata)
+        made = generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress, name)
         for index, path in zip(missing, made, strict=True):
             if emit is None:  # in standby the answer names the images
                 which = [f"{index + 1} of {len(specs)}", *inputs.recordings(specs[index])] if len(specs) > 1 else []

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from painting.image_spec import ImageSpec
 from painting.images import save_numbered
 from painting.painter import OnStep, Painter, Step
+
+LONGEST_WORDS = 60  # bytes of a prompt in the name of a file, of which most file systems allow 255
 
 
 class Journal:
@@ -61,11 +64,30 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def stem(spec: ImageSpec) -> str:
-    """Return the start of the file name of an image."""
-    if spec.blend:
-        return "mix_sample"
-    return "sample" if spec.subject is None else f"subject_{spec.subject:03d}_sample"
+def stem(spec: ImageSpec, walk: bool = False, words: bool = True) -> str:
+    """Return the start of the file name of an image, such as "subject_003_raw_sample_a-blue-butterfly".
+
+    Args:
+        walk: several voices are a frame of a walk; otherwise a mix.
+        words: the first words of the prompt belong to the name.
+    """
+    start = "walk" if walk else "mix"
+    if not spec.blend:
+        start = "" if spec.subject is None else f"subject_{spec.subject:03d}"
+    raw = "raw" if spec.parts and spec.x_T == "raw" else ""
+    return "_".join(filter(None, (start, raw, "sample", words_of(spec.prompt) if words else "")))
+
+
+def words_of(prompt: str) -> str:
+    """Return the first words of a prompt as a part of a file name, "" if it has none."""
+    kept, text = "", unicodedata.normalize("NFC", prompt).lower()
+    # letters, marks and numbers of all scripts
+    for word in "".join(sign if unicodedata.category(sign)[0] in "LMN" else " " for sign in text).split():
+        longer = f"{kept}-{word}" if kept else word
+        if len(longer.encode()) > LONGEST_WORDS:
+            return kept or longer.encode()[:LONGEST_WORDS].decode(errors="ignore")
+        kept = longer
+    return kept
 
 
 def generate_images(
@@ -77,6 +99,7 @@ def generate_images(
     folder: Path,
     batch_size: int,
     on_step: OnStep | None = None,
+    name: Callable[[ImageSpec], str] = stem,
 ) -> Iterator[Path]:
     """Make the images of `specs`, and yield the path of each in order as soon as it is written.
 
@@ -88,6 +111,7 @@ def generate_images(
         folder: where the images go.
         batch_size: images sampled together.
         on_step: called after each sampling step; it counts the steps of all batches.
+        name: gives the file name of an image up to its number.
     """
     left = [index for index in range(len(specs)) if index not in journal.finished]
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
@@ -99,7 +123,7 @@ def generate_images(
             spec = dataclasses.replace(spec, precision=painter.precision)  # the painter may have changed it
             if len(batch) > 1:
                 spec = dataclasses.replace(spec, batch_size=len(batch), batch_index=number)
-            path = save_numbered(image, folder, stem(spec), text_of(spec) if text_of else None)
+            path = save_numbered(image, folder, name(spec), text_of(spec) if text_of else None)
             if len(specs) > 1:
                 journal.add(index, path)
             yield path

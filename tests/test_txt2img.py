@@ -42,7 +42,7 @@ def test_same_command_same_bytes_and_nothing_is_overwritten(voices, tmp_path):
     first, second = (run_main(*command, data=tmp_path) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     samples = tmp_path / "outputs" / "txt2img-samples" / "samples"
-    names = [f"subject_000_sample_{i:04d}.png" for i in range(2)]
+    names = [f"subject_000_sample_a-psychedelic-visualization-of-a-voice_{i:04d}.png" for i in range(2)]
     assert sorted(path.name for path in samples.iterdir()) == names
     assert (samples / names[0]).read_bytes() == (samples / names[1]).read_bytes()
     for result, name in zip((first, second), names, strict=True):
@@ -174,7 +174,7 @@ def test_a_duet_is_made_again(apart, voices, tmp_path):
     near = paint(tmp_path / "near", *TINY, "--mix", *apart, "--weights", 9, 1)[0]
     rows = [*TINY, "--mix", voices, voices, "--subject_idx", "0,1", "--weights", 9, 1]  # the same two in one file
     np.testing.assert_array_equal(paint(tmp_path / "rows", *rows)[0], near)
-    image = tmp_path / "rows" / "samples" / "mix_sample_0000.png"
+    image = tmp_path / "rows" / "samples" / "mix_sample_a-golden-spiral-on-purple_0000.png"
     again = ["--replay", str(image), "--outdir", str(tmp_path / "again")]
     assert txt2img.main([*again, "--mix", str(voices), str(voices)]) == 0
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "again" / "samples" / image.name)), near)
@@ -297,7 +297,8 @@ def test_what_low_precision_spoils_is_made_again_in_full(tmp_path, monkeypatch, 
     monkeypatch.setattr(LatentDiffusion, "decode_first_stage", overflow)
     spoiled = paint(tmp_path / "bf16", *TINY, "--precision", "bf16")[0]
     np.testing.assert_array_equal(spoiled, full)
-    said = json.loads(Image.open(tmp_path / "bf16" / "samples" / "sample_0000.png").info["voicetoimg"])
+    (image,) = (tmp_path / "bf16" / "samples").iterdir()
+    said = json.loads(Image.open(image).info["voicetoimg"])
     assert said["picture"]["precision"] == "fp32"
     assert "bf16 gave no image; again in fp32" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import config
 import txt2img
+from painting.generate import LONGEST_WORDS, words_of
 from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.options import parse_options
@@ -33,7 +34,7 @@ def assert_one_line(result: Finished, status: int, message: str) -> None:
 def test_an_image_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsys):
     arguments = ["--init_latents", voices, "--subject_idx", 1, "--seed", 7, "--sampler", "ddim", "--eta", 0.5]
     original = paint(tmp_path, *arguments, "--negative_prompt", "grün")[0]
-    path = tmp_path / "samples" / "subject_001_sample_0000.png"
+    path = tmp_path / "samples" / "subject_001_sample_a-golden-spiral-on-purple_0000.png"
     line = Image.open(path).info["parameters"]
     told = f"Negative prompt: grün\nSteps: 2, Sampler: DDIM, CFG scale: {ImageSpec.scale:g}, "
     assert line.startswith("a golden spiral on purple\n" + told)
@@ -65,7 +66,7 @@ def test_an_image_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path):
 
 def test_no_metadata_leaves_nothing_of_the_prompt(tmp_path):
     paint(tmp_path, *TINY, "--no_metadata", "--prompt", "xyzzy")
-    content = (tmp_path / "samples" / "sample_0000.png").read_bytes()
+    content = (tmp_path / "samples" / "sample_0000.png").read_bytes()  # nor is there a word of it in the name
     assert b"xyzzy" not in content and b"tEXt" not in content and b"iTXt" not in content
 
 
@@ -74,7 +75,7 @@ def from_noise(tmp_path_factory) -> Path:
     """Return an image made from noise."""
     folder = tmp_path_factory.mktemp("noise")
     paint(folder, *TINY)
-    return folder / "samples" / "sample_0000.png"
+    return folder / "samples" / "sample_a-golden-spiral-on-purple_0000.png"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def from_voice(voices, tmp_path_factory) -> Path:
     """Return an image made from a voice."""
     folder = tmp_path_factory.mktemp("voice")
     paint(folder, *TINY, "--init_latents", voices)
-    return folder / "samples" / "subject_000_sample_0000.png"
+    return folder / "samples" / "subject_000_sample_a-golden-spiral-on-purple_0000.png"
 
 
 def with_text(path: Path, content: str) -> Path:
@@ -163,6 +164,45 @@ def test_an_image_is_replayed_from_what_it_was_made_of(from_noise, from_voice, v
     assert_one_line(noise, 2, "made from noise: leave out --init_latents")
     voice = run_main("txt2img.py", "--replay", from_voice, data=tmp_path)
     assert_one_line(voice, 2, "made from latents: give the same with --init_latents")
+
+
+def test_images_are_told_apart_by_their_names(voices, tmp_path):
+    from_voice, two = ["--init_latents", voices, "--steps", 1], [voices, voices, "--subject_idx", "0,1", "--steps", 1]
+    for start in (
+        from_voice,
+        [*from_voice, "--x_T", "raw"],
+        [*from_voice, "--prompt", "a blue butterfly", *TINY],
+        ["--mix", *two, *TINY],
+        ["--walk", *two, *TINY, "--frames", 2],
+        ["--steps", 1, *TINY],
+    ):
+        paint(tmp_path, *start)
+    words = "sample_a-golden-spiral-on-purple"
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        f"mix_{words}_0000.png",
+        f"{words}_0000.png",
+        f"subject_000_raw_{words}_0000.png",
+        "subject_000_sample_a-blue-butterfly_0000.png",
+        f"subject_000_{words}_0000.png",
+        *(f"walk_{words}_{number:04d}.png" for number in range(2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("A Red flower, green background!", "a-red-flower-green-background"),
+        ("", ""),
+        ("../..\\ | : ?*\n", ""),
+        ("голубая бабочка", "голубая-бабочка"),
+        ("नीली तितली", "नीली-तितली"),
+        ("cafe\u0301", "café"),
+        ("a " + "very " * 40 + "long one", "a" + "-very" * 11),
+        ("蝶" * 100, "蝶" * 20),
+    ],
+)
+def test_words_of_a_prompt_are_part_of_a_name(prompt, words):
+    assert words_of(prompt) == words and len(words.encode()) <= LONGEST_WORDS
 
 
 def test_images_say_which_recordings_they_are_of(voices, tmp_path, capsys):

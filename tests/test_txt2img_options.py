@@ -230,7 +230,7 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
         {"seed": 7},
         {"init_latents": str(voices)},
         {"walk": [str(voices), str(voices)], "from_file": str(tmp_path / "prompts.txt")},
-        {"replay": str(tmp_path / "samples" / "sample_0000.png")},
+        {"replay": str(tmp_path / "samples" / "sample_calm-blue-waves_0000.png")},
         {"plms": True},
         {"weights": [1, 3]},
         {"init_latents": str(voices), "weights": [1, 3]},

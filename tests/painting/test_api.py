@@ -32,7 +32,12 @@ def voice():
 
 def test_the_names_are_those_of_the_readme():
     assert painting.__all__ == ["ImageSpec", "Voice", "initial_noise", "load_painter", "load_voice", "paint"]
-    assert list(inspect.signature(painting.load_voice).parameters) == ["source", "sample_rate", "calibration"]
+    assert list(inspect.signature(painting.load_voice).parameters) == [
+        "source",
+        "sample_rate",
+        "calibration",
+        "channel",
+    ]
     assert list(inspect.signature(painting.paint).parameters) == ["prompt", "x_T", "painter", "settings"]
 
 
@@ -41,7 +46,7 @@ def test_a_picture_has_the_bits_of_the_scripts(tmp_path, voice, painter):
     assert process_live_audio.main([f"--input_file={RECORDING}", f"--output_file={latent}"]) == 0
     options = ["--prompt=a golden spiral on purple", "--steps=3", "--seed=7", "--precision=full", "--device=cpu"]
     assert txt2img.main([f"--init_latents={latent}", f"--outdir={out}", *options]) == 0
-    by_script = np.asarray(Image.open(out / "samples" / "subject_000_sample_0000.png"))
+    by_script = np.asarray(Image.open(out / "samples" / "subject_000_sample_a-golden-spiral-on-purple_0000.png"))
 
     torch.testing.assert_close(voice.latents, torch.load(latent, weights_only=True), rtol=0, atol=0)
     x_T = painting.initial_noise(voice, seed=7)
