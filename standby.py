@@ -6,7 +6,8 @@ Every line in both directions is one JSON object.
   start apply where a request does not set them.
 - Events come while a request is worked on: {"progress": [3, 20]} after step 3 of 20, and {"preview": "a/preview.png"}
   each time the preview file was rewritten.
-- An answer ends a request. It holds the result, such as {"pictures": ["sample_rings_0000.png"]}, or {"error": "reason"}.
+- An answer ends each request. It holds the result, such as {"pictures": ["sample_rings_0000.png"]}, or
+  {"error": "reason"}.
   "said" lists further lines for people, which would go to standard output, and "warned" those for standard error.
   They need not be parsed: what another program needs is in the result. The first answer repeats the warnings of the
   warm-up, because a library may issue a warning only once per process.
