@@ -265,7 +265,7 @@ def _nowhere() -> Any:
 
 # --- many files ------------------------------------------------------------------------------------------------------
 class _Workers(Protocol):
-    """Whatever measures files: `_Pool`, or a cluster."""
+    """Workers that measure files: `_Pool`, or those of a cluster."""
 
     def run(self, function: Callable[..., FileResult], paths: list[str]) -> Iterator[FileResult]: ...
 

@@ -28,6 +28,7 @@ from .recipe import first_difference
 
 COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
+CRASHED = "its decoder crashed or did not end; convert it to wav"  # the reason of a file that ends its workers
 FORMAT = 4  # of the tables below, of the csv files, and of decoding; results of another format are not reused
 DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- the result for some content, named: the file has the name of a recording

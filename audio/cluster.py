@@ -26,8 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .av_decoder import decoder_name
-from .batch import CRASHED, FILES_A_TASK
-from .batch_state import FileResult
+from .batch_state import CRASHED, FileResult
 from .features import LIBRARIES
 
 if TYPE_CHECKING:
@@ -140,13 +139,15 @@ class _Worker:
 class ClusterPool:
     """Measures files on the workers of a cluster that are fit for it, also on those that join later."""
 
-    def __init__(self, client: "Client", address: str, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, client: "Client", address: str, folder: Path, files_a_task: int, say: Callable[[str], None]
+    ) -> None:
         """Ask all workers.
 
         Raises:
             RuntimeError: there are none, or none that can be used.
         """
-        self._client, self._address, self._say = client, address, say
+        self._client, self._address, self._files_a_task, self._say = client, address, files_a_task, say
         self._folder = str(folder.absolute())
         self._workers: dict[str, _Worker] = {}
         self._waiting: collections.deque[_Task] = collections.deque()
@@ -183,7 +184,8 @@ class ClusterPool:
             RuntimeError: the scheduler has gone, or all workers have become unfit.
         """
         self._function = function
-        chunks = (paths[begin : begin + FILES_A_TASK] for begin in range(0, len(paths), FILES_A_TASK))
+        size = self._files_a_task
+        chunks = (paths[begin : begin + size] for begin in range(0, len(paths), size))
         self._waiting.extend(map(_Task, chunks))
         while self._waiting or any(task.paths for worker in self._workers.values() for task in worker.tasks.values()):
             self._look()
@@ -336,12 +338,13 @@ class ClusterPool:
 
 
 @contextlib.contextmanager
-def connect(address: str, folder: Path, say: Callable[[str], None]) -> Iterator[ClusterPool]:
+def connect(address: str, folder: Path, files_a_task: int, say: Callable[[str], None]) -> Iterator[ClusterPool]:
     """Connect to a scheduler, and ask its workers whether they can measure the recordings in `folder`.
 
     Args:
         address: of the scheduler, tcp://host:port.
         folder: the recordings, at the same path on every worker.
+        files_a_task: files that are sent to a worker together.
         say: called with a message about a worker that cannot be used, or if all have gone.
 
     Raises:
@@ -360,7 +363,7 @@ def connect(address: str, folder: Path, say: Callable[[str], None]) -> Iterator[
         except (OSError, ValueError, asyncio.TimeoutError) as error:
             raise _no_scheduler(address, error) from error
         try:
-            yield ClusterPool(client, address, folder, say)
+            yield ClusterPool(client, address, folder, files_a_task, say)
         finally:
             with contextlib.suppress(Exception):  # nothing can be done about a connection that does not close
                 client.close(timeout=CONNECT_SECONDS)

@@ -98,7 +98,7 @@ def measured(folder: str, path: str, limited: bool) -> FileResult:
 def results(address: str, folder: Path, function: Callable[..., FileResult], count: int) -> tuple[dict, list[str]]:
     """Run a function on made-up paths; return its results by path, and what was said."""
     said: list[str] = []
-    with cluster.connect(address, folder, said.append) as pool:
+    with cluster.connect(address, folder, 8, said.append) as pool:
         return {one.path: one for one in pool.run(function, [str(i) for i in range(count)])}, said
 
 
@@ -115,7 +115,7 @@ def test_each_path_gets_its_result(threads, two_workers, made_up):
 
 
 def test_several_rounds_use_one_connection(threads, two_workers, made_up):
-    with cluster.connect(threads.scheduler_address, made_up, print) as pool:
+    with cluster.connect(threads.scheduler_address, made_up, 8, print) as pool:
         for _ in range(2):
             assert len(list(pool.run(measured, ["a", "b"]))) == 2
 
@@ -238,7 +238,7 @@ def test_without_workers_a_line_says_so_and_the_next_one_is_used(threads, made_u
         said.append(line)
         threads.scale(1)
 
-    with cluster.connect(threads.scheduler_address, made_up, say) as pool:
+    with cluster.connect(threads.scheduler_address, made_up, 8, say) as pool:
         scale(threads, 0)
         assert len(list(pool.run(measured, ["a", "b"]))) == 2
     (line,) = said
@@ -255,7 +255,7 @@ def test_after_a_while_without_workers_one_that_is_not_fit_is_not_waited_with_fo
         threads.scale(1)
 
     with (
-        cluster.connect(threads.scheduler_address, made_up, say) as pool,
+        cluster.connect(threads.scheduler_address, made_up, 8, say) as pool,
         pytest.raises(RuntimeError, match="no worker can be used any more: .* has other versions. What is done is kep"),
     ):
         scale(threads, 0)
