@@ -24,7 +24,7 @@ from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_man
 from .npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
 from .recipe import CONSTANTS, MEAN_NAME, RECIPE, STD_NAME, Recipe
 from .sound import AudioError, DecoderEnded
-from .whitening import WHITENING_NAME, Whitening, own_share
+from .whitening import BAR_SECONDS, WHITENING_NAME, Whitening, own_share
 
 MANIFEST_NAME = "calibration.json"
 LATENT_CHANNELS = 4
@@ -232,7 +232,7 @@ def mean_and_std(vectors: "NpyReader | np.ndarray") -> tuple[np.ndarray, np.ndar
     variances", 1979, which loses no digits where a mean is large and a standard deviation small.
     """
     count, mean, squares = 0, np.zeros(vectors.shape[1]), np.zeros(vectors.shape[1])
-    for block in _blocks(vectors):
+    for block in _blocks(vectors, "mean and std"):
         block_mean = block.mean(axis=0)
         shift, both = block_mean - mean, count + len(block)
         squares += ((block - block_mean) ** 2).sum(axis=0) + shift**2 * (count * len(block) / both)
@@ -278,8 +278,11 @@ def _sample_rates(table: Path) -> dict[int, int]:
         return {}
 
 
-def _blocks(vectors: "NpyReader | np.ndarray") -> Iterator[np.ndarray]:
-    for start in range(0, len(vectors), BLOCK):
+def _blocks(vectors: "NpyReader | np.ndarray", what: str) -> Iterator[np.ndarray]:
+    """Yield the rows as float64, a block at a time, with a progress bar if standard error is a terminal."""
+    from tqdm import tqdm
+
+    for start in tqdm(range(0, len(vectors), BLOCK), what, unit="block", delay=BAR_SECONDS, disable=None):
         yield np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
 
 
@@ -289,7 +292,7 @@ def _write_z_scores(path: Path, vectors: NpyReader, calibration: Calibration) ->
     size = int(width**0.5)
     moments, products, pairs, largest = np.zeros(4), 0.0, 0, 0.0
     with NpyWriter(path, width) as z_scores:
-        for block in _blocks(vectors):
+        for block in _blocks(vectors, "z-scores"):
             z = calibration.z_score(block)
             z_scores.append(z)
             z = z.astype(np.float64)

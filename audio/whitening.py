@@ -40,7 +40,10 @@ AXES = 256  # principal axes: more of them distinguish more recordings, fewer of
 RECORDINGS_PER_AXIS = 4  # with fewer, the smallest variances are unreliable
 PRIOR_RECORDINGS = 50  # weight of the prior when it is mixed with the user's recordings
 BLOCK = 512  # spectrograms held in memory at a time while fitting
-LONG_FIT = 20 * BLOCK  # recordings; fitting more of them shows a progress bar
+FEW_ROWS = 2 * BLOCK  # recordings; their rows are kept, which are smaller and faster than a covariance
+NOISE_VARIANCE = 1e-9  # dB², added along each axis, so that identical recordings have axes, too
+SMALLEST_VARIANCE = 1e-6  # of the largest; below it the axes of rows lose digits
+BAR_SECONDS = 0.5  # a progress bar appears on a terminal for what takes longer
 RANGE_TOLERANCE_DB = 0.1  # dB; the rounding of float32 z-scores is below 0.001
 
 
@@ -104,8 +107,6 @@ class Whitening:
         that of `prior`, if there is one: both are mixed as if the prior were made from 50 recordings. Without a prior
         there are fewer axes, at most N - 1.
         """
-        from scipy.sparse.linalg import eigsh
-
         mean_db, std_db = np.asarray(mean_db, np.float32), np.asarray(std_db, np.float32)
         blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
         if prior is not None and prior.mean_db.shape != mean_db.shape:
@@ -113,20 +114,21 @@ class Whitening:
         axes = min(axes, mean_db.size - 1)
         if prior is None:
             axes = min(axes, max(1, len(vectors) - 1))
-        centre, covariance = blank._moments(vectors)
         share = own_share(len(vectors), axes)
-        if prior is not None and share < 1:
+        centre, rows, covariance = blank._moments(vectors)
+        if prior is None or share == 1:
+            share, others = 1.0, np.zeros((0, mean_db.size))
+        else:
             # covariance of a mixture: that of both parts, and of the distance between their means
-            apart = centre - prior.centre_db
-            rows = prior.components.astype(np.float64) * prior.scales[:, None]  # rows.T @ rows: the prior's covariance
-            rows = np.vstack((rows, math.sqrt(share) * apart)) * math.sqrt(1 - share)
-            covariance *= share
-            covariance += rows.T @ rows
+            others = prior.components.astype(np.float64) * prior.scales[:, None]  # others.T @ others: the prior's
+            others = np.vstack((others, math.sqrt(share) * (centre - prior.centre_db))) * math.sqrt(1 - share)
             centre = share * centre + (1 - share) * prior.centre_db
-        np.fill_diagonal(covariance, covariance.diagonal() + 1e-9)  # so that identical recordings have axes, too
-        # v0 is fixed so that the same recordings give the same axes; by default eigsh draws it at random
-        variances, components = eigsh(covariance, k=axes, v0=np.ones(mean_db.size))
-        variances, components = variances[::-1], components.T[::-1]  # largest first
+        if covariance is None:
+            variances, components = _axes_of_rows(np.vstack((math.sqrt(share / len(rows)) * rows, others)), axes)
+        else:
+            covariance *= share
+            covariance += others.T @ others
+            variances, components = _axes_of_covariance(covariance, axes)
         # an eigenvector may have either sign: its largest element is made positive
         signs = np.sign(components[np.arange(axes), np.abs(components).argmax(axis=1)])
         return replace(
@@ -136,31 +138,38 @@ class Whitening:
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 if all recordings are the same
         )
 
-    def _moments(self, vectors: np.ndarray | NpyReader) -> tuple[np.ndarray, np.ndarray]:
-        """Compute mean [P] and covariance [P, P] of floored and aligned spectrograms, float64, block by block.
+    def _moments(self, vectors: np.ndarray | NpyReader) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Compute mean [P], deviations [N, P] and None; or of many spectrograms mean, no rows, and covariance [P, P].
 
-        The first block's mean is subtracted from all blocks, so that differences of large numbers lose no digits.
+        Spectrograms are floored and aligned. All are float64. The first block's mean is subtracted from all blocks, so
+        that differences of large numbers lose no digits.
         """
-        from scipy.linalg.blas import dsyrk
         from tqdm import tqdm
 
         size = self.mean_db.size
+        few = len(vectors) <= min(FEW_ROWS, size)
         origin, total = None, np.zeros(size)
-        products = np.zeros((size, size), order="F")  # 128 MB for 4096 elements, updated in place
+        rows = []
+        products = np.zeros((0 if few else size, size), order="F")  # 128 MB for 4096 elements, updated in place
         starts = range(0, len(vectors), BLOCK)
-        for start in tqdm(starts, "whitening", unit="block", disable=True if len(vectors) < LONG_FIT else None):
+        for start in tqdm(starts, "whitening", unit="block", delay=BAR_SECONDS, disable=None):
             aligned = self.align(np.asarray(vectors[start : start + BLOCK], dtype=np.float64))  # [B, P]
             origin = aligned.mean(axis=0) if origin is None else origin
             aligned -= origin
             total += aligned.sum(axis=0)
-            products = dsyrk(1.0, aligned.T, beta=1.0, c=products, overwrite_c=1)  # fills the upper triangle
-        shift = total / len(vectors)
-        products = dsyrk(-len(vectors), shift[:, None], beta=1.0, c=products, overwrite_c=1)
-        products /= len(vectors)
-        for column in range(size):  # copies it to the lower one
-            products[column + 1 :, column] = products[column, column + 1 :]
+            if few:
+                rows.append(aligned)
+            else:
+                _add_products(products, aligned, 1.0)
         assert origin is not None  # there is one block at least
-        return origin + shift, products
+        shift = total / len(vectors)
+        if few:
+            return origin + shift, np.concatenate(rows) - shift, None
+        _add_products(products, shift[None], -len(vectors))
+        products /= len(vectors)
+        for column in range(size):  # copies the upper triangle to the lower one
+            products[column + 1 :, column] = products[column, column + 1 :]
+        return origin + shift, np.zeros((0, size)), products
 
     def save(self, path: Path) -> None:
         """Write a .npz of about 2 MB, without pickled objects.
@@ -258,6 +267,46 @@ class Whitening:
         # no matrix product, because its rounding depends on the machine and on the number of rows
         coefficients = np.stack([pairwise_sum(components * (one - self.centre_db)) for one in aligned])
         return _normalised(coefficients / np.sqrt(self.scales.astype(np.float64)))
+
+
+def _add_products(products: np.ndarray, rows: np.ndarray, factor: float) -> None:
+    """Add factor * rows.T @ rows to the upper triangle of products [P, P], in place."""
+    from scipy.linalg.blas import dsyrk
+
+    added = dsyrk(factor, rows.T, beta=1.0, c=products, overwrite_c=1)
+    assert added is products or np.shares_memory(added, products)
+
+
+def _axes_of_rows(rows: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the largest eigenvalues [axes] of rows.T @ rows, and the eigenvectors [axes, P], of few rows [R, P].
+
+    rows @ rows.T [R, R] has the same eigenvalues. Its eigenvectors u give those of the other, rows.T @ u, up to length.
+    (Sirovich, "Turbulence and the dynamics of coherent structures", 1987, calls it the method of snapshots.)
+    """
+    variances, vectors = np.linalg.eigh(rows @ rows.T)
+    variances, vectors = variances[: -axes - 1 : -1], vectors[:, : -axes - 1 : -1]  # largest first
+    if len(variances) < axes or variances[-1] < SMALLEST_VARIANCE * variances[0] or not variances[0] > 0:
+        return _axes_of_covariance(rows.T @ rows, axes)  # recordings that are the same leave directions open
+    return variances + NOISE_VARIANCE, (rows.T @ (vectors / np.sqrt(variances))).T
+
+
+def _axes_of_covariance(covariance: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the largest eigenvalues [axes] and eigenvectors [axes, P] of a covariance [P, P], which is changed."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+    from tqdm import tqdm
+
+    np.fill_diagonal(covariance, covariance.diagonal() + NOISE_VARIANCE)
+    size = len(covariance)
+    with tqdm(desc="principal axes", unit="product", delay=BAR_SECONDS, disable=None) as bar:
+
+        def product(x: np.ndarray) -> np.ndarray:
+            bar.update()
+            return covariance @ x.reshape(size, 1)
+
+        counted = LinearOperator(covariance.shape, matvec=product, dtype=covariance.dtype)
+        # v0 is fixed so that the same recordings give the same axes; by default eigsh draws it at random
+        variances, components = eigsh(counted, k=axes, v0=np.ones(size))
+    return variances[::-1], components.T[::-1]  # largest first
 
 
 def _normalised(codes: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 import re
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from PIL import Image
 import config
 import prep_ldm
 import process_live_audio
-from audio.whitening import Whitening
 from tests.programs import Finished, run_main, run_script
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -145,17 +143,13 @@ def test_live_draws_the_recording(tmp_path):
 
 @pytest.fixture(scope="module")
 def telephone(tmp_path_factory) -> tuple[Path, list[Finished]]:
-    """Return a data folder whose calibration is of five telephone recordings, all other files being elsewhere.
-
-    The whitening, which takes seconds, is the built-in one: the tests with this folder do not look at it.
-    """
+    """Return a data folder whose calibration is of five telephone recordings, all other files being elsewhere."""
     data = tmp_path_factory.mktemp("telephone")
     for path in config.EXAMPLES_DIR.glob("voice_*.wav"):
         shutil.copy(path, data)
     vectors, z_scores, latents = data / "out" / "v.npy", data / "out" / "z.npy", data / "out" / "l.pt"
     first = run_main(SCRIPTS[0], "--input_dir", data, "--output_file", vectors, "--workers", 1, data=data)
-    with mock.patch.object(Whitening, "fit", lambda *_, prior: prior):
-        second = run_main(SCRIPTS[1], "--input_file", vectors, "--output_file", z_scores, data=data)
+    second = run_main(SCRIPTS[1], "--input_file", vectors, "--output_file", z_scores, data=data)
     third = run_main(SCRIPTS[2], "--input_file", z_scores, "--output_file", latents, data=data)
     return data, [first, second, third]
 

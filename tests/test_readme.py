@@ -10,14 +10,12 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
 import cli
 import config
 import painting.options
-from audio.whitening import Whitening
 from tests.programs import run_main
 
 DOCUMENTS = (
@@ -137,9 +135,7 @@ def run(command: str, checkout: Path) -> tuple[int, str]:
     """Run a command of a document; return its exit status and what it printed."""
     python, *words = shlex.split(command)
     if python == "python" and words[0] in IN_PROCESS:
-        # fitting a whitening takes seconds, and tests/test_phase1.py does it
-        with mock.patch.object(Whitening, "fit", lambda *_, prior: prior):
-            done = run_main(words[0], *words[1:], data=checkout)
+        done = run_main(words[0], *words[1:], data=checkout)
     elif python == "python" and " ".join(words[:2]) in IN_PROCESS:
         done = run_main(f"{words[1]}.__main__", *words[2:], data=checkout)
     else:

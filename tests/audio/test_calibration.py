@@ -49,7 +49,6 @@ def made(vectors, tmp_path_factory):
     return folder, calibrate(folder / "v.npy", folder / "z.npy", folder / "stats", prior=prior)[1]
 
 
-@pytest.mark.slow
 def test_calibrate(made, vectors):
     folder, report = made
     mean, std, z = (np.load(folder / p, allow_pickle=False) for p in ("stats/mean.npy", "stats/std.npy", "z.npy"))
@@ -68,7 +67,6 @@ def test_calibrate(made, vectors):
     assert report.z_neighbour == pytest.approx(neighbours, abs=0.02)
 
 
-@pytest.mark.slow
 def test_few_recordings_are_mixed_with_the_builtin_calibration(made):
     folder, report = made
     own, builtin = (Whitening.load(p / "whitening.npz") for p in (folder / "stats", BUILTIN))
@@ -78,7 +76,6 @@ def test_few_recordings_are_mixed_with_the_builtin_calibration(made):
     np.testing.assert_array_equal(own.mean_db, np.load(folder / "stats" / "mean.npy"))
 
 
-@pytest.mark.slow
 def test_z_stays_bounded_for_any_recording(made):
     """The worst case: -80 dB in the whole calibration, 0 dB live."""
     folder, _ = made
@@ -86,7 +83,6 @@ def test_z_stays_bounded_for_any_recording(made):
     assert np.abs(own.z_score(np.stack([np.zeros(4096), np.full(4096, -80.0)]))).max() <= 80 / STD_FLOOR_DB
 
 
-@pytest.mark.slow
 def test_describes_itself(made):
     folder, _ = made
     about = json.loads((folder / "stats" / "calibration.json").read_text())
@@ -141,7 +137,6 @@ def stats(made, tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parameter", "value"), [("n_mels", 128), ("hop_length", 256), ("sample_rate", 16_000), ("top_db", 60.0)]
 )
@@ -150,7 +145,6 @@ def test_another_recipe_is_refused_by_name(stats, parameter, value):
         Calibration.load(stats, Recipe(**{parameter: value}))
 
 
-@pytest.mark.slow
 def test_mixed_parts_are_refused(stats):
     np.save(stats / "mean.npy", np.zeros(4096, np.float32))
     with pytest.raises(ValueError, match="mean.npy is not the file"):
@@ -159,7 +153,6 @@ def test_mixed_parts_are_refused(stats):
     assert (Calibration.load(stats).mean_db == 0).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": 3}', "\x00\xff"])
 def test_broken_description_is_refused(stats, text):
     (stats / "calibration.json").write_text(text, encoding="latin-1")
@@ -167,7 +160,6 @@ def test_broken_description_is_refused(stats, text):
         Calibration.load(stats)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bad", [0.0, -1.0])
 def test_std_must_be_positive(stats, bad):
     (stats / "calibration.json").unlink()
@@ -247,7 +239,6 @@ def narrow(vectors: np.ndarray, bands: int) -> np.ndarray:
     return spectrograms.reshape(len(vectors), -1)
 
 
-@pytest.mark.slow
 def test_a_narrow_calibration_says_where_it_ends(tmp_path, vectors):
     """Small spectrograms: 16 rows of 4 mel bands each."""
     recipe, small = Recipe(spectrogram_size=16), vectors.reshape(60, 64, 64)[:, ::4, ::4].reshape(60, 256)
@@ -267,7 +258,6 @@ def test_a_wide_calibration_has_no_such_end(vectors):
     assert calibrated.band_hz() is None and not calibrated.reaches_beyond(np.zeros(4096, np.float32))
 
 
-@pytest.mark.slow
 def test_z_scores_are_not_taken_for_vectors_nor_the_reverse(made, vectors):
     folder, _ = made
     with pytest.raises(ValueError, match="z-scores perhaps"):
@@ -277,7 +267,6 @@ def test_z_scores_are_not_taken_for_vectors_nor_the_reverse(made, vectors):
     calibration.check_z_scores(folder / "z.npy", np.load(folder / "z.npy"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("part", "name", "value"), [("recipe", "n_fft", 1024), ("constants", "window", "hamming")])
 def test_z_scores_of_another_recipe_are_refused_by_name(made, tmp_path, part, name, value):
     about = json.loads((made[0] / "z.json").read_text())

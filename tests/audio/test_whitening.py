@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import config
+from audio import whitening
 from audio.calibration import Calibration
 from audio.features import load_audio, log_mel_vector
 from audio.gaussianity import examine, is_gaussian, spatial_power
@@ -236,7 +237,29 @@ def spectrograms() -> np.ndarray:
     return decibels.clip(-20, 0)
 
 
-def test_fit_finds_the_principal_axes(spectrograms):
+@pytest.fixture(params=[1024, 0], ids=["few", "many"])
+def way(request, monkeypatch) -> int:
+    """Fit by the rows of few recordings, and by the covariance of many."""
+    monkeypatch.setattr(whitening, "FEW_ROWS", request.param)
+    return request.param
+
+
+def test_few_and_many_recordings_are_fitted_alike(monkeypatch):
+    """Whether their rows or a covariance are kept makes no difference to what is stored."""
+    random = np.random.default_rng(3)
+    vectors = -20 + 6 * random.standard_normal((150, 256)).cumsum(axis=1) / 8
+    fitted = []
+    for few in (1024, 0):
+        monkeypatch.setattr(whitening, "FEW_ROWS", few)
+        prior = Whitening.fit(vectors[100:], np.zeros(256), np.ones(256), axes=30)
+        fitted.append(Whitening.fit(vectors[:100], np.zeros(256), np.ones(256), axes=40, prior=prior))
+    for name in ("centre_db", "scales", "components"):
+        few, many = (getattr(one, name).astype(float) for one in fitted)
+        np.testing.assert_allclose(few, many, rtol=1e-6, atol=1e-4 if name == "components" else 0)  # of float16
+    assert (fitted[0].components != fitted[1].components).mean() < 1e-3
+
+
+def test_fit_finds_the_principal_axes(spectrograms, way):
     fitted = Whitening.fit(spectrograms, spectrograms.mean(axis=0), np.full(256, 3.0), axes=5)
     aligned = fitted.align(spectrograms)
     np.testing.assert_allclose(fitted.centre_db, aligned.mean(axis=0), atol=1e-4)
@@ -254,14 +277,14 @@ def test_fit_finds_the_principal_axes(spectrograms):
 
 
 @pytest.mark.parametrize(("rows", "axes"), [(2, 1), (7, 6), (40, 16), (200, 16)])
-def test_few_recordings_have_few_axes(spectrograms, rows, axes):
+def test_few_recordings_have_few_axes(spectrograms, rows, axes, way):
     fitted = Whitening.fit(spectrograms[:rows], np.zeros(256), np.ones(256), axes=16)
     assert len(fitted.scales) == axes
     x_T = fitted.whiten(spectrograms[:rows].reshape(rows, 1, 16, 16))
     np.testing.assert_allclose(np.linalg.norm(x_T.reshape(rows, -1), axis=1), 16, rtol=1e-5)
 
 
-def test_fit_of_recordings_that_are_all_the_same(spectrograms):
+def test_fit_of_recordings_that_are_all_the_same(spectrograms, way):
     same = np.repeat(spectrograms[:1], 8, axis=0)
     fitted = Whitening.fit(same, np.zeros(256), np.ones(256), axes=4)
     assert np.isfinite(fitted.whiten(same.reshape(8, 1, 16, 16))).all()
@@ -332,7 +355,7 @@ def test_import_needs_numpy_alone():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=config.REPO_DIR, text=True).strip() == "[]"
 
 
-def test_few_recordings_are_mixed_with_the_prior(spectrograms):
+def test_few_recordings_are_mixed_with_the_prior(spectrograms, way):
     """Centre and covariance are those of 50 recordings more, made by the prior."""
     mean, std = np.zeros(256), np.ones(256)
     prior = Whitening.fit(spectrograms[100:] - 3, mean, std, axes=60)
