@@ -13,7 +13,7 @@ import time
 import wave
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +32,13 @@ POLL = 0.01  # seconds between two checks of `stop` and of the queue
 LAST_BLOCK = 0.1  # seconds to wait for the block that was on its way when a recording ends; blocks are shorter
 MAX_WAITING = 1024  # blocks in the queue, at least 9 s; with a slower disk sound is lost, and memory does not grow
 SERVER_CHANNELS = 32  # a device with so many inputs is a sound server, which offers any number that is asked for
+PLACED = 8  # the first channels of a sound server are left, right and others with a place; the rest are numbered inputs
+LISTEN = 0.05  # seconds of sound by which the channels of a source are found
+ZEROS = 0.5  # seconds of zeros after which it is taken for one with two channels
+WAKE = 2.0  # seconds to wait for either
+COPY = 1e-3  # a channel that differs less from others, relative to the loudest sample, is made up from them
+RATES = (48_000, 44_100, 96_000, 88_200, 192_000, 32_000, 24_000, 22_050, 16_000, 11_025, 8_000)  # Hz, tried in turn
+MOST_DEVICES = 256  # that are asked for one by one
 SAMPLE_BYTES = 2
 MIXED = 1 << 18  # samples of all channels that are mixed at a time
 WAV_BYTES = 2**32 - 64  # the largest size that the header of a wav file can hold
@@ -59,9 +66,10 @@ class Microphone:
 
     index: int  # PortAudio's number
     name: str
-    sample_rate: int  # Hz, the device's default
+    sample_rate: int  # Hz, the device's default, or the first of RATES that it takes
     channels: int
     channel: int | None = None  # the only one that is recorded, from 1
+    columns: tuple[int, ...] = ()  # these channels among the SERVER_CHANNELS that are opened; (): `channels` are opened
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,7 @@ class Recording:
     stopped: float  # time.monotonic() at which the recording ended
     ended_by: str  # why it ended early, "" if it did not
     note: str = ""  # which channels are used, "" if all are
+    zeros: float = 0.0  # seconds of exact zeros at its end, which a muted source gives, and a room hardly ever
 
 
 # --- finding the microphone ------------------------------------------------------------------------------------------
@@ -91,22 +100,73 @@ def find_microphone(choice: str = "", channel: int | None = None) -> Microphone:
     """
     sounddevice = _sounddevice()
     device = _chosen_input(sounddevice, choice) if choice else _default_input(sounddevice)
-    offered = device["max_input_channels"]
-    if channel is not None and channel > offered:
-        has = "1 channel" if offered == 1 else f"{offered} channels"
+    server = device["max_input_channels"] >= SERVER_CHANNELS
+    microphone = _openable(sounddevice, device, 2 if server else device["max_input_channels"])
+    if server:
+        microphone = _with_own_channels(sounddevice, microphone)
+    if server and channel and not microphone.columns:
+        microphone = replace(microphone, channels=max(microphone.channels, channel))
+    if channel is not None and channel > microphone.channels:
+        has = "1 channel" if microphone.channels == 1 else f"{microphone.channels} channels"
         raise MicrophoneError(f"the microphone {device['name']!r} has {has}; there is no channel {channel}")
-    microphone = Microphone(
-        index=device["index"],
-        name=device["name"],
-        sample_rate=round(device["default_samplerate"]),
-        channels=max(2, channel or 0) if offered >= SERVER_CHANNELS else offered,
-        channel=channel,
-    )
+    return replace(microphone, channel=channel)
+
+
+def _openable(sounddevice: ModuleType, device: dict[str, Any], channels: int) -> Microphone:
+    """Return the device with the first settings that it takes: all channels first, and its own rate."""
+    first: Exception | None = None
+    for count in sorted({channels, min(channels, 2), 1}, reverse=True):
+        for rate in dict.fromkeys((round(device["default_samplerate"]), *RATES)):
+            microphone = Microphone(device["index"], device["name"], rate, count)
+            try:
+                sounddevice.check_input_settings(**_settings(microphone))
+            except sounddevice.PortAudioError as error:
+                first = first or error
+            else:
+                return microphone
+    assert first
+    raise _refusal(sounddevice, microphone, first) from first
+
+
+def _with_own_channels(sounddevice: ModuleType, microphone: Microphone) -> Microphone:
+    """Return the microphone with all channels that the source behind a sound server has, if two do not hold them.
+
+    A sound server makes two channels of those with a place, such as left, center and side, and leaves out the numbered
+    inputs of an interface. So a moment of all channels is recorded: what is no copy of left and right is the source's.
+    """
+    blocks: list[np.ndarray] = []
+    everything = replace(microphone, channels=SERVER_CHANNELS)
     try:
-        sounddevice.check_input_settings(**_settings(microphone))
-    except sounddevice.PortAudioError as error:
-        raise _refusal(sounddevice, microphone, error) from error
-    return microphone
+        with sounddevice.InputStream(
+            **_settings(everything), latency=LATENCY, callback=lambda block, *_: blocks.append(block.copy())
+        ) as stream:
+            deadline = time.monotonic() + WAKE
+            while time.monotonic() < deadline and not _is_enough(blocks, microphone.sample_rate):
+                time.sleep(POLL)
+            stream.abort()
+    except sounddevice.PortAudioError:
+        return microphone
+    columns = own_channels(np.concatenate(blocks)) if blocks else ()
+    return replace(microphone, channels=len(columns), columns=columns) if columns else microphone
+
+
+def _is_enough(blocks: list[np.ndarray], rate: int) -> bool:
+    sounding = sum(len(block) for block in blocks if block.any())
+    return sounding >= LISTEN * rate or sum(map(len, blocks)) - sounding >= ZEROS * rate
+
+
+def own_channels(block: np.ndarray) -> tuple[int, ...]:
+    """Return which of all channels [T, SERVER_CHANNELS] are a source's own; () if left and right hold them."""
+    left, right = block[:, 0], block[:, 1]
+    tolerance = COPY * float(np.abs(block).max())
+    own = []
+    for column in range(2, block.shape[1]):
+        copies = (np.abs(block[:, column] - made).max() <= tolerance for made in (left, right, (left + right) / 2))
+        if block[:, column].any() and not any(copies):
+            own.append(column)
+    if not any(column >= PLACED for column in own) and len(own) < 2:  # one may be made up: the low frequencies
+        return ()
+    return (*(column for column in (0, 1) if block[:, column].any()), *own)
 
 
 def list_microphones() -> list[str]:
@@ -132,12 +192,29 @@ def forget_devices() -> None:
 
 
 def _inputs(sounddevice: ModuleType) -> list[dict[str, Any]]:
-    return [device for device in sounddevice.query_devices() if device["max_input_channels"] > 0]
+    return [device for device in _all_devices(sounddevice) if device["max_input_channels"] > 0]
+
+
+def _all_devices(sounddevice: ModuleType) -> list[dict[str, Any]]:
+    """Return all devices but those whose names are not text."""
+    try:
+        return list(sounddevice.query_devices())
+    except UnicodeDecodeError:
+        devices = []
+        with suppress(sounddevice.PortAudioError):  # there are no more
+            for number in range(MOST_DEVICES):
+                with suppress(UnicodeDecodeError):
+                    devices.append(sounddevice.query_devices(number))
+        return devices
 
 
 def _default_input(sounddevice: ModuleType) -> dict[str, Any]:
     try:
         return sounddevice.query_devices(kind="input")
+    except UnicodeDecodeError:
+        raise MicrophoneError(
+            f"the name of the system's microphone is not text; choose one by its number ({_devices(sounddevice)})"
+        ) from None
     except (sounddevice.PortAudioError, ValueError):  # ValueError: an output is the only device
         raise MicrophoneError(f"there is no microphone ({_devices(sounddevice)})") from None
 
@@ -145,12 +222,11 @@ def _default_input(sounddevice: ModuleType) -> dict[str, Any]:
 def _chosen_input(sounddevice: ModuleType, choice: str) -> dict[str, Any]:
     inputs = _inputs(sounddevice)
     wanted = choice.strip().casefold()
-    if wanted.isdecimal():
-        found = [device for device in inputs if device["index"] == int(wanted)]
-    else:
-        found = [device for device in inputs if device["name"].casefold() == wanted] or [
-            device for device in inputs if wanted in device["name"].casefold()
-        ]
+    found = (
+        [device for device in inputs if str(device["index"]) == wanted]
+        or [device for device in inputs if device["name"].casefold() == wanted]
+        or [device for device in inputs if wanted in device["name"].casefold()]
+    )
     if len(found) == 1:
         return found[0]
     problem = (
@@ -186,7 +262,7 @@ def install_hint() -> str:
 def _settings(microphone: Microphone) -> dict[str, Any]:
     return {
         "device": microphone.index,
-        "channels": microphone.channels,
+        "channels": SERVER_CHANNELS if microphone.columns else microphone.channels,
         "samplerate": microphone.sample_rate,
         "dtype": "float32",
     }
@@ -195,7 +271,7 @@ def _settings(microphone: Microphone) -> dict[str, Any]:
 def _devices(sounddevice: ModuleType) -> str:
     devices = [
         f"{device['index']} {device['name']} ({device['max_input_channels']} in, {device['max_output_channels']} out)"
-        for device in sounddevice.query_devices()
+        for device in _all_devices(sounddevice)
     ]
     return f"devices: {', '.join(devices)}" if devices else "no sound device at all"
 
@@ -237,6 +313,7 @@ def record(
         stopped=writer.stopped,
         ended_by=ended_by,
         note=writer.choice.note,
+        zeros=writer.zeros / microphone.sample_rate,
     )
 
 
@@ -305,12 +382,13 @@ class _WavWriter:
         self.blocks: queue.Queue[tuple[np.ndarray, int]] = queue.Queue(MAX_WAITING)
         self.awake = False  # whether anything but zeros has come
         self.frames = 0
+        self.zeros = 0  # frames at the end in which all channels are exactly 0
         self.overflows = 0
         self.received = time.monotonic()  # when the last block came
         self.stopped = 0.0  # time.monotonic() at which the recording ended
         self.refusal: OSError | None = None  # the error of the disk, after which nothing is written
         self.choice = Choice()
-        self._rate, self._channel = microphone.sample_rate, microphone.channel
+        self._rate, self._columns, self._channel = microphone.sample_rate, microphone.columns, microphone.channel
         self._channels = 1 if microphone.channel else microphone.channels  # of the file, until it is mixed
         self._levels = ChannelLevels(self._rate, self._channels)
         self._zeros = 0  # frames at the beginning that were left out
@@ -343,6 +421,8 @@ class _WavWriter:
         """Put a block [T, channels] into the queue. PortAudio's thread calls this, and must never wait."""
         self.received = time.monotonic()
         self.overflows += bool(status.input_overflow)
+        if self._columns:
+            block = block[:, self._columns]
         clipped = count_clipped(block)  # before the channels are mixed, which hides it
         try:
             used = block if self._channel is None else block[:, self._channel - 1 : self._channel]
@@ -382,6 +462,8 @@ class _WavWriter:
             self.refusal = OSError(error.errno, error.strerror, str(self._path.parent))
             return f"the recording cannot be written ({(error.strerror or '').lower()})"
         self.frames += len(block)
+        sound = np.flatnonzero(block.any(axis=1))
+        self.zeros = len(block) - 1 - int(sound[-1]) if sound.size else self.zeros + len(block)
         if self._channels > 1:
             self._levels.add(block)
             self.choice = self._levels.choice()

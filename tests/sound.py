@@ -37,11 +37,11 @@ def must_be_there() -> bool:
 class SoundServer:
     """A running PulseAudio of its own, and the environment in which programs use it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layout: str) -> None:
         self.environment = silent_environment(folder)
         (folder / ".asoundrc").write_text(PULSE_IS_DEFAULT)
         options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "-L", "module-native-protocol-unix"]
-        microphone = "module-null-sink sink_name=mic rate=48000 channels=1"
+        microphone = f"module-null-sink sink_name=mic rate=48000 {layout}"
         self.log = (folder / "pulseaudio.log").open("wb")
         self.process = subprocess.Popen(
             ["pulseaudio", *options, "-L", microphone], env=self.environment, stdout=self.log, stderr=self.log
@@ -57,9 +57,9 @@ class SoundServer:
         command = ["pactl", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, timeout=READY).returncode
 
-    def speak(self, wav: Path) -> None:
+    def speak(self, wav: Path, *options: str) -> None:
         """Play a file to the microphone, and wait for its end."""
-        subprocess.run(["paplay", "--device=mic", str(wav)], env=self.environment, check=True, timeout=READY)
+        subprocess.run(["paplay", "--device=mic", *options, str(wav)], env=self.environment, check=True, timeout=READY)
 
     def suspend(self) -> None:
         """Let no more sound come from the microphone, not even silence."""
@@ -91,10 +91,10 @@ def silent_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def sound_server() -> Iterator[SoundServer]:
-    """Run a server for the length of a block."""
+def sound_server(layout: str = "channels=1") -> Iterator[SoundServer]:
+    """Run a server for the length of a block; `layout` is that of the microphone, as pulseaudio takes it."""
     with tempfile.TemporaryDirectory(prefix="mic-") as folder:  # short, as a socket's path must be
-        server = SoundServer(Path(folder))
+        server = SoundServer(Path(folder), layout)
         try:
             server.wait_until_ready()
             yield server

@@ -83,6 +83,7 @@ def portaudio(monkeypatch) -> SimpleNamespace:
     device("USB Audio CODEC 2", 1, 0, 16_000.4)
     device("pulse", 32, 32, 44_100)
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    monkeypatch.setattr(recorder, "WAKE", 0.01)
     return fake
 
 
@@ -142,6 +143,101 @@ def test_a_recording_that_is_stopped_before_the_device_is_awake_is_not_announced
     said: list[str] = []
     recorder.record(tmp_path / "r.wav", BUILT_IN, lambda: True, lambda: said.append("started"), lambda *_: None)
     assert not said
+
+
+@pytest.mark.parametrize(
+    ("takes", "rate", "channels"),
+    [
+        (lambda asked: asked["samplerate"] == 48_000, 48_000, 2),
+        (lambda asked: asked["channels"] == 1, 44_100, 1),
+        (lambda asked: asked["channels"] == 1 and asked["samplerate"] == 16_000, 16_000, 1),
+    ],
+    ids=["48000 only", "mono only", "16000 and mono only"],
+)
+def test_a_device_that_refuses_its_own_settings_is_asked_for_others(portaudio, takes, rate, channels):
+    def check_input_settings(**asked: Any) -> None:
+        if not takes(asked):
+            raise PortAudioError("Invalid sample rate [PaErrorCode -9997]")
+
+    portaudio.check_input_settings = check_input_settings
+    portaudio.device("hw:0", 2, 2, 44_100)
+    found = recorder.find_microphone("hw:0")
+    assert (found.sample_rate, found.channels) == (rate, channels)
+
+
+def test_a_name_may_be_a_number(portaudio):
+    portaudio.device("2", 1, 0, 48_000)
+    portaudio.device("1080", 1, 0, 48_000)
+    assert recorder.find_microphone("2").name == "USB Audio CODEC"  # the index goes first
+    assert recorder.find_microphone("1080").name == "1080"
+
+
+def test_a_device_whose_name_is_not_text_hides_no_other_one(portaudio):
+    """sounddevice raises this for names that are not UTF-8, also where all devices are asked for."""
+    known = list(portaudio.devices)
+
+    def query_devices(number: int | None = None, kind: str | None = None) -> Any:
+        if number is None or kind or number == 1:
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+        if number >= len(known):
+            raise PortAudioError("Error querying device")
+        return known[number]
+
+    portaudio.query_devices = query_devices
+    assert recorder.find_microphone("codec 2").index == 3
+    with pytest.raises(MicrophoneError, match=r"is not text; choose one by its number \(devices: 0 HDMI"):
+        recorder.find_microphone()
+
+
+def source(**channels: float) -> np.ndarray:
+    """Return a block of a sound server in which some channels have noise: c5=0.1 is the sixth, of amplitude 0.1."""
+    block = np.zeros((480, recorder.SERVER_CHANNELS), np.float32)
+    for number, (name, amplitude) in enumerate(channels.items()):
+        block[:, int(name[1:])] = np.random.default_rng(number).normal(0, amplitude, len(block))
+    return block
+
+
+def test_the_channels_of_a_source_are_known_from_those_that_are_made_up():
+    """The server fills channels with copies of left and right, their mean, and low frequencies."""
+    made_up = source(c0=0.1, c1=0.1)
+    made_up[:, [2, 6]], made_up[:, [3, 7]] = made_up[:, :1], made_up[:, 1:2]
+    made_up[:, 4] = made_up[:, :2].mean(axis=1)
+    made_up[:, 5] = np.convolve(made_up[:, 4], np.ones(50) / 50, "same")
+    mono = np.repeat(source(c0=0.1)[:, :1], recorder.SERVER_CHANNELS, axis=1)
+    mono[:, 5] = 0.0
+    for block in (made_up, mono, source()):
+        assert recorder.own_channels(block) == ()
+    assert recorder.own_channels(source(c8=0.01, c9=0.1)) == (8, 9)
+    assert recorder.own_channels(source(c0=0.01, c1=0.01, c8=0.01)) == (0, 1, 8)
+    assert recorder.own_channels(source(c0=0.01, c1=0.01, c6=0.1, c7=0.1)) == (0, 1, 6, 7)
+
+
+def test_inputs_that_a_sound_server_leaves_out_are_opened(portaudio, tmp_path):
+    opened: list[int] = []
+
+    def stream(callback: Callable[..., None], channels: int, **_: Any) -> Stream:
+        opened.append(channels)
+        blocks = np.tile(source(c8=0.01, c9=0.1), (10, 1))
+        return Stream(3, lambda: True, lambda _, frames, *more: callback(blocks, len(blocks), *more))
+
+    portaudio.InputStream = stream
+    microphone = recorder.find_microphone("pulse")
+    assert (microphone.channels, microphone.columns) == (2, (8, 9))
+    recorder.record(tmp_path / "voice.wav", microphone, lambda: True, lambda: None, lambda *_: None)
+    assert opened == [32, 32]
+    samples, _ = soundfile.read(tmp_path / "voice.wav")
+    assert samples.ndim == 1 and samples.std() > 0.02
+
+
+def test_zeros_at_the_end_are_counted(portaudio, tmp_path):
+    blocks = iter([BLOCK, 0 * BLOCK, BLOCK, np.concatenate([BLOCK[:100], 0 * BLOCK[100:]]), 0 * BLOCK])
+
+    def stream(callback: Callable[..., None], **_: Any) -> Stream:
+        return Stream(5, lambda: True, lambda _, *more: callback(next(blocks), *more))
+
+    portaudio.InputStream = stream
+    recording = recorder.record(tmp_path / "voice.wav", BUILT_IN, lambda: True, lambda: None, lambda *_: None)
+    assert recording.zeros == (380 + 480) / 48_000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,30 @@ def record() -> Iterator[Callable[..., Recorder]]:
     for session in recorders:
         session.process.kill()
         session.process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sound_system")
+def test_an_input_of_an_interface_that_the_sound_server_leaves_out_is_recorded(record, tmp_path):
+    layout = "front-left,front-right,aux0,aux1"
+    samples, rate = soundfile.read(VOICE)
+    channels = np.random.default_rng(0).normal(0, 1e-3, (4 * len(samples), 4))  # of its amplifiers
+    channels[:, -1] += np.tile(samples, 4)  # the microphone is at its last input
+    soundfile.write(tmp_path / "played.wav", channels, rate, subtype="FLOAT")
+    with sound.sound_server(f"channels=4 channel_map={layout}") as server:
+        options = ("--no-remix", f"--channel-map={layout}")
+        playing = threading.Thread(target=server.speak, args=(tmp_path / "played.wav", *options))
+        playing.start()
+        time.sleep(1.0)  # until it sounds, as an interface always does
+        session = record(server.environment, tmp_path)
+        session.start()
+        session.until_started()
+        playing.join()
+        recording = session.finish()
+    assert recording["channels"] == 4
+    assert sound.likeness(session.wav, VOICE) >= 0.95
+    peak = np.abs(soundfile.read(session.wav)[0]).max()
+    assert peak >= 0.2 * np.abs(samples).max()  # of four inputs, it is softer by half a bel at most
 
 
 @pytest.mark.slow
