@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import cli
+import config
 from audio import recorder
 from audio.recorder import Microphone, MicrophoneError, Recording
 from live.display import Display
@@ -20,6 +21,7 @@ from live.prompts import Prompts
 
 TEST_SECONDS = 5.0
 QUIT = "q"
+MUTED = 2.0  # seconds of exact zeros at the end of a recording of which a person is told
 DOUBLE_PRESS = 0.25  # seconds after a recording in which a second ENTER is taken for an accident
 
 
@@ -111,7 +113,7 @@ class Capture:
         """Run the meter for five seconds and print a verdict; return whether there was sound."""
         microphone = self.prepare()
         seconds = self.options.seconds or TEST_SECONDS
-        self.display.say(f"microphone: {microphone.name}; speak for {seconds:g} s")
+        self.display.say(f"microphone: {microphone.name}, {_channels(microphone)}; speak for {seconds:g} s")
         meter = Meter(microphone.sample_rate)
         with tempfile.TemporaryDirectory() as folder:
             self._run_meter(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
@@ -143,7 +145,7 @@ class Capture:
             path.unlink(missing_ok=True)
         self._warn(recording, meter)
         if meter.fault:
-            return None, meter.fault
+            return None, self._fault(meter)
         summary = f"recorded {recording.seconds:.1f} s at {recording.sample_rate} Hz, level {meter.rms_dbfs:.0f} dBFS"
         return Take(path, own=True, stopped=recording.stopped, summary=summary), ""
 
@@ -156,8 +158,23 @@ class Capture:
             self._microphone = None
         if gaps := recording.overflows:
             self.display.warn(f"warning: {cli.counted(gaps, 'gap')} in the recording; the computer was too busy")
+        if recording.zeros >= MUTED and not meter.fault:
+            self.display.warn(
+                f"warning: the last {recording.zeros:.1f} s are exact zeros: the microphone was muted or unplugged, or "
+                "another one took its place; the recording is used all the same"
+            )
         if meter.warning and not meter.fault:
             self.display.warn(f"warning: {meter.warning}")
+
+    def _fault(self, meter: Meter) -> str:
+        """Return why the recording cannot be used; if it is silent, also how many channels were recorded."""
+        if meter.seconds < config.SHORT_SECONDS or not self._microphone:
+            return meter.fault
+        recorded, self._microphone = (
+            _channels(self._microphone),
+            None,
+        )  # the next look may find another source behind it
+        return f"{meter.fault} ({recorded} recorded; --list_mics shows all microphones.)"
 
     def _run_meter(
         self, path: Path, meter: Meter, speech: SpeechEnd | None, stop: Callable[[], bool], announcement: str
@@ -189,3 +206,10 @@ class Capture:
             raise
         finally:
             display.level(None)
+
+
+def _channels(microphone: Microphone) -> str:
+    """Name the channels that are recorded."""
+    if microphone.channel:
+        return f"channel {microphone.channel} of {microphone.channels}"
+    return cli.counted(microphone.channels, "channel")

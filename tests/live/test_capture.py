@@ -57,7 +57,8 @@ class Microphones:
         with wave.open(str(path), "wb") as file:
             file.setparams((1, 2, RATE, 0, "NONE", ""))
             file.writeframes((sound * 32767).astype(np.int16).tobytes())
-        return Recording(path, self.stopped_after, RATE, 1, 0, time.monotonic(), "")
+        zeros = (len(sound) - 1 - int(np.flatnonzero(sound)[-1])) / RATE if sound.any() else self.stopped_after
+        return Recording(path, self.stopped_after, RATE, 1, 0, time.monotonic(), "", zeros=zeros)
 
 
 class Person(RecordingDisplay):
@@ -99,18 +100,38 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 def test_a_person_is_asked_again_until_a_recording_is_usable(record, tmp_path):
     person = Person("", "", "")
     take = record(person, Microphones(voice(0.1), voice(1.0, 0.0), voice(1.0)))
+    others = "(1 channel recorded; --list_mics shows all microphones.)"
     assert person.of("say", "warn") == [
         ("say", ASK),
         ("say", RECORDING),
         ("warn", "Only 0.10 s recorded; at least 0.3 s are needed. Please record again."),
         ("say", ASK),
         ("say", RECORDING),
-        ("warn", "No sound recorded. Is the microphone on? Please record again."),
+        (
+            "warn",
+            f"No sound recorded. Is the microphone on? {others} Please record again.",
+        ),
         ("say", ASK),
         ("say", RECORDING),
     ]
     assert take.own and take.summary == "recorded 1.0 s at 16000 Hz, level -13 dBFS"
     assert list(tmp_path.glob(".*.wav")) == [take.path]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1.0, False), (3.0, True)])
+def test_a_microphone_that_was_muted_in_the_middle_is_told_of(record, seconds, told):
+    person = Person("")
+    take = record(person, Microphones(np.concatenate([voice(1.0), voice(seconds, 0.0)])))
+    assert take.path.is_file()
+    assert [line.split(":")[1] for line in person.lines("warn")] == [" the last 3.0 s are exact zeros"] * told
+
+
+def test_another_source_is_looked_for_after_silence(record, monkeypatch):
+    channels = iter([2, 4])
+    monkeypatch.setattr(recorder, "find_microphone", lambda *_: Microphone(0, "test", RATE, next(channels)))
+    person = Person("", "")
+    assert record(person, Microphones(voice(1.0, 0.0), voice(1.0)))
+    assert "(2 channels recorded;" in person.lines("warn")[0] and next(channels, None) is None
 
 
 def test_a_display_is_shown_the_level_until_the_end(record):
