@@ -91,7 +91,12 @@ def text(words: str) -> str:
 
 def _written(text: str) -> Path:
     """Return where a file or folder is written; a default name means its place below VOICETOIMG_DATA_DIR."""
-    return config.own_place(text) or Path(text)
+    return config.own_place(text) or _path(text)
+
+
+def _path(text: str) -> Path:
+    """Return a path; a "~" at its beginning is the home folder, which not every shell replaces after "--option="."""
+    return Path(os.path.expanduser(text))
 
 
 def _read(text: str) -> Path:
@@ -99,7 +104,7 @@ def _read(text: str) -> Path:
 
     A note tells of a file of the same name that was not taken.
     """
-    path, own = Path(text), config.own_place(text)
+    path, own = _path(text), config.own_place(text)
     if own is None or own == path or not path.exists():
         return own or path
     if not own.exists():

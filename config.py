@@ -35,7 +35,8 @@ BUILTIN_MODEL_WEIGHTS = MODELS_DIR / "chladni" / "model.safetensors"  # its yaml
 BUILTIN_CALIBRATION_DIR = MODELS_DIR / "calibration"
 
 # --- output ----------------------------------------------------------------------------------------------------------
-ROOT_DIR = Path(os.environ.get("VOICETOIMG_DATA_DIR") or ".")
+# "~" is the home folder here, too: shells expand it only where it is not in quotes
+ROOT_DIR = Path(os.path.expanduser(os.environ.get("VOICETOIMG_DATA_DIR") or "."))
 DATA_DIR = ROOT_DIR / "data"
 AUDIO_INPUT_DIR = DATA_DIR / "audio_input_batch"
 SIMILARITY_VECTOR_NPY = DATA_DIR / "vectors" / "audio_spectrogram_vectors.npy"

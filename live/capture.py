@@ -170,10 +170,8 @@ class Capture:
         """Return why the recording cannot be used; if it is silent, also how many channels were recorded."""
         if meter.seconds < config.SHORT_SECONDS or not self._microphone:
             return meter.fault
-        recorded, self._microphone = (
-            _channels(self._microphone),
-            None,
-        )  # the next look may find another source behind it
+        recorded = _channels(self._microphone)
+        self._microphone = None  # there may be another source behind it next time
         return f"{meter.fault} ({recorded} recorded; --list_mics shows all microphones.)"
 
     def _run_meter(

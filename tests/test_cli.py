@@ -173,6 +173,32 @@ def test_folders_are_folders(kind, tmp_path):
         kind(str(tmp_path / "file"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (cli.new_file(".pt"), "new.pt"),
+        (cli.existing_file, "file"),
+        (cli.existing_folder, "folder"),
+        (cli.new_folder, "new"),
+        (cli.existing_path, "folder"),
+    ],
+)
+def test_a_tilde_is_the_home_folder(kind, name, tmp_path, monkeypatch):
+    """A shell leaves it in --outdir=~/images, and in quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    assert kind(f"~/{name}") == tmp_path / name
+    if kind is cli.new_folder:
+        assert kind("a~") == Path("a~") and kind("~nobody_of_this_name") == Path("~nobody_of_this_name")
+
+
+def test_the_data_folder_may_be_below_the_home_folder(tmp_path):
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": "~/data", "HOME": str(tmp_path)}
+    process = python("import config; print(config.ROOT_DIR)", stdout=subprocess.PIPE, env=environment)
+    assert process.communicate(timeout=PATIENCE)[0] == f"{tmp_path / 'data'}\n"
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
 def test_what_an_encoding_lacks_is_written_all_the_same(encoding, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
