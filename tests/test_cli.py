@@ -20,7 +20,8 @@ import cli
 import config
 from files import atomic_path, sha256_of
 from painting import options
-from tests.programs import PATIENCE, data_folder
+from painting.png_text import read_chunks
+from tests.programs import PATIENCE, TINY, data_folder
 
 SCRIPTS = sorted(path.name for path in config.REPO_DIR.glob("*.py") if "cli.run(main)" in path.read_text())
 
@@ -456,3 +457,16 @@ def test_a_default_name_is_one_file_where_the_data_folder_is_the_current_one(tmp
         put(Path("live_latent.pt"))
         assert value_of("txt2img", "init_latents", "live_latent.pt") == tmp_path / "live_latent.pt"
     assert capsys.readouterr().err == ""
+
+
+def test_the_voice_of_the_data_folder_is_painted_and_not_an_older_one(elsewhere, capsys):
+    """As README's two commands run with VOICETOIMG_DATA_DIR, in a folder where an earlier show was."""
+    process_live_audio, txt2img = (importlib.import_module(name) for name in ("process_live_audio", "txt2img"))
+    older, newer = (config.EXAMPLES_DIR / f"voice_{language}.wav" for language in ("en", "fr"))
+    assert process_live_audio.main([f"--input_file={older}", "--output_file=./live_latent.pt"]) == 0
+    assert process_live_audio.main([f"--input_file={newer}"]) == 0
+    assert txt2img.main(["--init_latents", "live_latent.pt", "--steps", "1", *map(str, TINY)]) == 0
+    (image,) = (elsewhere / "outputs" / "txt2img-samples" / "samples").iterdir()
+    assert read_chunks(image)[1].recordings == (newer.name,)
+    assert f"note: {elsewhere / 'live_latent.pt'} is taken" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["live_latent.pt"]

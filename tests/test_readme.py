@@ -48,25 +48,23 @@ NOT_RUN = {
     "python -m training prior": "as above",
     "python -m training diffusion": "as above",
     "python -m training export": "as above",
-    "python run_live_workflow.py --prompt": "make demo runs the same with another recording",
     "python run_live_workflow.py --list_mics": "needs a sound system: tests/test_live_workflow.py has one",
     "python run_live_workflow.py --mic": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "python3 -m venv .venv": "downloads torch",
     "pip install": "downloads packages",
-    'echo \'{"seed": 7, "steps": 10}\' | python txt2img.py': "tests/test_txt2img_options.py starts such a process",
     "dask scheduler": "needs several machines: tests/audio/test_cluster.py has a cluster of processes",
     "python -m dask worker": "as above",
     "python prep_audio_spectrograms.py --dask_scheduler": "as above",
-    ". .venv/bin/activate": "changes the shell",
-    "python -m pytest": "runs tests",
 }
-# appended, where the last of two settings holds, so that nothing is waited for that another test has looked at
+# appended to commands with these words, where the last of two settings holds, so that nothing is waited for that another
+# test has looked at
 SMALLER = {
     "txt2img.py": "--steps 1",
     "run_live_workflow.py": "--steps 1",
     "prep_audio_spectrograms.py": "--workers 1",
     "training.scenes": "--count 4",
     "--walk": "--frames 3",
+    "-m pytest": "--collect-only --quiet -p no:cacheprovider",  # the tests are found; they run by themselves
 }
 # started in the tests' process, which saves the start of Python and the loading of the model
 IN_PROCESS = {
