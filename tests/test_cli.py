@@ -321,15 +321,17 @@ def test_help_shows_examples_that_the_script_understands(script, tmp_path, monke
     examples = re.findall(rf"^  python {re.escape(script)}(.*)", module.__doc__, flags=re.M)
     assert examples and "\n\nexamples:\n  python " in module.__doc__
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # some examples read from it
     parse = getattr(module, "parse", None) or module.build_parser().parse_args
     for example in examples:
         words = shlex.split(example)
         for word in words:
-            if Path(word).suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
-                Path(word).parent.mkdir(parents=True, exist_ok=True)
-                Path(word).write_text("a red flower")
-            elif Path(word).name == "recordings":
-                Path(word).mkdir(parents=True)
+            path = Path(word).expanduser()
+            if path.suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("a red flower")
+            elif path.name == "recordings":
+                path.mkdir(parents=True)
         parse(words)
 
 
