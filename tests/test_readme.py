@@ -56,8 +56,8 @@ NOT_RUN = {
     "python -m dask worker": "as above",
     "python prep_audio_spectrograms.py --dask_scheduler": "as above",
 }
-# appended to commands with these words, where the last of two settings holds, so that nothing is waited for that another
-# test has looked at
+# appended to commands with these words; the last of two settings holds, so that nothing is waited for that another test
+# has looked at
 SMALLER = {
     "txt2img.py": "--steps 1",
     "run_live_workflow.py": "--steps 1",

@@ -229,7 +229,7 @@ def test_other_architectures_are_refused_by_name(tmp_path, folder, part, changes
 
 def test_all_that_is_not_supported_is_named_at_once(tmp_path, folder):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    other = {
+    other: dict[str, dict[str, Any]] = {
         "unet": {"norm_eps": 1e-6, "act_fn": "gelu", "block_out_channels": [32, 48]},
         "vqvae": {"block_out_channels": [32, 32, 64, 80]},
         "bert": {"head_dim": 32, "encoder_attention_heads": 16},

@@ -34,7 +34,8 @@ def opener(tmp_path, monkeypatch) -> Callable[[str], Path]:
 
 
 def test_a_single_image_is_opened_itself(opener, tmp_path):
-    opened, said = opener(DESKTOP), []
+    opened = opener(DESKTOP)
+    said: list[str] = []
     viewer = Viewer(None, said.append)
     viewer.show(tmp_path / "a.png")
     viewer.settle()
