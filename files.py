@@ -56,6 +56,29 @@ def alternatives(name: str) -> Iterator[str]:
         yield f"{Path(name).stem}_{number}{Path(name).suffix}"
 
 
+def numbered(folder: Path, stem: str, suffix: str) -> Iterator[str]:
+    """Yield `stem_0000`, `stem_0001`, ... with `suffix`, from the lowest number that is free in `folder`.
+
+    What is taken is read from the folder once, and not tried name by name: it may hold many thousand images. Later
+    calls go on after the last number, as long as its file is there.
+    """
+    series = str(folder.absolute()), stem, suffix
+
+    def name(number: int) -> str:
+        return f"{stem}_{number:04d}{suffix}"
+
+    first = _next_number.get(series, 0)
+    if first == 0 or not (folder / name(first - 1)).exists() or (folder / name(first)).exists():
+        taken = set(os.listdir(folder)) if folder.is_dir() else set()
+        first = next(number for number in itertools.count() if name(number) not in taken)
+    for number in itertools.count(first):
+        _next_number[series] = number + 1
+        yield name(number)
+
+
+_next_number: dict[tuple[str, str, str], int] = {}  # of each series of names, the one after that of the last file
+
+
 def check_writable(folder: Path) -> Path:
     """Check, before long work, that files can be written to a folder; it may be made later.
 

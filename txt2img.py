@@ -120,14 +120,16 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
         ValueError: latents and options do not go together, or a file is broken.
         OSError: a file cannot be read.
     """
-    from audio.provenance import read_latents
+    from audio.provenance import read_latents, read_names
     from painting.inputs import Inputs, model_files
-    from painting.plan import check_subjects, plan
+    from painting.plan import check_subjects, plan, rows_of
     from painting.png_text import read_chunks
 
     with cli.blaming("--replay"):
         replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
     files = [(path, read_latents(path)) for path in latent_files(args)]
+    named = [(path, read_names(path, len(latents))) for path, latents in files]
+    args = argparse.Namespace(**vars(args) | {"subject_idx": rows_of(args.subject_idx, named)})
     specs = [replayed] if replayed else plan(args, [len(latents) for _, latents in files], device)
     check_subjects(specs, files)
     inputs = Inputs(*model_files(args), files, specs)
@@ -182,10 +184,10 @@ def save_x_T(path: Path, x_T: "torch.Tensor", recordings: list[tuple[str, ...]])
 
 
 def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
-    """Write all images side by side, and an animation of each walk, if there is more than one image."""
-    from painting.images import save_animation, save_grid
+    """Write all images side by side, on several pages if they are many, and an animation of each walk."""
+    from painting.images import save_animation, save_grids
 
-    grids = [save_grid(made, args.outdir)] if len(made) > 1 and not args.skip_grid else []
+    grids = save_grids(made, args.outdir) if len(made) > 1 and not args.skip_grid else []
     starts = range(0, len(made), args.frames) if args.walk and len(made) > 1 else ()
     return [*grids, *(save_animation(made[start : start + args.frames], args.outdir, "walk") for start in starts)]
 

@@ -1,6 +1,5 @@
 """Write images, grids and animations."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from files import atomic_path, reserved
+from files import atomic_path, numbered, reserved
 
 FRAME_MS = 83  # of an animation: twelve frames a second
 WEBP_QUALITY = 90
+PAGE = 8192 * 8192  # pixels of an overview, at most: 270 MB while it is made; Pillow warns of images from 89 million up
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -63,15 +63,39 @@ def save_animation(paths: Sequence[Path], folder: Path, stem: str) -> Path:
 
 def _write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], None]) -> Path:
     """Let `write` fill the first free name of `folder/stem_0000`, `stem_0001`, ..., and return its path."""
-    with reserved(folder, (f"{stem}_{number:04d}{suffix}" for number in itertools.count())) as path:
+    with reserved(folder, numbered(folder, stem, suffix)) as path:
         write(path)
     return path
 
 
-def save_grid(paths: Sequence[Path], folder: Path) -> Path:
-    """Arrange the images in `paths` in a square, and write it as `folder/grid_0000.png`, or a later number."""
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
-    return save_numbered(grid(images, math.ceil(math.sqrt(len(images)))), folder, "grid")
+def save_grids(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Arrange the images in `paths`, all of one size, in squares; write them as `folder/grid_0000.png` and so on.
+
+    There is more than one only if it would have more than PAGE pixels. Returns their paths.
+
+    Raises:
+        OSError: an image cannot be read, or an overview not be written.
+    """
+    with Image.open(paths[0]) as first:
+        width, height = first.size
+    pages = math.ceil(len(paths) * width * height / PAGE)
+    count = math.ceil(len(paths) / pages)
+    return [_save_page(paths[start : start + count], width, height, folder) for start in range(0, len(paths), count)]
+
+
+def _save_page(paths: Sequence[Path], width: int, height: int, folder: Path) -> Path:
+    """Write one overview of images of a size; only one of them is in memory at a time."""
+    columns = math.ceil(math.sqrt(len(paths)))
+    page = Image.new("RGB", (columns * width, math.ceil(len(paths) / columns) * height))
+    for number, path in enumerate(paths):
+        with Image.open(path) as image:
+            page.paste(image.convert("RGB"), (number % columns * width, number // columns * height))
+
+    def write(path: Path) -> None:
+        with atomic_path(path) as temporary:
+            page.save(temporary)
+
+    return _write_numbered(folder, "grid", ".png", write)
 
 
 def grid(images: Sequence[np.ndarray] | np.ndarray, columns: int) -> np.ndarray:
