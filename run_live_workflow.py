@@ -49,13 +49,13 @@ def build_parser() -> cli.CommandParser:
     """Return the parser of this command line."""
     parser = cli.CommandParser(__doc__)
     add_image(parser)
+    add_recording(parser)
+    add_run(parser)
+    add_output(parser)
     add_voice(parser.add_argument_group("start noise").add_argument)
     add_sampling(parser)("--budget", type=cli.bounded(float, 0.1, 3600), metavar="S", help="take as many steps as fit: "
         "the image is ready S seconds after the recording")  # fmt: skip
     add_model(parser)
-    add_recording(parser)
-    add_run(parser)
-    add_output(parser)
     return parser
 
 

@@ -140,7 +140,10 @@ class LatentDiffusionPainter:
         void = {prompt for prompt in effects if prompt.strip() and not text.has_known_words(prompt)}
         for prompt in sorted(void - self._warned):
             warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=3)
-        self._warned |= unknown | void
+        empty = {prompt for prompt in effects if not prompt.strip()} & {s.prompt for s in specs}
+        if text.fallback_prompt and empty - self._warned:
+            warnings.warn(f"the prompt is empty: {text.fallback_prompt!r} is used", PaintingNote, stacklevel=3)
+        self._warned |= unknown | void | empty
         for prompt in sorted(effects.keys() - self._cut):
             if rest := text.left_out(prompt):
                 note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"

@@ -1,5 +1,6 @@
 """A latent diffusion model as a painter: what it warns of, and images that are none."""
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -138,6 +139,16 @@ def test_a_sound_model_paints_without_a_word(painter):
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("prompt", ["", " \t"])
+def test_an_empty_prompt_is_named_once(tmp_path, weights, prompt):
+    painter = LatentDiffusionPainter(save_model(tmp_path, weights), precision="fp32", device="cpu")
+    with pytest.warns(PaintingNote, match="the prompt is empty: 'abstract art' is used"):
+        painter.paint([dataclasses.replace(SPEC, prompt=prompt)], NOISE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        painter.paint([dataclasses.replace(SPEC, prompt=prompt)], NOISE)
+
+
 def test_the_end_of_a_prompt_that_is_left_out_is_named_once(tmp_path, weights):
     painter = LatentDiffusionPainter(save_model(tmp_path, weights), precision="fp32", device="cpu")
     spec = ImageSpec("a golden spiral on purple blue", steps=1, height=64, width=64, scale=1)
