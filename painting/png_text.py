@@ -61,16 +61,26 @@ class Provenance:
 def text_chunks(spec: ImageSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
     """Build both PNG text records of an image."""
     negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
-    line = (
-        f"{spec.prompt}{negative}\nSteps: {spec.steps}, Sampler: {SAMPLERS[spec.sampler].web_name}, "
-        f"CFG scale: {spec.scale:g}, Seed: {spec.seed}, Size: {spec.width}x{spec.height}, "
-        f"Model hash: {made_from.model_sha256[:10]}, Model: {made_from.model}"
-    )
+    settings = {
+        "Steps": spec.steps,
+        "Sampler": SAMPLERS[spec.sampler].web_name,
+        "CFG scale": f"{spec.scale:g}",
+        "Seed": spec.seed,
+        "Size": f"{spec.width}x{spec.height}",
+        "Model hash": made_from.model_sha256[:10],
+        "Model": made_from.model,
+    }
+    line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings.items())
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(WEB_CHUNK, line)
+    chunks.add_itxt(WEB_CHUNK, f"{spec.prompt}{negative}\n{line}")
     content = {"picture": dataclasses.asdict(spec), "made_from": dataclasses.asdict(made_from)}
     chunks.add_itxt(JSON_CHUNK, json.dumps(content, ensure_ascii=False))
     return chunks
+
+
+def _quoted(value: str) -> str:
+    """Quote a value that could be taken for several, as AUTOMATIC1111's interface does (`infotext_utils.quote`)."""
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
 
 
 def read_chunks(path: Path) -> tuple[ImageSpec, Provenance]:
