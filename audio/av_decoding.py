@@ -293,6 +293,7 @@ class _Track:
         self.jumped = 0.0  # seconds by which the clock was set in either direction
         self.limit = part.last_time  # seconds: where the sound ends though packets go on
         self.packets = self.failed = self.failed_since = 0
+        self.changed = -1  # the number of the packet at which another recording began
         self.begins: int | None = None  # pts of the first packet, in its time base: below 0 is what FFmpeg drops
         self.missing_at_end = 0.0
         self.broken = ""  # why the demuxer gave up
@@ -396,7 +397,10 @@ class _Track:
             if not -JITTER <= late <= JITTER:
                 yield from self._set_clock(pts * self.tick)
         self.missing_at_end, self.failed_since = 0.0, 0
+        before = (self.unpack.rate, self.unpack.channels)
         sound = self.unpack(frame)
+        if self.format == "mp3" and before[0] > 0 and before != (self.unpack.rate, self.unpack.channels):
+            self._another_encoder()
         if self.to_skip:
             dropped = min(self.to_skip, len(sound))
             self.to_skip -= dropped
@@ -405,6 +409,18 @@ class _Track:
             self.first += dropped / self.unpack.rate
         if len(sound):
             yield from self._give(self.unpack.rate, sound)
+
+    def _another_encoder(self) -> None:
+        """Drop the padding of one recording, and what was put in front of the next, which has no tag of its own.
+
+        FFmpeg gives the first frame of the next with new channels and the old rate, so two changes may be one.
+        """
+        changed, self.changed = self.changed, self.packets
+        if self.packets - changed == 1:
+            return
+        self.dropped += sum(len(sound) / rate for rate, sound in self.held)
+        self.held.clear()
+        self.limit, self.to_skip = None, PRIMING.get(self.context.name, 0)
 
     def _priming(self, frame: AudioFrame, packet: Packet) -> int:
         """Count the samples to drop in front: none if the file told FFmpeg, which then has dropped them."""

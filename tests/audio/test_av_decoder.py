@@ -144,6 +144,18 @@ def test_parts_of_other_rates_and_channels_are_read(tmp_path, end):
     assert np.sqrt(np.mean(second**2)) == pytest.approx(np.sqrt(np.mean(first**2)), rel=0.1)  # neither is louder
 
 
+def test_an_mp3_whose_rate_and_channels_change_goes_on_where_it_should(tmp_path):
+    """The second recording has no tag; what its encoder put in front, and the padding of the first, are dropped."""
+    one = convert(tmp_path / "1.mp3", "-ar", "44100")
+    two = convert(
+        tmp_path / "2.mp3", "-ar", "48000", "-af", "pan=stereo|c0=c0|c1=c0", "-write_xing", "0", "-id3v2_version", "0"
+    )
+    samples, rate, damage = read(glued(tmp_path / "g.mp3", one, two))
+    assert rate == 48_000 and not damage
+    second = samples[round(SECONDS * rate) :]
+    assert shift(second, rate) == pytest.approx(0, abs=0.2)
+
+
 def test_an_mp3_without_a_tag_is_read_to_its_end(tmp_path):
     quiet = ("-af", "adelay=2000", "-q:a", "4")
     samples, rate, damage = read(piped(tmp_path / "a.mp3", "-f", "mp3", "-write_xing", "0", *quiet))
