@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         warnings.simplefilter("ignore", UserWarning)
         # a memory map, which is saved without being read into memory first
         latents = torch.from_numpy(to_latents(z_scores.astype(np.float32, copy=False)))
-    provenance.save_latents(options.output_file, latents, provenance.read_sidecar(options.input_file, len(z_scores)))
+    made_by = provenance.read_sidecar(options.input_file, len(z_scores))
+    names = provenance.sidecar_names(options.input_file, len(z_scores))
+    provenance.save_latents(options.output_file, latents, made_by, names)
     print(f"latents {tuple(latents.shape)}: {options.output_file}")
     there = shlex.quote(str(options.output_file))
     print(f'next: python txt2img.py --init_latents {there} --subject_idx 0 --prompt "calm blue waves"')

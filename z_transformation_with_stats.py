@@ -3,7 +3,8 @@
 Computes mean and standard deviation of each of the 4,096 elements over the calibration recordings, and the z-scores of
 each recording. The standard deviation is at least 2.5 dB, so that an element that is constant in the calibration stays
 bounded in a new recording. Beside the statistics: whitening.npz, with which txt2img.py turns a z-score into x_T;
-calibration.json, how all this was made; and calibration.png, a plot of mean and standard deviation.
+calibration.json, how all this was made; and calibration.png, a plot of mean and standard deviation. Beside the
+z-scores: .csv, the recording of each row.
 
 examples:
   python z_transformation_with_stats.py
@@ -46,6 +47,12 @@ def build_parser() -> cli.CommandParser:
         metavar="DIR",
         help="folder for the statistics (default: %(default)s, where the other scripts look for them)",
     )
+    parser.add_argument(
+        "--max_damage",
+        type=cli.bounded(float, 0, 100),
+        metavar="PERCENT",
+        help="leave out damaged recordings of which more is missing, or it is not known how much (default: use all)",
+    )
     return parser
 
 
@@ -61,6 +68,8 @@ def tell(report: "CalibrationReport", stats_dir: Path, output: Path, recipe: "Re
         )
     sound = "" if report.seconds is None else f", {cli.duration(report.seconds)} of sound"
     print(f"{report.recordings} recordings{sound}: {stats_dir}")
+    if report.left_out:
+        print(f"{cli.counted(report.left_out, 'damaged recording')} left out")
     if report.sample_rates:
         print("sample rates: " + ", ".join(f"{count} of {rate} Hz" for rate, count in report.sample_rates.items()))
     if report.floored:
@@ -102,7 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     recipe = config.RECIPE
     builtin = config.BUILTIN_CALIBRATION_DIR / calibration.WHITENING_NAME
     prior = Whitening.load(builtin) if builtin.is_file() else None
-    made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior)
+    most_missing = None if options.max_damage is None else options.max_damage / 100
+    made, report = calibration.calibrate(options.input_file, output, options.stats_dir, recipe, prior, most_missing)
     plot = options.stats_dir / "calibration.png"
     plots.save_calibration(plot, made.mean_db, made.std_db, recipe)
     tell(report, options.stats_dir, output, recipe)

@@ -5,10 +5,8 @@ A calibration is a folder: `mean.npy` and `std.npy` (dB, float32 [4096]), `white
 the other files. Latents are z-scores: each element of a vector minus its mean, divided by its standard deviation.
 """
 
-import csv
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,8 +19,16 @@ from . import provenance
 from .features import AudioInfo, extract, mel_edges
 from .files import atomic_path, sha256_of
 from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_manifest
-from .npy import BLOCK, NpyReader, NpyWriter, load_array, save_array
+from .npy import BLOCK, ChosenRows, NpyReader, NpyWriter, Rows, load_array, save_array
 from .recipe import CONSTANTS, MEAN_NAME, RECIPE, STD_NAME, Recipe
+from .row_tables import (
+    count_sample_rates,
+    file_names,
+    refuse_foreign_table,
+    seconds_of,
+    undamaged_rows,
+    write_rows,
+)
 from .sound import AudioError, DecoderEnded
 from .whitening import BAR_SECONDS, WHITENING_NAME, Whitening, own_share
 
@@ -148,6 +154,7 @@ class CalibrationReport:
     """Facts about a new calibration."""
 
     recordings: int
+    left_out: int  # because too much of them is missing
     seconds: float | None  # of sound; None where the vectors came without their .json
     sample_rates: dict[int, int]  # how many recordings of each, in Hz; empty where the vectors came without their .csv
     band_hz: float | None  # above it the recordings hold nothing; None if they reach to the top
@@ -162,19 +169,34 @@ class CalibrationReport:
 
 
 def calibrate(
-    vectors_path: Path, z_scores_path: Path, folder: Path, recipe: Recipe = RECIPE, prior: Whitening | None = None
+    vectors_path: Path,
+    z_scores_path: Path,
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    prior: Whitening | None = None,
+    most_missing: float | None = None,
 ) -> tuple[Calibration, CalibrationReport]:
     """Make a calibration in `folder` from vectors, and the z-scores of the same vectors. All files appear, or none.
 
     Memory does not grow with the number of recordings. If there are too few for a whitening of their own, it is mixed
-    with `prior` (`Whitening.fit`).
+    with `prior` (`Whitening.fit`). Beside the z-scores a table names the recording of each row, if there is one beside
+    the vectors.
+
+    Args:
+        most_missing: share, 0 to 1; damaged recordings of which more is missing, or nobody knows how much, are left
+            out; None: none are.
 
     Raises:
-        ValueError: the vectors are broken, of another recipe, or fewer than two.
+        ValueError: the vectors are broken, of another recipe, or fewer than two; or `most_missing` is given, and no
+            table says what is damaged.
         OSError: a file cannot be read or written.
     """
-    vectors = _vectors(vectors_path, recipe)
-    source = _source_of(vectors_path, len(vectors), recipe)
+    refuse_foreign_table(z_scores_path.with_suffix(".csv"))
+    read = _read_vectors(vectors_path, recipe)
+    source, table = _source_of(vectors_path, len(read), recipe), vectors_path.with_suffix(".csv")
+    vectors, chosen = _choose(read, vectors_path, most_missing)
+    if chosen is not None:
+        source |= {"seconds": seconds_of(table, chosen), "most_missing": most_missing}
     mean, std = mean_and_std(vectors)
     floored = int((std < STD_FLOOR_DB).sum())
     calibration = Calibration(mean.astype(np.float32), np.maximum(std, STD_FLOOR_DB).astype(np.float32))
@@ -183,18 +205,11 @@ def calibrate(
     share = 1.0 if prior is None else own_share(len(vectors))
     with ExitStack() as stack:
         # renamed in the reverse order: calibration.json, which vouches for the others, comes last
-        names = (MANIFEST_NAME, WHITENING_NAME, STD_NAME, MEAN_NAME)
-        manifest_path, whitening_path, std_path, mean_path = [
-            stack.enter_context(atomic_path(folder / n)) for n in names
-        ]
-        save_array(mean_path, calibration.mean_db)
-        save_array(std_path, calibration.std_db)
-        whitening.save(whitening_path)
-        z_manifest_path = stack.enter_context(atomic_path(z_scores_path.with_suffix(".json")))
-        spread = _write_z_scores(stack.enter_context(atomic_path(z_scores_path)), vectors, calibration)
-        statistics = provenance.statistics_sha256(calibration.mean_db, calibration.std_db)
-        made_with = {"recipe": source["recipe"], "constants": source["constants"], provenance.STATISTICS: statistics}
-        write_manifest(z_manifest_path, made_with | {"rows": len(vectors)})
+        manifest_path = stack.enter_context(atomic_path(folder / MANIFEST_NAME))
+        digests = _save_statistics(stack, folder, calibration, whitening)
+        made_with = {name: source[name] for name in ("recipe", "constants")}
+        made_with[provenance.STATISTICS] = provenance.statistics_sha256(calibration.mean_db, calibration.std_db)
+        spread = _save_z_scores(stack, z_scores_path, vectors, calibration, made_with, table, chosen)
         manifest = source | {
             "recordings": len(vectors),
             "std_floor_db": STD_FLOOR_DB,
@@ -202,17 +217,45 @@ def calibrate(
             "band_hz": calibration.band_hz(recipe),
             "whitening": {"axes": len(whitening.scales), "own_share": round(share, 3)},
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "sha256": {n: sha256_of(p) for n, p in zip(names[1:], (whitening_path, std_path, mean_path), strict=True)},
+            "sha256": digests,
         }
         write_manifest(manifest_path, manifest)
-    rates, band = _sample_rates(vectors_path.with_suffix(".csv")), calibration.band_hz(recipe)
-    report = CalibrationReport(
-        len(vectors), source["seconds"], rates, band, floored, share, len(whitening.scales), *spread
-    )
-    return calibration, report
+    rates, left_out = count_sample_rates(z_scores_path.with_suffix(".csv")), len(read) - len(vectors)
+    about = (len(vectors), left_out, source["seconds"], rates, calibration.band_hz(recipe), floored, share)
+    return calibration, CalibrationReport(*about, len(whitening.scales), *spread)
 
 
-def _vectors(path: Path, recipe: Recipe) -> NpyReader:
+def _save_statistics(stack: ExitStack, folder: Path, calibration: Calibration, whitening: Whitening) -> dict[str, str]:
+    """Write mean, standard deviation and whitening, which appear when the stack ends; return the sha256 of each."""
+    names = (WHITENING_NAME, STD_NAME, MEAN_NAME)
+    whitening_path, std_path, mean_path = paths = [stack.enter_context(atomic_path(folder / n)) for n in names]
+    save_array(mean_path, calibration.mean_db)
+    save_array(std_path, calibration.std_db)
+    whitening.save(whitening_path)
+    return {name: sha256_of(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _save_z_scores(
+    stack: ExitStack,
+    path: Path,
+    vectors: Rows,
+    calibration: Calibration,
+    made_with: dict[str, Any],
+    table: Path,
+    chosen: np.ndarray | None,
+) -> tuple[float, ...]:
+    """Write z-scores, how they were made, and a table of their recordings; return what `_write_z_scores` does."""
+    manifest_path = stack.enter_context(atomic_path(path.with_suffix(".json")))
+    about = made_with | {"rows": len(vectors)}
+    if chosen is not None or file_names(table, len(vectors)):
+        rows_path = stack.enter_context(atomic_path(path.with_suffix(".csv")))
+        write_rows(table, rows_path, chosen)
+        about[provenance.RECORDINGS] = sha256_of(rows_path)
+    write_manifest(manifest_path, about)
+    return _write_z_scores(stack.enter_context(atomic_path(path)), vectors, calibration)
+
+
+def _read_vectors(path: Path, recipe: Recipe) -> NpyReader:
     """Open the vectors; raise ValueError if `path` holds too few, or something else."""
     vectors = NpyReader(path, recipe.vector_size)
     if len(vectors) < FEWEST:
@@ -225,7 +268,20 @@ def _vectors(path: Path, recipe: Recipe) -> NpyReader:
     return vectors
 
 
-def mean_and_std(vectors: "NpyReader | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
+def _choose(vectors: NpyReader, path: Path, most_missing: float | None) -> tuple[Rows, np.ndarray | None]:
+    """Choose the rows of which not too much is missing; return them, and their numbers [K] or None for all."""
+    if most_missing is None:
+        return vectors, None
+    chosen = undamaged_rows(path.with_suffix(".csv"), len(vectors), most_missing)
+    if len(chosen) < FEWEST:
+        raise ValueError(
+            f"{path} holds {len(vectors)} recordings, but {len(chosen)} with at most {most_missing:.0%} missing; at "
+            f"least {FEWEST} are needed: allow more damage"
+        )
+    return ChosenRows(vectors, chosen), chosen
+
+
+def mean_and_std(vectors: "Rows | np.ndarray") -> tuple[np.ndarray, np.ndarray]:
     """Compute mean and population standard deviation (ddof 0) of each column of [N, P], float64 [P], block by block.
 
     Blocks are merged as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
@@ -269,16 +325,7 @@ def _bands_used(varies: np.ndarray, recipe: Recipe) -> int:
     return int((used[-1] + 1) * recipe.n_mels // recipe.spectrogram_size) if used.size else 0
 
 
-def _sample_rates(table: Path) -> dict[int, int]:
-    """Count the recordings of each sample rate in the table of prep_audio_spectrograms.py, most frequent first."""
-    try:
-        with open(table, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            return dict(Counter(int(row["sample_rate"]) for row in csv.DictReader(stream)).most_common())
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # no table, or one from elsewhere
-        return {}
-
-
-def _blocks(vectors: "NpyReader | np.ndarray", what: str) -> Iterator[np.ndarray]:
+def _blocks(vectors: "Rows | np.ndarray", what: str) -> Iterator[np.ndarray]:
     """Yield the rows as float64, a block at a time, with a progress bar if standard error is a terminal."""
     from tqdm import tqdm
 
@@ -286,7 +333,7 @@ def _blocks(vectors: "NpyReader | np.ndarray", what: str) -> Iterator[np.ndarray
         yield np.asarray(vectors[start : start + BLOCK], dtype=np.float64)
 
 
-def _write_z_scores(path: Path, vectors: NpyReader, calibration: Calibration) -> tuple[float, ...]:
+def _write_z_scores(path: Path, vectors: Rows, calibration: Calibration) -> tuple[float, ...]:
     """Write z-scores, float32 [N, P]; return mean, std, largest, kurtosis and neighbour correlation of all elements."""
     rows, width = vectors.shape
     size = int(width**0.5)

@@ -37,6 +37,26 @@ class NpyReader:
         return block
 
 
+class ChosenRows:
+    """Some rows of a matrix on disk, read slice by slice as from `NpyReader`."""
+
+    def __init__(self, matrix: NpyReader, chosen: np.ndarray) -> None:
+        """Choose rows [K], in ascending order."""
+        self._matrix, self._chosen = matrix, chosen
+        self.shape, self.dtype = (len(chosen), matrix.shape[1]), matrix.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        chosen = self._chosen[rows]
+        runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)  # each of neighbours on disk
+        return np.concatenate([self._matrix[int(run[0]) : int(run[-1]) + 1] for run in runs])
+
+
+Rows = NpyReader | ChosenRows
+
+
 class NpyWriter:
     """A float32 .npy that grows row by row on disk; the number of rows is known only at the end."""
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .files import atomic_path, read_tensor
+from .files import atomic_path, read_tensor, sha256_of
+from .row_tables import file_names
 from .whitening import WHITENING_NAME, Whitening
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ NAMES = "recordings.json"
 LONGEST_NAMES = 64_000_000  # bytes: some million recordings
 LONGEST_NAME = 255  # characters, as many as a file system allows
 STATISTICS = "statistics_sha256"
+RECORDINGS = "recordings_sha256"  # of the table of the rows
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same latents give the same bytes
 
 
@@ -132,6 +134,17 @@ def read_sidecar(z_scores: Path, rows: int) -> str | None:
         return _statistics_in(content) if json.loads(content)["rows"] == rows else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def sidecar_names(z_scores: Path, rows: int) -> list[str]:
+    """Return the names of the recordings of z-scores from the table beside them; none if that does not fit."""
+    table = z_scores.with_suffix(".csv")
+    try:
+        if json.loads(z_scores.with_suffix(".json").read_bytes())[RECORDINGS] != sha256_of(table):
+            return []
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [recording_name(Path(path)) for path in file_names(table, rows)]
 
 
 def find_whitening(

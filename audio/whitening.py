@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from .files import atomic_path
-from .npy import NpyReader
+from .npy import Rows
 from .orthogonal_map import capacity, pairwise_sum, spread
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
@@ -95,7 +95,7 @@ class Whitening:
     @classmethod
     def fit(
         cls,
-        vectors: np.ndarray | NpyReader,  # [N, P] dB, not z-scores; may be a memory map
+        vectors: np.ndarray | Rows,  # [N, P] dB, not z-scores; may be a memory map
         mean_db: np.ndarray,  # [P], what z-scores are made with
         std_db: np.ndarray,  # [P]
         axes: int = AXES,
@@ -138,7 +138,7 @@ class Whitening:
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 if all recordings are the same
         )
 
-    def _moments(self, vectors: np.ndarray | NpyReader) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def _moments(self, vectors: np.ndarray | Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Compute mean [P], deviations [N, P] and None; or of many spectrograms mean, no rows, and covariance [P, P].
 
         Spectrograms are floored and aligned. All are float64. The first block's mean is subtracted from all blocks, so

@@ -254,7 +254,8 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
     add("--frames", type=cli.bounded(int, 2, 10_000), default=24, metavar="N", help="number of images in --walk "
         "(default: %(default)s)")  # fmt: skip
     add("--subject_idx", type=subjects, default="0", metavar="I", help="rows of the file of latents: 7, or 0,3,5-9, or "
-        "all; for --mix and --walk one for all files, or one for each (default: 0)")  # fmt: skip
+        "all, or names of recordings (ann.wav); for --mix and --walk one for all files, or one for each "
+        "(default: 0)")  # fmt: skip
     add_voice(add)
     add("--n_samples", type=cli.bounded(int, 1, 10_000), default=1, metavar="N", help="variations, with seeds that "
         "count up from K (default: 1)")  # fmt: skip
@@ -367,14 +368,19 @@ def latents_file(text: str) -> Path:
         raise
 
 
-def subjects(text: str) -> list[int] | None:
-    """Parse rows of latents from "7", "0,3,5-9" or "all" (None)."""
+def subjects(text: str) -> list[int | str] | None:
+    """Parse rows of latents from "7", "0,3,5-9" or "all" (None), and names of recordings, which stay text."""
     if text == "all":
         return None
-    chosen: list[int] = []
+    chosen: list[int | str] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
-        if not match or (match[2] and int(match[2]) < int(match[1])):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 7, a list such as 0,3,5-9, or all")
-        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if match and not (match[2] and int(match[2]) < int(match[1])):
+            chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+        elif re.fullmatch(r"[\d\s-]*", part):  # a list that went wrong, and no name
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number such as 7, a list such as 0,3,5-9, the name of a recording, or all"
+            )
+        else:
+            chosen.append(part)
     return chosen

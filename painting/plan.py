@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from audio.initial_noise import normalised_weights, walk
+from audio.provenance import recording_name
 from cli import WrongOption
 from ldm.devices import choose_precision
 from painting.image_spec import ImageSpec
 from painting.options import guidance_rescale_of
 
+NAMES_SHOWN = 5  # of the recordings in a file, if one is asked for that it does not hold
 PRECISION_OF = {"full": "fp32"}  # --precision to `ImageSpec.precision`, where the names differ
 
 Parts = tuple[tuple[int, float], ...]
@@ -64,6 +66,45 @@ def starts_of(args: argparse.Namespace, rows: list[int]) -> list[tuple[int | Non
     chosen = args.subject_idx * len(rows) if len(args.subject_idx) == 1 else args.subject_idx
     weights = walk(len(rows), args.frames) if args.walk else [normalised_weights(args.weights or [1.0] * len(rows))]
     return [(None, tuple(zip(chosen, each, strict=True))) for each in weights]
+
+
+def rows_of(subject_idx: list[int | str] | None, files: Sequence[tuple[Path, Sequence[str]]]) -> list[int] | None:
+    """Return the rows that --subject_idx means: numbers as they are, names of recordings as the rows of these.
+
+    Args:
+        subject_idx: rows and names; None: all rows.
+        files: files of latents, each with the names of its rows.
+
+    Raises:
+        WrongOption: no recording has such a name, or several have.
+    """
+    if subject_idx is None or all(isinstance(one, int) for one in subject_idx):
+        return [one for one in subject_idx if isinstance(one, int)] if subject_idx else None
+    if len(files) == 1:
+        whole = ",".join(map(str, subject_idx))  # a name may hold commas
+        return [_row_of(one, *files[0]) for one in ([whole] if whole in files[0][1] else subject_idx)]
+    each = subject_idx * len(files) if len(subject_idx) == 1 else subject_idx
+    return [_row_of(one, *file) for one, file in zip(each, files, strict=True)]
+
+
+def _row_of(one: int | str, path: Path, names: Sequence[str]) -> int:
+    if isinstance(one, int):
+        return one
+    name = recording_name(Path(one.strip()))
+    rows = [row for row, other in enumerate(names) if other == name]
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        raise WrongOption(
+            f"--subject_idx {one}: {path} holds {len(rows)} recordings of this name; give one of the rows "
+            f"{', '.join(map(str, rows))}"
+        )
+    known = list(dict.fromkeys(filter(None, names)))
+    there = f"it holds {', '.join(known[:NAMES_SHOWN])}{', ...' * (len(known) > NAMES_SHOWN)}"
+    raise WrongOption(
+        f"--subject_idx {one}: {path} holds no recording of this name; "
+        + (there if known else f"it names none: give a row, 0 to {len(names) - 1}")
+    )
 
 
 def check_subjects(specs: Sequence[ImageSpec], files: Sequence[tuple[Path, Tensor]]) -> None:

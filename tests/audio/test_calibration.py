@@ -1,8 +1,10 @@
 """Statistics against NumPy, and files that must be refused."""
 
+import importlib
 import json
 import math
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from audio import calibration, plots
 from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std, voice_latents
 from audio.features import AudioError, extract, mel_edges
 from audio.files import sha256_of
-from audio.npy import load_array
-from audio.provenance import statistics_sha256
+from audio.npy import ChosenRows, NpyReader, load_array
+from audio.provenance import sidecar_names, statistics_sha256
 from audio.recipe import Recipe
+from audio.row_tables import missing_share, read_rows
 from audio.whitening import Whitening
 
 BUILTIN = config.BUILTIN_CALIBRATION_DIR
@@ -295,6 +298,7 @@ def test_vectors_that_are_not_those_of_their_description_are_refused(tmp_path, v
 def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
     """Neither by the statistics nor by the whitening, which both read blocks."""
     recipe, peaks = Recipe(spectrogram_size=16), []
+    importlib.import_module("scipy.sparse.linalg")  # whose memory is not counted
     for rows in (1200, 3600):
         vectors = np.random.default_rng(0).uniform(-80, 0, (rows, 256)).astype(np.float32)
         np.save(tmp_path / "v.npy", vectors)
@@ -303,6 +307,96 @@ def test_memory_does_not_grow_with_the_number_of_recordings(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0] < 3600 * 256 * 12
+
+
+HEADING = "row,path,seconds,sample_rate,sha256,decoder,damage,note\n"
+
+
+@pytest.fixture
+def with_damage(tmp_path, vectors) -> Path:
+    """Save five vectors with their table: whole, a tenth missing, half missing, of unknown length, whole."""
+    damages = ["", "damaged: 4.50 of 5.00 s could be read", "damaged: 2.50 of 5.00 s could be read (notes)"]
+    damages += ["damaged: cut off after 3.00 s", ""]
+    np.save(tmp_path / "v.npy", vectors[:5])
+    rows = (f"{row},{row}.wav,{row + 1}.0,8000,0,libsndfile,{damage},\n" for row, damage in enumerate(damages))
+    (tmp_path / "v.csv").write_text(HEADING + "".join(rows))
+    return tmp_path / "v.npy"
+
+
+@pytest.mark.parametrize(
+    ("most_missing", "kept"),
+    [(None, [0, 1, 2, 3, 4]), (0.0, [0, 4]), (0.1, [0, 1, 4]), (0.5, [0, 1, 2, 4]), (1.0, [0, 1, 2, 3, 4])],
+)
+def test_damaged_recordings_are_left_out(with_damage, vectors, most_missing, kept):
+    folder, output = with_damage.parent, with_damage.parent / "z.npy"
+    made, report = calibrate(with_damage, output, folder / "stats", most_missing=most_missing)
+    assert report.recordings == len(np.load(output)) == len(kept) and report.left_out == 5 - len(kept)
+    np.testing.assert_allclose(made.mean_db, vectors[kept].astype(float).mean(axis=0), atol=1e-4)
+    rows = list(read_rows(output.with_suffix(".csv")))
+    assert [row["path"] for row in rows] == sidecar_names(output, len(kept)) == [f"{row}.wav" for row in kept]
+    assert [row["row"] for row in rows] == [str(row) for row in range(len(kept))]
+    about = json.loads((folder / "stats" / "calibration.json").read_text())
+    assert about.get("most_missing") == most_missing and sum(report.sample_rates.values()) == len(kept)
+    if most_missing is not None:
+        assert report.seconds == sum(row + 1.0 for row in kept)
+
+
+def test_names_that_are_not_those_of_the_z_scores_are_not_taken(with_damage):
+    output = with_damage.parent / "z.npy"
+    calibrate(with_damage, output, with_damage.parent / "stats")
+    table = output.with_suffix(".csv")
+    table.write_text(table.read_text().replace("1.wav", "other.wav"))
+    assert sidecar_names(output, 5) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace(",damage,", ",other,"), "does not say which recordings are damaged"),
+        (lambda text: text[: text.index("\n4,4.wav") + 1], "has 4 rows, and the vectors have 5"),
+        (None, "does not say which recordings are damaged"),
+    ],
+    ids=["no such column", "too short", "no table"],
+)
+def test_damage_that_no_table_tells_of_is_not_guessed(with_damage, change, message):
+    table = with_damage.with_suffix(".csv")
+    table.write_text(change(table.read_text())) if change else table.unlink()
+    with pytest.raises(ValueError, match=message):
+        calibrate(with_damage, with_damage.parent / "z.npy", with_damage.parent / "stats", most_missing=0.5)
+    assert not list(with_damage.parent.glob("z*"))
+
+
+def test_too_few_undamaged_recordings_are_refused(with_damage):
+    table = with_damage.with_suffix(".csv")
+    table.write_text(
+        table.read_text().replace("4.wav,5.0,8000,0,libsndfile,", "4.wav,5.0,8000,0,libsndfile,damaged: ?")
+    )
+    with pytest.raises(ValueError, match="holds 5 recordings, but 1 with at most 0% missing; at least 2 are needed"):
+        calibrate(with_damage, with_damage.parent / "z.npy", with_damage.parent / "stats", most_missing=0.0)
+
+
+def test_a_table_of_somebody_else_is_not_replaced(with_damage):
+    (with_damage.parent / "z.csv").write_text("precious")
+    with pytest.raises(ValueError, match="z.csv exists and is no table of this program: choose another output file"):
+        calibrate(with_damage, with_damage.parent / "z.npy", with_damage.parent / "stats")
+    assert (with_damage.parent / "z.csv").read_text() == "precious"
+
+
+def test_damage_of_real_files_is_understood(tmp_path):
+    """The notes that decoding writes are those that `missing_share` reads."""
+    whole = (config.EXAMPLES_DIR / "voice_it.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: 44 + (len(whole) - 44) // 4])
+    assert missing_share(extract(tmp_path / "cut.wav").damage) == pytest.approx(0.75, abs=0.01)
+    assert missing_share("") == 0 and missing_share("damaged: 1.00 of 0.00 s could be read") == 1
+
+
+def test_chosen_rows_are_those_of_the_matrix(tmp_path):
+    matrix, chosen = np.random.default_rng(0).standard_normal((3000, 3)), np.flatnonzero(np.arange(3000) % 7 < 4)
+    np.save(tmp_path / "m.npy", matrix)
+    rows = ChosenRows(NpyReader(tmp_path / "m.npy", 3), chosen)
+    assert rows.shape == (len(rows), 3) == (len(chosen), 3)
+    for part in (slice(0, 1024), slice(1024, 2048), slice(5, 6)):
+        np.testing.assert_array_equal(rows[part], matrix[chosen[part]])
 
 
 @pytest.mark.parametrize(
