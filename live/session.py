@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from files import atomic_path
+from live.playable import copy_playable
 
 LIST = "session.json"  # in the folder
 STYLE = """:root { --accent: #e8b04a; color-scheme: dark; }
@@ -34,6 +35,9 @@ img { border-radius: 2px; background: #17171c; }
 audio { margin-top: 0.75em; height: 2.5em; }
 figcaption { padding: 0.75em 0; overflow-wrap: anywhere; color: #c9c6be; }
 a { color: inherit; }
+.whole { display: none; }
+.whole:target { position: fixed; inset: 0; display: grid; place-items: center; background: #0b0b0e; }
+.whole img { width: auto; height: 100vh; max-width: 100vw; object-fit: contain; }
 a:focus-visible { outline: 3px solid var(--accent); outline-offset: 4px; }
 """
 PAGE = """<!DOCTYPE html>
@@ -62,17 +66,18 @@ class Entry:
     prompt: str
     image: str
     latent: str
-    voice: str = ""
+    voice: str = ""  # to be played
     card: str = ""
     hidden: bool = False  # not shown on pages
     sources: list[str] = field(default_factory=list)  # files outside the folder that these were copied from
     wave: list[int] = field(default_factory=list)  # loudness of the voice over time, 0 to 100
+    original: str = ""  # the recording as it was, if `voice` was converted from it
     recording: str = ""  # name that the voice had as a file; "" if it was recorded by this program
 
     @property
     def files(self) -> list[str]:
         """Names of all its files."""
-        return [name for name in (self.image, self.latent, self.voice, self.card) if name]
+        return [name for name in (self.image, self.latent, self.voice, self.original, self.card) if name]
 
 
 class Session:
@@ -145,7 +150,8 @@ class Session:
             stem = self._free_stem()
             entry = Entry(id or new_id(), prompt, _copy(image, folder, stem), _copy(latent, folder, stem, ".pt"))
             # a name of its own, because a recording may have any suffix, also that of the image
-            entry.voice = _copy(recording, folder, f"{stem}_voice") if recording else ""
+            if recording:
+                entry.voice, entry.original = copy_playable(recording, folder, f"{stem}_voice")
             entry.card = _copy(card, folder, f"{stem}_card") if card else ""
             entry.recording = name
             entry.sources = [str(path.absolute()) for path in (image, card) if path]
@@ -249,7 +255,11 @@ def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = 
 
 
 def _static_figure(entry: Entry) -> str:
-    return figure(entry.prompt, entry.image, entry.image, entry.voice, entry.card, recording=entry.recording)
+    """Return the HTML of one image of the static page, where a click fills the window with it, without a script."""
+    name, image = Path(entry.image).stem, html.escape(entry.image)
+    small = figure(entry.prompt, entry.image, f"#{name}", entry.voice, entry.card, recording=entry.recording)
+    whole = f'<img src="{image}" alt="{html.escape(entry.prompt) or "image"}" loading="lazy">'
+    return f'{small}\n<a class="whole" id="{html.escape(name)}" href="#_" title="close">{whole}</a>'
 
 
 def _entry(content: dict[str, Any]) -> Entry:

@@ -437,7 +437,7 @@ def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_p
     (session,) = (tmp_path / "outputs" / "sessions").iterdir()
     page = (session / "index.html").read_text()
     assert page.count("<audio") == 4 and "http" not in page
-    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (session / name).stat().st_size
     assert sound.likeness(session / "0004_voice.wav", WORD) >= 0.95
     assert (session / "0004.png").read_bytes() == images[-1].read_bytes()

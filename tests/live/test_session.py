@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 import config
@@ -28,21 +29,22 @@ def test_the_page_shows_the_added_files_and_nothing_else(tmp_path, image):
         latent.write_text(str(number))
         session.add(prompt, image, latent, VOICE if number % 2 else None, image if number == 0 else None)
     page = session.page.read_text(encoding="utf-8")
-    assert page.count("<img") == len(PROMPTS) and page.count("<audio") == 2 and page.count(">card</a>") == 1
+    assert page.count("<figure>") == len(PROMPTS) and page.count("<audio") == 2 and page.count(">card</a>") == 1
     assert "&lt;b&gt;red&lt;/b&gt; &amp; &quot;blue&quot; &#x27;flower&#x27;" in page and "<b>" not in page
     assert "<script" not in page and "://" not in page
-    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert (session.page.parent / name).is_file() and "/" not in name
     assert [(session.page.parent / f"{n:04d}.pt").read_text() for n in range(1, 6)] == list("01234")
 
 
-def test_the_newest_image_comes_first_and_leads_to_the_whole_file(tmp_path, image):
+def test_the_newest_image_comes_first_and_a_click_fills_the_window_with_it(tmp_path, image):
     session = Session(tmp_path / "sessions", "Voices <of> a night")
     for prompt in ("first", "second"):
         session.add(prompt, image, image, None, None)
     page = session.page.read_text(encoding="utf-8")
     assert page.index("second") < page.index("first")
-    assert '<a href="0002.png"><img src="0002.png" alt="second"' in page
+    assert '<a href="#0002"><img src="0002.png" alt="second"' in page
+    assert '<a class="whole" id="0002" href="#_" title="close"><img src="0002.png" alt="second"' in page
     assert "<h1>Voices &lt;of&gt; a night</h1>" in page
 
 
@@ -63,7 +65,7 @@ def test_an_interrupted_session_goes_on(tmp_path, image):
     assert again.title == "A night" and again.find(first.id) == first
     second = again.add("spiral", image, image, None, None)
     assert second.image == "0003.png" and [entry.prompt for entry in again.shown()] == ["spiral", "waves"]
-    assert again.page.read_text(encoding="utf-8").count("<img") == 2
+    assert again.page.read_text(encoding="utf-8").count("<figure>") == 2
 
 
 def test_only_a_folder_of_a_session_goes_on(tmp_path, image):
@@ -107,7 +109,35 @@ def test_a_recording_may_have_any_suffix(tmp_path, image):
     session = Session(tmp_path / "sessions")
     session.add("-", image, image, voice, None)
     assert (session.page.parent / "0001.png").read_bytes() == image.read_bytes()
-    assert (session.page.parent / "0001_voice.png").read_bytes() == voice.read_bytes()
+    assert (session.page.parent / "0001_voice_original.png").read_bytes() == voice.read_bytes()
+
+
+def test_what_no_browser_plays_is_converted_for_the_page(tmp_path, image):
+    samples, rate = soundfile.read(VOICE)
+    kinds = {"aiff": "PCM_24", "caf": "PCM_16", "w64": "PCM_16", "wav": "IMA_ADPCM", "flac": "PCM_16"}
+    session = Session(tmp_path / "sessions")
+    for kind, subtype in kinds.items():
+        soundfile.write(tmp_path / f"voice.{kind}", np.stack([samples, samples / 2], 1), rate, subtype)
+        entry = session.add("-", image, image, tmp_path / f"voice.{kind}", None)
+        original = entry.original or entry.voice
+        assert (session.folder / original).read_bytes() == (tmp_path / f"voice.{kind}").read_bytes()
+        assert (entry.original == "") == (kind == "flac") and f'src="{entry.voice}"' in session.page.read_text()
+        if entry.original:
+            played = soundfile.info(session.folder / entry.voice)
+            assert (played.format, played.subtype, played.samplerate, played.channels) == ("WAV", "PCM_16", rate, 2)
+            heard, _ = soundfile.read(session.folder / entry.voice)
+            assert np.abs(heard[: len(samples), 0] - samples).max() < (0.2 if kind == "wav" else 1e-4)
+    session.remove(session.all()[1])
+    assert not list(session.folder.glob("0004*"))
+
+
+def test_a_recording_that_cannot_be_decoded_is_copied_as_it_is(tmp_path, image):
+    path = tmp_path / f"voice.{'x' * 240}"  # too long with another name before it
+    path.write_text("no sound")
+    session = Session(tmp_path / "sessions")
+    entry = session.add("-", image, image, path, None)
+    assert (entry.voice, entry.original) == ("0001_voice", "")
+    assert (session.folder / entry.voice).read_text() == "no sound"
 
 
 def test_two_sessions_of_one_second_have_two_folders(tmp_path, image):
