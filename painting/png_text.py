@@ -70,6 +70,8 @@ def text_chunks(spec: ImageSpec, made_from: Provenance) -> PngImagePlugin.PngInf
         "Model hash": made_from.model_sha256[:10],
         "Model": made_from.model,
     }
+    if made_from.recordings:
+        settings["Recording"] = " + ".join(made_from.recordings)
     line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings.items())
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(WEB_CHUNK, f"{spec.prompt}{negative}\n{line}")

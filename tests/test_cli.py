@@ -462,7 +462,7 @@ def test_a_default_name_is_one_file_where_the_data_folder_is_the_current_one(tmp
 
 
 def test_the_voice_of_the_data_folder_is_painted_and_not_an_older_one(elsewhere, capsys):
-    """As README's two commands run with VOICETOIMG_DATA_DIR, in a folder where an earlier show was."""
+    """README's two commands with VOICETOIMG_DATA_DIR, in a folder where an earlier show was."""
     process_live_audio, txt2img = (importlib.import_module(name) for name in ("process_live_audio", "txt2img"))
     older, newer = (config.EXAMPLES_DIR / f"voice_{language}.wav" for language in ("en", "fr"))
     assert process_live_audio.main([f"--input_file={older}", "--output_file=./live_latent.pt"]) == 0

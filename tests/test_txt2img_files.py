@@ -212,6 +212,8 @@ def test_images_say_which_recordings_they_are_of(voices, tmp_path, capsys):
     images = sorted((tmp_path / "samples").iterdir())
     of = [["voice_en.wav"], ["voice_en.wav", "voice_it.wav"], ["voice_it.wav"]]
     assert [json.loads(Image.open(path).info["voicetoimg"])["made_from"]["recordings"] for path in images] == of
+    line = Image.open(images[1]).info["parameters"].splitlines()[-1]
+    assert line.endswith(", Model: chladni, Recording: voice_en.wav + voice_it.wav")
     lines = [f"image: {path} ({n} of 3, {', '.join(of[n - 1])})" for n, path in enumerate(images, start=1)]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("image: ")] == lines
     paint(tmp_path / "unknown", *TINY, "--init_latents", voices, "--steps", 1)  # saved again, without names
