@@ -2,6 +2,7 @@
 # make test: all tests                           make test-quick: the quick ones
 # make lint: style and types                     make coverage: the lines that no test runs
 # make bench: the README's figures               make train: the built-in model anew
+# make diffusers: what models of the library diffusers need
 PYTHON ?= python3
 PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
@@ -16,7 +17,7 @@ SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
 export PYTHON PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live test test-quick plan quick-plan test-programs lint coverage bench train clean
+.PHONY: demo live diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
 .DEFAULT_GOAL := demo
 .NOTPARALLEL:
 
@@ -27,6 +28,8 @@ demo: $(VENV)/.ready
 live: $(VENV)/.ready
 	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
 	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
+
+diffusers: $(VENV)/.ready-diffusers
 
 test: plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST)
@@ -70,5 +73,8 @@ clean:
 $(VENV)/.ready: requirements.txt
 	@tools/install requirements.txt
 
-$(VENV)/.ready-dev: requirements.txt requirements-dev.txt requirements-dask.txt
+$(VENV)/.ready-diffusers: requirements.txt requirements-diffusers.txt
+	@tools/install requirements-diffusers.txt
+
+$(VENV)/.ready-dev: requirements.txt requirements-dev.txt requirements-dask.txt requirements-diffusers.txt
 	@tools/install requirements-dev.txt

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 PAINTING = (  # what txt2img.py is started with; each request has a prompt and a number of steps
     "negative_prompt", "size", "H", "W", "x_T", "voice_strength", "layout_strength", "seed", "sampler", "eta", "scale",
-    "guidance_interval", "guidance_rescale", "model", "ckpt", "config", "precision", "device", "outdir",
-    "preview_every", "no_metadata", "verbose",
+    "guidance_interval", "guidance_rescale", "model", "ckpt", "hub", "lora", "vae", "offload", "config", "precision",
+    "device", "outdir", "preview_every", "no_metadata", "verbose",
 )  # fmt: skip
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
@@ -113,8 +113,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.prompts = options.prompts or [options.prompt]
     words = [standby.words_of(name, getattr(options, name)) for name in PAINTING if name in explicit]
     options.painting = [word for option in words for word in option]
-    first = [] if options.budget else [f"--steps={options.steps}"]
-    parse_options(None, ["--standby", *first, *options.painting])  # refuses what txt2img.py would refuse
+    first = [f"--steps={options.steps}"] if "steps" in explicit else []
+    # refuses what txt2img.py would refuse, and has the steps that are the model's own
+    options.steps = parse_options(None, ["--standby", *first, *options.painting]).steps
     return options
 
 

@@ -15,7 +15,7 @@ import functools
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cli
 import config
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from painting.image_spec import ImageSpec
     from painting.inputs import Inputs
-    from painting.ldm_painter import LatentDiffusionPainter
+    from painting.model_files import ModelFiles
+    from painting.painter import Painter
 
 parse = functools.partial(parse_options, __doc__)
 
@@ -85,7 +86,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     journal = Journal(args.outdir, specs, inputs.identity(specs))
     if journal.finished:
         print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
-    painter = painter_of(inputs.weights, inputs.yaml, specs[0].precision, device)
+    painter = painter_of(inputs.model, specs[0].precision, device)
     shape = shape_of(painter, inputs, specs)
     start_noise = functools.partial(inputs.start_noise, shape=shape)
     if args.save_x_T:
@@ -121,7 +122,8 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
         OSError: a file cannot be read.
     """
     from audio.provenance import read_latents, read_names
-    from painting.inputs import Inputs, model_files
+    from painting.inputs import Inputs
+    from painting.model_files import model_files
     from painting.plan import check_subjects, plan, rows_of
     from painting.png_text import read_chunks
 
@@ -132,7 +134,7 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
     args = argparse.Namespace(**vars(args) | {"subject_idx": rows_of(args.subject_idx, named)})
     specs = [replayed] if replayed else plan(args, [len(latents) for _, latents in files], device)
     check_subjects(specs, files)
-    inputs = Inputs(*model_files(args), files, specs)
+    inputs = Inputs(model_files(args), files, specs)
     if args.verbose:
         print_whitening(inputs)
     if made_from:
@@ -152,7 +154,7 @@ def device_of(args: argparse.Namespace) -> "torch.device":
         return choose_device(args.device)
 
 
-def shape_of(painter: "LatentDiffusionPainter", inputs: "Inputs", specs: list["ImageSpec"]) -> tuple[int, int, int]:
+def shape_of(painter: "Painter", inputs: "Inputs", specs: list["ImageSpec"]) -> tuple[int, int, int]:
     """Return the shape [C, h, w] of x_T for images, which are all of one size.
 
     Raises:
@@ -192,18 +194,20 @@ def save_overviews(args: argparse.Namespace, made: list[Path]) -> list[Path]:
     return [*grids, *(save_animation(made[start : start + args.frames], args.outdir, "walk") for start in starts)]
 
 
-def painter_of(weights: Path, yaml: Path | None, precision: str, device: "torch.device") -> "LatentDiffusionPainter":
+def painter_of(model: "ModelFiles", precision: str, device: "torch.device") -> "Painter":
     """Load a model, and keep it for the next request."""
-    from painting.ldm_painter import LatentDiffusionPainter
-
-    wanted = (weights, yaml, precision, device)
+    wanted = (model.weights, model.yaml, model.loras, model.vae, model.offload, precision, device)
     if wanted not in _painters:
         _painters.clear()  # two models together might not fit into memory
-        _painters[wanted] = LatentDiffusionPainter(*wanted)
+        if model.pipeline:
+            from painting.pipelines.loading import what_is_loaded
+
+            print(what_is_loaded(model.pipeline, precision), flush=True)
+        _painters[wanted] = model.load(precision, device)
     return _painters[wanted]
 
 
-_painters: dict[tuple[Path, Path | None, str, "torch.device"], "LatentDiffusionPainter"] = {}
+_painters: "dict[tuple[Any, ...], Painter]" = {}
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ class Family:
         marks: pattern of a name that only this family has.
         share: share of the names that must match; 0: one name is enough.
         foreign: whether such a file can never be the model.
+        pipeline: for a whole model that diffusers can read from a single file, the name of its layout.
     """
 
     text: str
     marks: str
     share: float = 0.0
     foreign: bool = True
+    pipeline: str = ""
 
     def fits(self, names: list[str]) -> bool:
         """Tell whether a file with tensors of these names is of this family."""
@@ -56,14 +58,16 @@ FAMILIES = (
         r"^emb_params$|^string_to_(param|token)\b|^<[^<>]+>$|^clip_[lg]$",
     ),
     Family(
-        "Flux, or another diffusion transformer; not supported",
+        "Flux, or another diffusion transformer",
         r"(^|\.)(double_blocks|single_blocks|single_transformer_blocks)\.\d+\.",
     ),
     Family(
-        "Stable Diffusion 3, or another diffusion transformer; not supported",
+        "Stable Diffusion 3, or another diffusion transformer",
         r"(^|\.)joint_blocks\.\d+\.|^transformer_blocks\.\d+\.attn\.add_k_proj\.",
     ),
-    Family("Stable Diffusion XL; not supported", r"^conditioner\.embedders\.|^add_embedding\.linear_"),
+    Family("a whole Stable Diffusion XL", r"^conditioner\.embedders\.0\.transformer\.", pipeline="sdxl"),
+    Family("the U-Net of Stable Diffusion XL alone", r"^add_embedding\.linear_"),
+    Family("the refiner of Stable Diffusion XL; not supported", r"^conditioner\.embedders\."),
     Family(
         "the built-in model's kind: latent diffusion with word vectors",
         r"^cond_stage_model\.word_vectors",
@@ -76,10 +80,11 @@ FAMILIES = (
         foreign=False,
     ),
     Family(
-        "latent diffusion with CLIP, as Stable Diffusion 1; not supported",
+        "latent diffusion with CLIP, as Stable Diffusion 1",
         r"^cond_stage_model\.transformer\.text_model\.",
+        pipeline="sd1",
     ),
-    Family("latent diffusion with OpenCLIP, as Stable Diffusion 2; not supported", r"^cond_stage_model\.model\."),
+    Family("latent diffusion with OpenCLIP, as Stable Diffusion 2", r"^cond_stage_model\.model\.", pipeline="sd2"),
     Family("latent diffusion of classes, not of prompts; not supported", r"^cond_stage_model\.embedding\."),
     Family("Stable Diffusion XL's U-Net; not supported", r"^model\.diffusion_model\.label_emb\."),
     Family("latent diffusion without a known text encoder", r"^model\.diffusion_model\.", foreign=False),
@@ -118,7 +123,8 @@ def refuse_foreign(path: Path, tensors: Mapping[str, Any]) -> None:
     """Raise OtherFileError if the file `path`, which holds `tensors` by these names, can never be the model."""
     family = recognise(tensors)
     if family is not None and family.foreign:
-        raise OtherFileError(f"{path} is {family.text}. A text-to-image LDM is needed; models/README.md names some")
+        wanted = "get it as .safetensors" if family.pipeline else "a whole text-to-image model is needed"
+        raise OtherFileError(f"{path} is {family.text}. {wanted.capitalize()}; models/README.md tells more")
 
 
 def gguf_kind(path: Path) -> str:

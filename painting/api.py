@@ -8,6 +8,7 @@ image = painting.paint("a golden spiral on purple", x_T)  # PIL image
 image.save("voice.png")
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ import config
 from audio.calibration import voice_latents
 from audio.initial_noise import Voices, normalised_weights
 from audio.whitening import WHITENING_NAME, Whitening
-from ldm.checkpoint import find_model
+from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
-from painting.ldm_painter import FACTOR, LatentDiffusionPainter
+from painting.ldm_painter import FACTOR
+from painting.model_files import ModelFiles, find_model_files, find_named_model
 from painting.painter import Painter
 
 DECIDED_BY_NOISE = frozenset({"subject", "blend", "x_T", "voice_strength", "layout_strength"})  # fields of ImageSpec
@@ -113,29 +115,53 @@ def initial_noise(
 
 
 def load_painter(
-    model: str | Path | None = None, precision: str = "auto", device: str = "auto"
-) -> LatentDiffusionPainter:
+    model: str | Path | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    *,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    vae: str | Path | None = None,
+    offload: str | None = None,
+) -> Painter:
     """Load a model.
 
     Args:
         model: the name of a folder in models/, or the path of weights or of a folder; None: the built-in model.
         precision: "fp32", "bf16" or "fp16"; "auto" is the fastest that the device computes in.
         device: "cpu", "cuda" or "mps"; "auto" is a GPU if there is one.
+        loras: for a model of diffusers, files of LoRAs, and a weight for each.
+        vae: for a model of diffusers, another autoencoder.
+        offload: for a model of diffusers on a GPU, "model" or "sequential".
 
     Raises:
-        ValueError: no such model, broken weights, or no such device.
+        ValueError: no such model, broken weights, no such device, or an addition that the model cannot have.
+        RuntimeError: packages are missing, or there is not enough memory.
         OSError: a file cannot be read.
     """
+    found = _model_of(model)
+    if (loras or vae or offload) and not found.pipeline:
+        raise ValueError(f"{found.weights} is no model of diffusers, so it takes neither LoRA nor another autoencoder")
+    found = dataclasses.replace(
+        found,
+        loras=tuple((Path(path), weight) for path, weight in loras),
+        vae=Path(vae) if vae else None,
+        offload=offload,
+    )
+    chosen = choose_device(device)
+    return found.load(choose_precision(precision, chosen), chosen)
+
+
+def _model_of(model: str | Path | None) -> ModelFiles:
     if model is None:
-        return LatentDiffusionPainter(precision=precision, device=device)
+        return ModelFiles(config.BUILTIN_MODEL_WEIGHTS)
     path = Path(model)
     if path.exists() and path.parent != Path("."):
-        return LatentDiffusionPainter(path, None, precision, device)
-    return LatentDiffusionPainter(*find_model(config.MODELS_DIR / path), precision, device)
+        return find_model_files(path)
+    return find_named_model(str(path))
 
 
 @functools.cache
-def _builtin_painter() -> LatentDiffusionPainter:
+def _builtin_painter() -> Painter:
     return load_painter()
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_origin
 
+from painting.pipelines.schedulers import SCHEDULERS
+
 PRECISIONS = ("fp32", "bf16", "fp16")
 X_T_TREATMENTS = ("auto", "whitened", "raw")
 SHARE = (0.0, 1.0)
@@ -35,7 +37,14 @@ STOCHASTIC = " and ".join(name for name, entry in SAMPLERS.items() if entry.stoc
 
 # Fields that images of early versions lack. The defaults are what those versions did.
 ADDED_LATER = frozenset({"batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale"})
-JSON_TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict}  # types that JSON does not keep apart
+# types that JSON does not keep apart
+JSON_TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict, Mapping[str, Any]: dict}
+ALL_SAMPLERS = tuple(dict.fromkeys((*SAMPLERS, *SCHEDULERS)))
+
+
+def web_name(sampler: str) -> str:
+    """Return the name of a sampler in common web interfaces."""
+    return SAMPLERS[sampler].web_name if sampler in SAMPLERS else SCHEDULERS[sampler].web_name
 
 
 def _setting(
@@ -59,7 +68,7 @@ class ImageSpec:
     negative_prompt: str = _setting("", "what the image should not show", metavar="TEXT")
     seed: int = _setting(42, "seed of all noise", (0, 2**63 - 1), "K")
     subject: int | None = None  # row of the latents file; None: start from Gaussian noise
-    sampler: str = _setting("dpmpp", "DDIM, PLMS or DPM-Solver++(2M)", tuple(SAMPLERS))
+    sampler: str = _setting("dpmpp", "DDIM, PLMS or DPM-Solver++(2M); other models have others", ALL_SAMPLERS, "NAME")
     steps: int = _setting(20, "sampling steps: more take longer", (1, 1000), "N")
     scale: float = _setting(
         2.5, "scale of classifier-free guidance; 1 is no guidance, and twice as fast", (0, 100), "S"

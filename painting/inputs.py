@@ -3,14 +3,10 @@
 From a voice to x_T: `Inputs.start_noise` → `audio.initial_noise.initial_noise` → `audio.whitening.Whitening.whiten`.
 """
 
-import argparse
 import dataclasses
-import functools
 import hashlib
-import threading
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -22,48 +18,12 @@ import config
 from audio.initial_noise import Voices, initial_noise, is_gaussian
 from audio.provenance import find_whitening, read_names, read_note
 from files import sha256_of
-from ldm.checkpoint import files_read, find_model
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
+from painting.model_files import ModelFiles, model_sha256
 from painting.png_text import Provenance, text_chunks
 
 MAX_LATENT = 1e6  # z-scores of voices are below 100; a calibration made elsewhere may give more, damage gives 1e30
-
-
-def model_files(args: argparse.Namespace) -> tuple[Path, Path | None]:
-    """Return the weights and the yaml of the model; None for the yaml beside the weights.
-
-    Raises:
-        ValueError: the folder of --model holds no model.
-    """
-    weights: Path = args.ckpt or config.BUILTIN_MODEL_WEIGHTS
-    yaml: Path | None = None
-    if args.model:
-        weights, yaml = find_model(config.MODELS_DIR / args.model)
-    return weights, args.config or yaml
-
-
-@functools.cache
-def model_sha256(weights: Path) -> Future[str]:
-    """Compute the SHA-256 of the weights in a daemon thread while they load, so that Ctrl-C does not wait for it.
-
-    Of a folder it is the hash of the hashes of the files that the model is read from, so a README or what a desktop
-    leaves there changes nothing.
-    """
-    sha256: Future[str] = Future()
-
-    def hash_file() -> None:
-        try:
-            if weights.is_dir():
-                together = "".join(map(sha256_of, files_read(weights)))
-                sha256.set_result(hashlib.sha256(together.encode()).hexdigest())
-            else:
-                sha256.set_result(sha256_of(weights))
-        except (OSError, ValueError) as error:
-            sha256.set_exception(error)
-
-    threading.Thread(target=hash_file, daemon=True).start()
-    return sha256
 
 
 class Inputs:
@@ -71,8 +31,7 @@ class Inputs:
 
     def __init__(
         self,
-        weights: Path,
-        yaml: Path | None,
+        model: ModelFiles,
         files: Sequence[tuple[Path, Tensor]],
         specs: Sequence[ImageSpec],
     ) -> None:
@@ -83,11 +42,11 @@ class Inputs:
         Raises:
             ValueError: x_T must be whitened, and no calibration here made the latents; or their elements are absurd.
         """
-        self.weights, self.yaml = weights, yaml
+        self.model = model
         self._paths = [path for path, _ in files]
         self._names = [read_names(path, len(latents)) for path, latents in files]
         self.whitened_by: dict[Path, list[Path]] = {}  # calibrations, and the files that each whitens
-        self._model_sha256 = model_sha256(weights)
+        self._model_sha256 = model_sha256(model)
         rows = [sorted({spec.parts[i][0] for spec in specs if spec.parts}) for i in range(len(files))]
         self.voices = [self._voices(*file, chosen, specs[0].x_T) for file, chosen in zip(files, rows, strict=True)]
         self._calibration_sha256 = "+".join(sorted(map(sha256_of, self.whitened_by))) or None
@@ -148,28 +107,31 @@ class Inputs:
 
     def identity(self, specs: Sequence[ImageSpec]) -> str:
         """Return a cheap key of these inputs: weights by size and date, because hashing gigabytes takes seconds."""
-        weights = [n for path in files_read(self.weights) for n in (path.stat().st_size, path.stat().st_mtime_ns)]
-        parts = (self.weights, *weights, self.yaml, self._calibration_sha256)
+        read = [*self.model.files, *self.model.added]
+        weights = [n for path in read for n in (path.stat().st_size, path.stat().st_mtime_ns)]
+        shares = [weight for _, weight in self.model.loras]
+        parts = (self.model.weights, *weights, *shares, self.model.yaml, self._calibration_sha256)
         return " ".join(map(str, (*parts, self.latents_sha256(*specs))))
 
     def check_replay(self, made_from: Provenance, spec: ImageSpec) -> None:
         """Raise ValueError if an image that was made from other files would come out differently."""
         now = self.provenance(spec)
-        if self.weights.is_dir() and made_from.model_sha256 != now.model_sha256:
+        if self.model.weights.is_dir() and made_from.model_sha256 != now.model_sha256:
             # before the files of a folder were chosen, the hash was that of all of them
-            now = dataclasses.replace(now, model_sha256=sha256_of(self.weights))
+            now = dataclasses.replace(now, model_sha256=sha256_of(self.model.weights))
         made_from.check(now)
 
     def provenance(self, spec: ImageSpec) -> Provenance:
         """Return the hashes of everything that the image of `spec` is made from."""
         return Provenance(
-            model=self.weights.resolve().parent.name if self.weights.is_file() else self.weights.name,
+            model=self.model.name,
             model_sha256=self._model_sha256.result(),
             latents_sha256=self.latents_sha256(spec),
             calibration_sha256=self._calibration_sha256,
             recipe=config.RECIPE.to_json(),
             version=cli.VERSION,
             recordings=self.recordings(spec),
+            additions=self.model.additions(),
         )
 
     def recordings(self, spec: ImageSpec) -> tuple[str, ...]:

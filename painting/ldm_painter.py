@@ -93,6 +93,8 @@ class LatentDiffusionPainter:
             ValueError: start noise, weights or settings give no image even in float32; the message says which.
         """
         check_start_noise(x_T)
+        if specs[0].sampler not in SAMPLERS:
+            raise ValueError(f"sampler {specs[0].sampler!r}: this model has {', '.join(SAMPLERS)}")
         if len(specs) == 1 and specs[0].batch_size > 1:
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]
@@ -193,8 +195,13 @@ class LatentDiffusionPainter:
 
     def _preview(self, pred_x0: Tensor) -> np.ndarray:
         if self._linear_decoder is None:
-            self._linear_decoder = LinearDecoder.fit(self.model)
+            self._linear_decoder = LinearDecoder.fit(self._encode)
         return to_uint8(self._linear_decoder(pred_x0))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Encode images [B, 3, H, W] in −1…1 to latents [B, C, h, w]."""
+        first = next(self.model.first_stage_model.parameters())
+        return self.model.encode_first_stage(images.to(first.device, first.dtype))
 
 
 def is_spoiled(image: Tensor) -> bool:

@@ -14,6 +14,7 @@ import cli
 import config
 import standby
 from painting.image_spec import FIELDS, SAMPLERS, STOCHASTIC, ImageSpec
+from painting.pipelines.files import PipelineFiles, find_pipeline, find_pipeline_in
 
 Add = Callable[..., object]  # add_argument of a parser, a group or an exclusive group
 
@@ -28,16 +29,29 @@ class Size(NamedTuple):
         return f"{self.width}x{self.height}"
 
 
+class Lora(NamedTuple):
+    """File of a LoRA and its weight, written as F:0.8."""
+
+    path: Path
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.weight:g}"
+
+
 # an option of a standby request (first) cancels these start-up options (second)
 REPLACED_BY = (
     (("init_latents", "mix", "walk"), ("init_latents", "mix", "walk", "weights", "subject_idx")),
-    (("model", "ckpt"), ("model", "ckpt", "config")),
+    (("model", "ckpt"), ("model", "ckpt", "config", "hub", "lora", "vae")),
 )
 DECIDED_BY_IMAGE = (
     "negative_prompt", "size", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
     "n_samples", "n_iter", "steps", "sampler", "eta", "scale", "guidance_interval", "guidance_rescale", "precision",
     "batch_size",
 )  # fmt: skip
+# options for which a pipeline of diffusers has defaults of its own, by the names of their fields in `ImageSpec`
+SETTINGS = {"steps": "steps", "scale": "scale", "sampler": "sampler", "H": "height", "W": "width"}
+ABOUT_PIPELINES = ("lora", "vae", "offload")
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale")
@@ -50,7 +64,12 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
         SystemExit: the command line is wrong, or one option excludes another or would have no effect beside it.
     """
     parser = build_parser(description)
-    return _checked(parser, parser.parse_args(argv), explicit_options(parser, argv))
+    args, explicit = parser.parse_args(argv), explicit_options(parser, argv)
+    if args.hub:
+        from painting.pipelines.hub import fetch
+
+        args.model = fetch(args.hub)
+    return _checked(parser, args, explicit)
 
 
 def parse_request(words: Sequence[str], start: argparse.Namespace) -> argparse.Namespace:
@@ -61,9 +80,13 @@ def parse_request(words: Sequence[str], start: argparse.Namespace) -> argparse.N
     """
     parser = build_parser(None)
     explicit = explicit_options(parser, words)
+    if "hub" in explicit:
+        parser.error("--hub downloads a model: give it at the start, not in a request")
     replaced = {name for names, others in REPLACED_BY if explicit & {*names} for name in others}
     defaults = vars(parser.parse_args([]))
-    kept = {name: defaults[name] if name in replaced else value for name, value in vars(start).items()}
+    # what was not given at the start are defaults, which may be those of another model
+    unset = {name for name in SETTINGS if name not in start.given} | replaced
+    kept = {name: defaults[name] if name in unset else value for name, value in vars(start).items()}
     return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), explicit)
 
 
@@ -80,12 +103,14 @@ def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[
 
     An eta that was given at the start of standby is set to 0 for a request whose sampler has none.
     """
-    if args.eta and not SAMPLERS[args.sampler].stochastic:
+    args.given = frozenset(explicit | getattr(args, "given", frozenset()) | ({"H", "W"} if args.size else set()))
+    args.pipeline = None if args.replay and not (args.model or args.ckpt) else pipeline_of(args)
+    if problem := _model_problem(args, explicit):
+        parser.error(problem)
+    if args.eta and args.sampler not in STOCHASTIC.split(" and "):
         if "eta" in explicit:
             parser.error(f"--eta has no effect with the sampler {args.sampler}: add --sampler {STOCHASTIC}")
         args.eta = 0.0
-    if args.model and args.ckpt:
-        parser.error("--model names a folder in models/, --ckpt a file: give one of them")
     if args.standby and (args.replay or args.prompts):
         parser.error("--standby waits for requests; give --replay or --prompts in a request, not at the start")
     if args.guidance_interval[0] > args.guidance_interval[1]:
@@ -96,6 +121,20 @@ def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[
         parser.error(problem)
     args.size = None  # --H and --W hold it
     return args
+
+
+def pipeline_of(args: argparse.Namespace) -> PipelineFiles | None:
+    """Return the pipeline of diffusers that is asked for; None if it is a model for `ldm/`.
+
+    Raises:
+        ValueError: a pipeline that is unknown, incomplete, or would run code.
+        OSError: a file cannot be read.
+    """
+    if args.config:
+        return None
+    if args.model:
+        return find_pipeline_in(config.MODELS_DIR / args.model)
+    return find_pipeline(args.ckpt) if args.ckpt else None
 
 
 def is_another_model(args: argparse.Namespace) -> bool:
@@ -118,6 +157,45 @@ def latent_files(args: argparse.Namespace) -> list[Path]:
 # --- what does not go together ---------------------------------------------------------------------------------------
 
 
+def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
+    """Set what was not given to the model's own defaults; say which options the model does not have, or return ""."""
+    if args.model and args.ckpt:
+        return "--model names a folder in models/, --ckpt a file: give one of them"
+    pipeline: PipelineFiles | None = args.pipeline
+    if pipeline is None:
+        if args.sampler not in SAMPLERS:
+            return f"--sampler {args.sampler}: this model has {', '.join(SAMPLERS)}"
+        for name in ABOUT_PIPELINES:
+            if getattr(args, name):
+                return f"--{name} is for models of the library diffusers, which have a model_index.json: leave it out"
+        return ""
+    for name, field in SETTINGS.items():
+        if name not in args.given:
+            setattr(args, name, pipeline.defaults[field])
+    family, own = pipeline.family, pipeline.defaults["sampler"]
+    lacking = {
+        "eta": "eta" not in family.takes,
+        "guidance_rescale": "guidance_rescale" not in family.takes,
+        "guidance_interval": True,
+        "negative_prompt": not family.negative,
+        "scale": not family.guidance,
+    }
+    for name, lacks in lacking.items():
+        if lacks and name in explicit:
+            return f"--{name}: {family.text} has no such setting; leave it out"
+    samplers = tuple(dict.fromkeys((own, *family.samplers)))
+    if args.sampler not in samplers:
+        return f"--sampler {args.sampler}: {family.text} has {', '.join(samplers)}"
+    if args.steps < family.least_steps:
+        return f"--steps {args.steps}: {family.text} needs {family.least_steps} or more"
+    return ""
+
+
+def unguided(args: argparse.Namespace) -> float:
+    """Return the scale that means no guidance."""
+    return args.pipeline.family.unguided if args.pipeline else 1.0
+
+
 def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
     """Let --size set --H and --W; say what is wrong with them, or return "".
 
@@ -129,6 +207,8 @@ def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
         if explicit & {"H", "W"}:
             return "--size and --H or --W say the same: give --size alone, or --H and --W"
         args.W, args.H = args.size
+    if args.pipeline:
+        return ""
     multiple, whose = (
         (8, "models need") if is_another_model(args) else (config.BUILTIN_MULTIPLE, "the built-in model needs")
     )
@@ -162,7 +242,8 @@ def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
         (not args.mix and not args.standby, ("weights",), "is for the voices of --mix: leave it out"),
         (args.x_T == "raw", ABOUT_WHITENING, "has no effect with --x_T raw, which keeps latents as they are: leave one "
             "of them out"),
-        (args.scale == 1, ABOUT_GUIDANCE, "has no effect with --scale 1 (no guidance): leave one of them out"),
+        (args.scale == unguided(args), ABOUT_GUIDANCE, f"has no effect with --scale {args.scale:g} (no guidance): "
+            "leave one of them out"),
         (not args.ckpt and not args.model, ("config",), "is the yaml of another model: name its weights with --ckpt or "
             "--model"),
         (args.preview_every and not args.replay and args.preview_every > args.steps, ("preview_every",),
@@ -295,6 +376,14 @@ def add_model(parser: cli.CommandParser) -> None:
     add("--model", type=model_name, metavar="NAME", help="a folder in models/ (default: the built-in chladni)")
     add("--ckpt", type=cli.existing_path, metavar="F", help="weights, or a folder as diffusers saves it, in place of "
         "--model")  # fmt: skip
+    add("--hub", type=hub_name, metavar="ORG/NAME", help="download this model of diffusers to models/NAME, once, and "
+        "use it")  # fmt: skip
+    add("--lora", type=lora_file, nargs="+", default=[], metavar="F[:WEIGHT]", help="files of LoRAs "
+        "(.safetensors) for a model of diffusers, each with its weight (default: 1)")  # fmt: skip
+    add("--vae", type=cli.existing_path, metavar="F", help="another autoencoder for a model of diffusers, a "
+        ".safetensors file or a folder")  # fmt: skip
+    add("--offload", choices=["model", "sequential"], help="keep in the memory of the GPU only the part that computes "
+        "(model), or only the layer (sequential: least memory, slow)")  # fmt: skip
     add("--config", type=cli.existing_file, metavar="F", help="yaml of the model (default: the one beside the weights)")
     add("--precision", choices=["auto", "full", "bf16", "fp16"], default="auto", help="number format of the weights; "
         "full is float32; auto: bf16 where the processor computes in it, else full (default: auto)")  # fmt: skip
@@ -319,8 +408,12 @@ def add_output(parser: cli.CommandParser) -> Add:
 
 def model_name(text: str) -> str:
     """Check that an argument is the name of a folder in models/."""
+    from painting.pipelines.hub import KNOWN
+
     if Path(text).name != text:
         raise argparse.ArgumentTypeError(f"{text} is not a folder of {config.MODELS_DIR}; give a path with --ckpt")
+    if not (config.MODELS_DIR / text).is_dir() and text in KNOWN:
+        raise argparse.ArgumentTypeError(f"models/{text} is not there; --hub {KNOWN[text]} downloads it")
     if not (config.MODELS_DIR / text).is_dir():
         from ldm.checkpoint import find_model  # only for the list of models: importing torch takes a second
 
@@ -329,6 +422,21 @@ def model_name(text: str) -> str:
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def hub_name(text: str) -> str:
+    """Check that an argument is the name of a model on the hub, ORG/NAME."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a model on the hub, such as stabilityai/sd-turbo")
+    return text
+
+
+def lora_file(text: str) -> Lora:
+    """Parse a LoRA and its weight from "F" (weight 1) or "F:0.8"."""
+    path, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Lora(cli.existing_file(text), 1.0)
+    return Lora(cli.existing_file(path), float(cli.bounded(float, -10, 10)(weight)))
 
 
 def size(text: str) -> Size:

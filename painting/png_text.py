@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from painting.image_spec import ALLOWED, SAMPLERS, ImageSpec, check_json_fields
+from painting.image_spec import ALLOWED, ImageSpec, check_json_fields, web_name
 
 JSON_CHUNK = "voicetoimg"
 WEB_CHUNK = "parameters"
@@ -32,6 +32,12 @@ class Provenance:
     recipe: Mapping[str, float]  # from recording to latents
     version: str  # of this program
     recordings: tuple[str, ...] = ()  # names of the recordings that the latents are of, as far as they are known
+    additions: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # LoRAs and another autoencoder
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields for JSON; additions only where there are some."""
+        fields = dataclasses.asdict(self)
+        return fields if self.additions else {name: fields[name] for name in fields if name != "additions"}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Provenance":
@@ -40,9 +46,11 @@ class Provenance:
         Raises:
             ValueError: a field is missing, unknown, or of another type.
         """
-        check_json_fields(cls, values, optional=frozenset({"recordings"}))  # which images of early versions lack
+        # images of early versions lack these
+        check_json_fields(cls, values, optional=frozenset({"recordings", "additions"}))
         if not isinstance(names := values.get("recordings", []), list):
             raise ValueError(f"recordings is {names!r}")
+        _check_additions(values.get("additions", {}))
         return cls(**{**values, "recordings": tuple(map(str, names))})
 
     def check(self, now: "Provenance") -> None:
@@ -56,26 +64,61 @@ class Provenance:
                     f"the image cannot be made again without {thing}: sha256 {(then or 'none')[:10]} is needed, "
                     f"{(here or 'none')[:10]} is here"
                 )
+        if self.additions != now.additions:
+            raise ValueError(
+                f"the image cannot be made again without the same LoRAs and autoencoder: {_names(self.additions)} is "
+                f"needed, {_names(now.additions)} is here"
+            )
+
+
+def _check_additions(additions: Mapping[str, Any]) -> None:
+    """Raise ValueError unless additions are what `ModelFiles.additions` describes."""
+    loras, vae = additions.get("loras", []), additions.get("vae", {"name": "", "sha256": ""})
+    each = [*loras, vae] if isinstance(loras, list) else [None]
+    for addition in each:
+        if not isinstance(addition, dict) or not all(isinstance(addition.get(key), str) for key in ("name", "sha256")):
+            raise ValueError(f"additions is {additions!r}")
+    if not all(isinstance(lora.get("weight"), int | float) for lora in loras):
+        raise ValueError(f"additions is {additions!r}")
+
+
+def _names(additions: Mapping[str, Any]) -> str:
+    """Name additions for a message."""
+    loras = [f"{lora['name']}:{lora['weight']:g} ({lora['sha256'][:10]})" for lora in additions.get("loras", ())]
+    vae = [f"{additions['vae']['name']} ({additions['vae']['sha256'][:10]})"] if "vae" in additions else []
+    return ", ".join([*loras, *vae]) or "none"
+
+
+def _web_additions(additions: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """Return LoRAs as words of the prompt, and hashes as settings, as web interfaces write them."""
+    loras, vae = additions.get("loras", ()), additions.get("vae")
+    words = "".join(f" <lora:{lora['name']}:{lora['weight']:g}>" for lora in loras)
+    settings = {"Lora hashes": ", ".join(f"{lora['name']}: {lora['sha256'][:10]}" for lora in loras)} if loras else {}
+    if vae:
+        settings |= {"VAE hash": vae["sha256"][:10], "VAE": vae["name"]}
+    return words, settings
 
 
 def text_chunks(spec: ImageSpec, made_from: Provenance) -> PngImagePlugin.PngInfo:
     """Build both PNG text records of an image."""
     negative = f"\nNegative prompt: {spec.negative_prompt}" if spec.negative_prompt else ""
+    words, settings_of_additions = _web_additions(made_from.additions)
     settings = {
         "Steps": spec.steps,
-        "Sampler": SAMPLERS[spec.sampler].web_name,
+        "Sampler": web_name(spec.sampler),
         "CFG scale": f"{spec.scale:g}",
         "Seed": spec.seed,
         "Size": f"{spec.width}x{spec.height}",
         "Model hash": made_from.model_sha256[:10],
         "Model": made_from.model,
+        **settings_of_additions,
     }
     if made_from.recordings:
         settings["Recording"] = " + ".join(made_from.recordings)
     line = ", ".join(f"{name}: {_quoted(str(value))}" for name, value in settings.items())
     chunks = PngImagePlugin.PngInfo()
-    chunks.add_itxt(WEB_CHUNK, f"{spec.prompt}{negative}\n{line}")
-    content = {"picture": dataclasses.asdict(spec), "made_from": dataclasses.asdict(made_from)}
+    chunks.add_itxt(WEB_CHUNK, f"{spec.prompt}{words}{negative}\n{line}")
+    content = {"picture": dataclasses.asdict(spec), "made_from": made_from.to_json()}
     chunks.add_itxt(JSON_CHUNK, json.dumps(content, ensure_ascii=False))
     return chunks
 

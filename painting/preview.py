@@ -1,6 +1,7 @@
 """A small image of the state of sampling, made from the latents by a linear map: the decoder does not run."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ldm.models.diffusion.ddpm import LatentDiffusion
 from painting.images import grid, save_png
 
 EXAMPLES = 8  # images that the map is fitted to
@@ -41,17 +41,18 @@ class LinearDecoder:
 
     @classmethod
     @torch.inference_mode()
-    def fit(cls, model: LatentDiffusion) -> "LinearDecoder":
+    def fit(cls, encode: Callable[[Tensor], Tensor]) -> "LinearDecoder":
         """Fit the map by least squares to images of known colours, so that it suits the first stage of any model.
+
+        Args:
+            encode: the first stage, from images [1, 3, H, W] in −1…1 to latents [1, C, h, w].
 
         Raises:
             ValueError: the encoder gives NaN.
         """
         images = colour_fields(EXAMPLES, EXAMPLE_SIZE)
-        first = next(model.first_stage_model.parameters())
         # one image at a time: the memory of the encoder grows with the batch
-        latents = torch.cat([model.encode_first_stage(x.to(first.device, first.dtype)) for x in images.split(1)])
-        latents = latents.float().cpu()
+        latents = torch.cat([encode(x).float().cpu() for x in images.split(1)])
         if not latents.isfinite().all():
             raise ValueError("the encoder of this model gives NaN, so there can be no preview: its weights are broken")
         colours = F.adaptive_avg_pool2d(images, (latents.shape[2], latents.shape[3]))

@@ -39,8 +39,13 @@ LONGEST_FIRST = (
     "test_txt2img_files.py",
     "test_scenes.py",
 )
-# Files that one worker gets together: both import diffusers, which takes ten seconds.
-TOGETHER = {"tests/ldm/test_modules.py": "tests/ldm/test_checkpoint.py"}
+# Files that one worker gets together: they import diffusers, which takes ten seconds.
+TOGETHER = {
+    "tests/ldm/test_modules.py": "tests/ldm/test_checkpoint.py",
+    "tests/painting/test_pipeline_loading.py": "tests/painting/test_pipelines.py",
+    "tests/painting/test_pipeline_painter.py": "tests/painting/test_pipelines.py",
+    "tests/test_txt2img_pipelines.py": "tests/painting/test_pipelines.py",
+}
 SILENCE = 10.0  # seconds after which a line says which files are at work
 
 

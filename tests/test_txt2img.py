@@ -21,6 +21,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.encoders.modules import WordEmbedder
 from painting.image_spec import SAMPLERS
+from painting.model_files import ModelFiles
 from painting.options import guidance_rescale_of, parse_options
 from tests.programs import TINY, paint, run_main
 
@@ -334,8 +335,11 @@ def test_a_model_is_let_go_before_another_is_loaded(monkeypatch):
 
     txt2img._painters.clear()
     cpu = torch.device("cpu")
-    first = weakref.ref(txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "bf16", cpu).model)
+    builtin = ModelFiles(config.BUILTIN_MODEL_WEIGHTS)
+    painter: Any = txt2img.painter_of(builtin, "bf16", cpu)
+    first = weakref.ref(painter.model)
+    del painter
     monkeypatch.setattr(painting.ldm_painter, "load_model", noted)
-    kept = txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu)
-    assert txt2img.painter_of(config.BUILTIN_MODEL_WEIGHTS, None, "fp32", cpu) is kept
+    kept = txt2img.painter_of(builtin, "fp32", cpu)
+    assert txt2img.painter_of(builtin, "fp32", cpu) is kept
     assert gone == [True]

@@ -10,7 +10,8 @@ import pytest
 from files import sha256_of
 from ldm.checkpoint import files_read
 from painting.image_spec import ImageSpec
-from painting.inputs import Inputs, model_sha256
+from painting.inputs import Inputs
+from painting.model_files import ModelFiles, weights_sha256
 
 SPEC = ImageSpec("a golden spiral")
 READ = [
@@ -36,8 +37,8 @@ def folder(tmp_path) -> Path:
 
 
 def inputs(folder: Path) -> Inputs:
-    model_sha256.cache_clear()  # as in another process
-    return Inputs(folder, None, [], [SPEC])
+    weights_sha256.cache_clear()  # as in another process
+    return Inputs(ModelFiles(folder), [], [SPEC])
 
 
 def test_what_is_read_is_known(folder):

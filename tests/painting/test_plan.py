@@ -33,7 +33,11 @@ def test_rows_and_names(text, rows):
 @pytest.mark.parametrize(
     ("text", "files", "message"),
     [
-        ("carl.wav", [FILE], "carl.wav: many.pt holds no recording of this name; it holds ann.wav, bob.wav, .*, \\.\\.\\.$"),
+        (
+            "carl.wav",
+            [FILE],
+            "carl.wav: many.pt holds no recording of this name; it holds ann.wav, bob.wav, .*, \\.\\.\\.$",
+        ),
         ("same.wav", [FILE], "many.pt holds 2 recordings of this name; give one of the rows 2, 3"),
         ("ann.wav", [(Path("old.pt"), [""] * 3)], "old.pt holds no recording .*; it names none: give a row, 0 to 2"),
     ],

@@ -35,7 +35,7 @@ def test_a_linear_first_stage_is_inverted():
     stage = LinearStage().requires_grad_(False)
     model: Any = SimpleNamespace(first_stage_model=stage, encode_first_stage=stage.encode)
     images = colour_fields(2, 64, seed=1)
-    decoder = LinearDecoder.fit(model)
+    decoder = LinearDecoder.fit(model.encode_first_stage)
     shown = decoder(stage.encode(images))
     assert decoder.weights.shape == (5, 3)
     torch.testing.assert_close(shown, F.avg_pool2d(images, 8), atol=1e-4, rtol=0)
@@ -59,7 +59,7 @@ def test_the_preview_resembles_what_is_decoded(dtype, monkeypatch):
     images = colour_fields(4, 64, seed=9)
     latents = model.encode_first_stage(images.to(dtype)).float()
     decoded = F.avg_pool2d(model.decode_first_stage(latents), 8)
-    shown = LinearDecoder.fit(model)(latents)
+    shown = LinearDecoder.fit(lambda x: model.encode_first_stage(x.to(dtype)))(latents)
     errors = (shown[:, None] - decoded[None]).pow(2).mean(dim=(2, 3, 4)).sqrt()
     assert torch.equal(errors.argmin(dim=1), torch.arange(4))
     assert errors.diagonal().max() < 0.15  # of −1…1

@@ -1,0 +1,1 @@
+"""Text-to-image pipelines of the library diffusers, an optional package, as painters."""
