@@ -98,7 +98,7 @@ class _Decoder:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"},
             **settings,
         )
         assert self.process.stdin and self.process.stdout
@@ -110,7 +110,7 @@ class _Decoder:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self.answers.fileno(), _SET_PIPE_SIZE, PIPE_BYTES)
         with contextlib.suppress(BrokenPipeError):  # said, and better, by the first answer
-            send_request(self.requests, {"path": sys.path})
+            send_request(self.requests, {"folders": _package_folders()})
 
     def ask(self, request: dict[str, Any]) -> Iterator[tuple[bytes, int, Any]]:
         """Yield kind, sample rate and content of each message of the answer.
@@ -155,6 +155,12 @@ class _Decoder:
         """End the process without waiting for what it does."""
         self.process.kill()
         self.end()
+
+
+def _package_folders() -> list[str]:
+    """Return the folders of the packages that the process needs, which it may not find where this program does."""
+    specs = [importlib.util.find_spec(name) for name in ("av", "numpy")]
+    return [os.path.dirname(os.path.dirname(spec.origin)) for spec in specs if spec and spec.origin]
 
 
 _idle: list[_Decoder] = []

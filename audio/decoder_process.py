@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import signal
+import site
 import sys
 import types
 from collections.abc import Iterator
@@ -20,14 +21,15 @@ OF_OPENING = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTD
 
 
 def main() -> None:
-    """Answer requests: first the module path of the other process, then one request for each file."""
+    """Answer requests: first the folders of packages, then one request for each file."""
     answers = _own_output()
     from .decoder_messages import ERROR, MESSAGE, requests
 
     asked = requests(sys.stdin.buffer)
     if (first := next(asked, None)) is None:
         return
-    sys.path[:] = first["path"]
+    for folder in first["folders"]:
+        site.addsitedir(folder)  # behind those that are searched anyway
     decode: Any = None
     for request in asked:
         try:

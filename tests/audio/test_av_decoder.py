@@ -544,6 +544,18 @@ def test_the_package_may_have_any_name_and_place(tmp_path):
     assert result.stdout.split() == ["imported", str(len(plain()[0]))], result.stderr
 
 
+def test_packages_that_only_this_program_knows_are_found(tmp_path):
+    """A host may have added their folder after it was started."""
+    python = getattr(sys, "_base_executable", sys.executable)
+    if Path(python) == Path(sys.executable):
+        pytest.skip("no Python without the packages is known")
+    folder = Path(av.__file__).parents[1]
+    code = f"import site\nsite.addsitedir({str(folder)!r})\nfrom audio.decoding import open_sound\n"
+    code += f"with open_sound({str(convert(tmp_path / 'a.m4a'))!r}) as s:\n    print(sum(map(len, s.blocks)))"
+    result = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.stdout.split() == [str(len(plain()[0]))], result.stderr
+
+
 def _length(path: Path) -> int:
     return len(read(path)[0])
 
