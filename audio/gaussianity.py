@@ -2,12 +2,15 @@
 
 For each latent: its power at spatial frequencies, 1 at all for N(0, I); correlation with the right and the lower
 neighbour and of channels, 0; mean, 0; norm over that of N(0, I), 1; kurtosis, 3; the p-value of Jarque and Bera's test
-for a normal distribution. `python -m audio LATENTS.pt` prints a table of them. This module needs NumPy alone.
+for a normal distribution. `python -m audio LATENTS.pt` prints them. This module needs NumPy alone.
 """
 
+import dataclasses
 import math
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +23,7 @@ STRONG = 8.0  # times the power of N(0, I); of rings of four elements, two in a 
 SHOWN = (0, 1, 2, 4, 8, 16)  # cycles over the latent
 TITLES = ("right", "lower", "chann", "mean", "norm", "kurt")
 WIDTH, INDENT = 100, " " * 8
-WORST = 5
+WORST = 5  # latents that the summary names
 
 
 @dataclass(frozen=True)
@@ -136,41 +139,84 @@ def complaints(found: Findings) -> list[str]:
 
 
 def verdict(found: Findings) -> str:
-    """Say in a line how a latent is used, and why."""
+    """Say in a line whether a latent is like noise, and if not, why."""
     wrong = complaints(found)
     if not wrong:
-        return "like noise: it is used as it is"
-    treatment = "close enough to noise to be used as it is" if found.gaussian else "to be whitened"
-    return f"{treatment}: {'; '.join(wrong)}"
+        return "like noise"
+    return f"{'close to noise' if found.gaussian else 'not like noise'}: {'; '.join(wrong)}"
 
 
-def report(latents: np.ndarray) -> list[str]:
-    """Describe latents [N, C, H, W] in lines no wider than a terminal: each by itself, then all of them."""
-    shown = [frequency for frequency in SHOWN if frequency <= min(latents.shape[-2:]) // 2]
-    found = [examine(latent) for latent in latents]
+# --- reports ---------------------------------------------------------------------------------------------------------
+def figures(found: Findings) -> dict[str, tuple[float, float]]:
+    """Return the figures of a latent by what they are, each with that of N(0, I)."""
+    shown = {f"power at {frequency} cycles": (found.power[frequency], 1.0) for frequency in _frequencies(found)}
+    return shown | {
+        "correlation with the right neighbour": (found.right, 0.0),
+        "correlation with the lower neighbour": (found.lower, 0.0),
+        "largest correlation of channels": (found.channels, 0.0),
+        "mean": (found.mean, 0.0),
+        "norm, over that of noise": (found.radius, 1.0),
+        "kurtosis": (found.kurtosis, 3.0),
+    }
+
+
+def summary(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
+    """Describe many latents in a few lines, no wider than a terminal: the range of each figure, and the worst ones."""
+    table = [figures(one) for one in found]
+    across = {"median": np.median, "lowest": np.min, "highest": np.max} if len(found) > 1 else {"here": np.min}
+    lines = [f"{'':36}{'noise':>9}" + "".join(f"{title:>9}" for title in across)]
+    for name, (_, ideal) in table[0].items():
+        values = np.array([row[name][0] for row in table])
+        lines.append(f"{name:36}{ideal:9g}" + "".join(f"{_short(value(values)):>9}" for value in across.values()))
+    lines.append(f"like noise: {sum(not complaints(one) for one in found)} of {len(found)}")
+    worst = sorted((row for row in range(len(found)) if complaints(found[row])), key=lambda row: -_distance(found[row]))
+    for row in worst[:WORST]:
+        lines += _wrapped(f"{_named(row, names)}: {verdict(found[row])}")
+    if len(worst) > WORST:
+        lines.append(f"and {len(worst) - WORST} more that are not")
+    return lines
+
+
+def listing(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
+    """Describe each latent in lines no wider than a terminal."""
+    shown = _frequencies(found[0])
     powers = "".join(f"{f'P {frequency}':>7}" for frequency in shown)
     lines = [f"latent{powers}" + "".join(f"{title:>7}" for title in TITLES) + f"{'p normal':>10}"]
-    for index, one in enumerate(found):
+    for row, one in enumerate(found):
         related = (one.right, one.lower, one.channels, one.mean, one.radius, one.kurtosis)
-        line = f"{index:6}" + "".join(f"{_short(one.power[frequency]):>7}" for frequency in shown)
+        line = f"{row:6}" + "".join(f"{_short(one.power[frequency]):>7}" for frequency in shown)
         lines.append(line + "".join(f"{figure:7.2f}" for figure in related) + f"{one.p_normal:10.1e}")
-        lines += textwrap.wrap(verdict(one), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
-    return lines + _summary(found)
-
-
-def _short(power: float) -> str:
-    return f"{power:.3g}".replace("e+0", "e")
-
-
-def _summary(found: list[Findings]) -> list[str]:
-    """Count the latents that are used as they are; if there are many, list the worst and the typical power."""
-    alone = sum(one.gaussian for one in found)
-    lines = [f"{alone} of {len(found)} are used as they are, the others are whitened"]
-    if len(found) > WORST:
-        strongest = np.array([one.power.max() for one in found])
-        worst = np.argsort(-strongest, kind="stable")[:WORST]
-        listed = ", ".join(f"{index} ({_short(strongest[index])})" for index in worst)
-        lines.append(f"farthest from noise, by power at one frequency: {listed}")
-        typical = " ".join(_short(power) for power in np.median([one.power for one in found], axis=0))
-        lines += textwrap.wrap(f"median power at 0, 1, 2, ... cycles: {typical}", WIDTH, subsequent_indent=INDENT)
+        lines += _wrapped(f"{names[row]}: {verdict(one)}" if names[row] else verdict(one))
     return lines
+
+
+def as_json(found: Sequence[Findings], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return all that is known of each latent, as JSON holds it."""
+    return [
+        {"row": row, "recording": names[row]}
+        | dataclasses.asdict(one)
+        | {"power": one.power.tolist(), "complaints": complaints(one)}
+        for row, one in enumerate(found)
+    ]
+
+
+def _frequencies(found: Findings) -> list[int]:
+    return [frequency for frequency in SHOWN if frequency < len(found.power)]
+
+
+def _distance(found: Findings) -> float:
+    """Order latents by how far they are from noise: by the power at one frequency, and by the other figures."""
+    related = (found.right, found.lower, found.channels, found.mean, found.radius - 1)
+    return float(found.power.max()) + max(map(abs, related))
+
+
+def _named(row: int, names: Sequence[str]) -> str:
+    return f"{row} ({names[row]})" if names[row] else str(row)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
+
+
+def _short(number: float) -> str:
+    return f"{number:.3g}".replace("e+0", "e").replace("e-0", "e-")

@@ -1,12 +1,16 @@
 """Measurements of latents against SciPy, and the verdict on them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import config
 from audio.__main__ import main
-from audio.gaussianity import examine, is_gaussian, jarque_bera, report, spatial_power, verdict
-from audio.provenance import note, read_latents
+from audio.gaussianity import as_json, examine, is_gaussian, jarque_bera, listing, spatial_power, summary, verdict
+from audio.provenance import note, read_latents, read_names, save_latents
+from audio.whitening import Whitening
 
 NOISE = np.random.default_rng(3).standard_normal((150, 4, 32, 32))
 
@@ -49,7 +53,7 @@ def test_is_gaussian_refuses(change):
 
 
 def test_noise_is_healthy():
-    assert [verdict(examine(x)) for x in NOISE] == ["like noise: it is used as it is"] * len(NOISE)
+    assert [verdict(examine(x)) for x in NOISE] == ["like noise"] * len(NOISE)
 
 
 @pytest.mark.parametrize(
@@ -68,25 +72,92 @@ def test_what_is_wrong_is_said(latent, words):
     assert words in verdict(examine(latent))
 
 
+def test_a_small_fault_is_called_close():
+    assert verdict(examine(np.repeat(NOISE[0][:2], 2, axis=0))).startswith("close to noise: channels correlate by 1")
+    assert verdict(examine(NOISE[0] + 3)).startswith("not like noise: ")
+
+
 def test_other_sizes():
-    assert len(report(NOISE[:2, :, :8, :12])) == 6  # a title, two lines for each, and how many are left alone
+    found = [examine(latent) for latent in NOISE[:2, :, :8, :12]]
+    assert len(listing(found, ["", ""])) == 5  # a title, and two lines for each
+    (power,) = [line for line in summary(found, ["", ""]) if line.startswith("power at 4")]
+    assert not [line for line in summary(found, ["", ""]) if "8 cycles" in line] and len(power.split()) == 8
 
 
-def test_report_fits_a_terminal_and_names_the_worst():
-    latents = np.concatenate([NOISE[:7], 30 * np.ones((1, 4, 32, 32)), NOISE[8:9] + 3])
-    lines = report(latents)
-    assert max(map(len, lines)) <= 100
-    (worst,) = [line for line in lines if line.startswith("farthest from noise")]
-    assert ": 7 (9.22e5), 8 (" in worst
-    assert "7 of 9 are used as they are" in "\n".join(lines)
+def test_the_summary_has_the_range_of_each_figure_and_names_the_worst():
+    latents = np.concatenate([NOISE[:7], 30 * np.ones((1, 4, 32, 32)), NOISE[8:9] + 3, NOISE[9:12]])
+    found, names = [examine(one) for one in latents], ["a.wav"] * len(latents)
+    lines = summary(found, names)
+    assert max(map(len, lines + listing(found, names))) <= 100 and len(lines) < 24
+    (mean,) = [line.split() for line in lines if line.startswith("mean")]
+    wanted = (0, np.median([x.mean() for x in latents]), min(x.mean() for x in latents), 30)
+    np.testing.assert_allclose([float(word) for word in mean[1:]], wanted, rtol=0.01)
+    assert "like noise: 10 of 12" in lines
+    worst = [line.split(":")[0].strip() for line in lines if "not like noise" in line]
+    assert worst == ["7 (a.wav)", "8 (a.wav)"]
 
 
-@pytest.mark.slow
-def test_as_a_program(tmp_path, capsys):
-    torch.save(torch.from_numpy(np.concatenate([NOISE[:1], NOISE[1:2] + 3])).float(), tmp_path / "two.pt")
+def test_of_one_latent_there_is_no_range():
+    title, *_, last = summary([examine(NOISE[0])], [""])
+    assert title.split() == ["noise", "here"] and last == "like noise: 1 of 1"
+
+
+def test_more_than_the_worst_are_counted():
+    lines = summary([examine(NOISE[row] + 3) for row in range(8)], [""] * 8)
+    assert lines[-1] == "and 3 more that are not" and sum("not like noise" in line for line in lines) == 5
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+def test_voices_are_judged_as_x_T(voices, tmp_path, capsys):
+    """The z-scores are far from noise, their x_T is noise; --raw shows the former."""
+    save_latents(tmp_path / "two.pt", read_latents(voices), None, ["en.wav", "it.wav"])
     assert main([str(tmp_path / "two.pt")]) == 0
     said = capsys.readouterr()
-    assert "1 of 2 are used as they are" in said.out and "does not say which calibration" in said.err
+    assert "two.pt: 2 latents [4, 32, 32], 2 whitened by the built-in calibration" in said.out and not said.err
+    assert "like noise: 2 of 2" in said.out and len(said.out.splitlines()) < 20
+    assert main([str(tmp_path / "two.pt"), "--raw"]) == 0
+    said = capsys.readouterr()
+    assert "like noise: 0 of 2" in said.out and "(en.wav): not like noise" in said.out
+
+
+def test_x_T_is_written_as_it_is_judged(voices, tmp_path, capsys):
+    save_latents(tmp_path / "two.pt", read_latents(voices), None, ["en.wav", "it.wav"])
+    assert main([str(tmp_path / "two.pt"), "--json", "--save_x_T", str(tmp_path / "x_T.pt")]) == 0
+    about = json.loads(capsys.readouterr().out)
+    x_T = read_latents(tmp_path / "x_T.pt").numpy()
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+    np.testing.assert_array_equal(x_T, whitening.whiten(read_latents(voices).numpy()))
+    assert about["latents"] == json.loads(json.dumps(as_json([examine(one) for one in x_T], ["en.wav", "it.wav"])))
+    assert read_names(tmp_path / "x_T.pt", 2) == ["en.wav", "it.wav"]
+    assert main([str(tmp_path / "x_T.pt"), "--verbose"]) == 0  # noise is used as it is
+    said = capsys.readouterr().out
+    assert "2 latents [4, 32, 32], like noise, used as they are" in said and "it.wav: like noise" in said
+
+
+def test_noise_among_voices_stays_as_it_is(voices, tmp_path, capsys):
+    mixed = torch.cat([read_latents(voices), torch.from_numpy(NOISE[:1]).float()])
+    torch.save(mixed, tmp_path / "three.pt")
+    assert main([str(tmp_path / "three.pt"), "--save_x_T", str(tmp_path / "x_T.pt")]) == 0
+    assert "2 whitened by the built-in calibration, 1 used as they are" in capsys.readouterr().out
+    assert torch.equal(read_latents(tmp_path / "x_T.pt")[2], mixed[2])
+
+
+def test_latents_of_an_unknown_calibration_are_judged_as_they_are(tmp_path, capsys):
+    torch.save(torch.from_numpy(np.concatenate([NOISE[:1], NOISE[1:2] + 3])).float(), tmp_path / "two.pt")
+    note(tmp_path / "two.pt", "0123456789abcdef")
+    assert main([str(tmp_path / "two.pt"), "--stats_dir", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "like noise: 1 of 2" in said.out and said.err.count("\n") == 1
+    assert f"two.pt is not in {tmp_path}: its latents cannot be whitened; name its folder with --stats_dir" in said.err
+
+
+@pytest.mark.parametrize(("more", "message"), [(["--raw"], "leave out --raw"), (["one.pt"], "name one")])
+def test_x_T_of_what_is_none_is_not_written(tmp_path, more, message, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.pt").touch()
+    with pytest.raises(SystemExit) as end:
+        main(["one.pt", *more, "--save_x_T", "x_T.pt"])
+    assert end.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "x_T.pt").exists()
 
 
 @pytest.mark.parametrize(
@@ -104,11 +175,3 @@ def test_what_is_no_latents_file_is_refused(content, tmp_path):
 def test_a_file_that_went_away_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_latents(tmp_path / "gone.pt")
-
-
-def test_latents_that_say_what_made_them_are_said_to(tmp_path, capsys):
-    torch.save(torch.from_numpy(NOISE[:1]).float(), tmp_path / "one.pt")
-    note(tmp_path / "one.pt", "0123456789abcdef")
-    assert main([str(tmp_path / "one.pt")]) == 0
-    said = capsys.readouterr()
-    assert "made by the calibration whose mean and std have the sha256 0123456789..." in said.out and not said.err
