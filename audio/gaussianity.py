@@ -8,7 +8,7 @@ for a normal distribution. `python -m audio LATENTS.pt` prints them. This module
 import dataclasses
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,9 @@ def figures(found: Findings) -> dict[str, tuple[float, float]]:
 def summary(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
     """Describe many latents in a few lines, no wider than a terminal: the range of each figure, and the worst ones."""
     table = [figures(one) for one in found]
-    across = {"median": np.median, "lowest": np.min, "highest": np.max} if len(found) > 1 else {"here": np.min}
+    across: dict[str, Callable[[np.ndarray], Any]] = {"here": np.min}
+    if len(found) > 1:
+        across = {"median": np.median, "lowest": np.min, "highest": np.max}
     lines = [f"{'':36}{'noise':>9}" + "".join(f"{title:>9}" for title in across)]
     for name, (_, ideal) in table[0].items():
         values = np.array([row[name][0] for row in table])
