@@ -319,12 +319,17 @@ class Pipeline:
 
     def _card(self, take: Take, image: Path) -> Path:
         """Draw the card of an image; return its path."""
-        from live.card import save_card
+        from live.card import package_for, save_card
 
         with reserved(self.options.outdir / "cards", alternatives(image.name)) as path:
             channel = None if take.own else self.options.channel
-            save_card(take.path, image, take.prompt or "", path, config.RECIPE, channel)
+            lacking = save_card(take.path, image, take.prompt or "", path, config.RECIPE, channel)
         self.display.say(f"card: {path}")
+        if lacking:
+            fonts = f"sudo apt install {package_for(lacking)}"
+            self._print(
+                [], [f"warning: no font on this computer has {lacking}, so the card lacks it; on Debian: {fonts}"]
+            )
         return path
 
 

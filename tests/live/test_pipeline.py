@@ -13,6 +13,7 @@ import pytest
 
 import config
 import run_live_workflow
+from live import card
 from live.pipeline import EARLIER_KEPT, KEPT, Pipeline, Speed, Take
 from live.run_files import RunFiles, claim_run_files
 from tests.display import RecordingDisplay
@@ -384,3 +385,12 @@ def test_steps_follow_the_speed():
     assert speed.steps_within(0.1) == 1 and speed.steps_within(100) == 50
     speed.update(10, 3.0)  # twice as slow as it was
     assert speed.seconds_for(10) == pytest.approx(3.0) and speed.steps_within(2.0) == 4
+
+
+def test_a_font_that_lacks_on_cards_is_told_once(display, pipeline_of, monkeypatch):
+    monkeypatch.setattr(card, "save_card", lambda *_: "花色")
+    run_files(pipeline_of("--card"), VOICE, WORD)
+    told = [line for line in display.lines("warn") if "font" in line]
+    assert told == [
+        "warning: no font on this computer has 花色, so the card lacks it; on Debian: sudo apt install fonts-noto-cjk"
+    ]

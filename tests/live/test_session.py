@@ -1,6 +1,9 @@
 """The session folder of a run, and the card."""
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import soundfile
 from PIL import Image
 
 import config
+from live import card
 from live.card import IMAGE, LEFT, save_card
 from live.session import Session
 
@@ -173,3 +177,70 @@ def test_a_wide_image_keeps_its_sides_on_a_card(tmp_path):
     shown = (np.asarray(Image.open(path))[:, 1920 - 80 - IMAGE :] == (200, 30, 90)).all(axis=2)
     assert shown.any(axis=1).sum() == IMAGE // 2 and shown.any(axis=0).sum() == IMAGE
     assert shown[1080 // 2 - IMAGE // 4 : 1080 // 2 + IMAGE // 4, :IMAGE].all()
+
+
+@pytest.fixture
+def fonts(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder of fonts, of which none is proposed by the system."""
+    monkeypatch.setattr(card, "_proposed", lambda characters: "")
+    for cached in (card.choose_font, card.load_font):
+        cached.cache_clear()
+    yield tmp_path
+    for cached in (card.choose_font, card.load_font):
+        cached.cache_clear()
+
+
+def write_font(path: Path, characters: str) -> None:
+    """Write a font in which each of some characters is a square as wide as it is high, and missing ones are narrow."""
+    builder_of = pytest.importorskip("fontTools.fontBuilder").FontBuilder
+    pen_of = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen
+    names = {ord(character): f"u{ord(character):x}" for character in characters}
+    sizes = {".notdef": 300, **dict.fromkeys(names.values(), 900)}
+
+    def square(side: int) -> Any:
+        pen = pen_of(None)
+        for step, corner in enumerate(((0, 0), (0, side), (side, side), (side, 0))):
+            (pen.lineTo if step else pen.moveTo)(corner)
+        pen.closePath()
+        return pen.glyph()
+
+    font = builder_of(1000, isTTF=True)
+    font.setupGlyphOrder(list(sizes))
+    font.setupCharacterMap(names)
+    font.setupGlyf({name: square(side) for name, side in sizes.items()})
+    font.setupHorizontalMetrics({name: (1000, 0) for name in sizes})
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupPost()
+    font.save(path)
+
+
+def test_a_card_takes_the_first_font_that_has_all_characters(fonts, monkeypatch):
+    names = [str(fonts / name) for name in ("latin.ttf", "some.ttf", "all.ttf")]
+    for name, characters in zip(names, ("abn", "ab金n", "ab金色n"), strict=True):
+        write_font(Path(name), characters)
+    monkeypatch.setattr(card, "FONTS", ("not installed.ttf", *names))
+    assert card.choose_font("a b") == (names[0], "")
+    assert card.choose_font("b 金") == (names[1], "")
+    assert card.choose_font("金色 a") == (names[2], "")
+    assert card.choose_font("金色 a 花") == (names[2], "花")
+    monkeypatch.setattr(card, "_proposed", lambda characters: names[2])
+    monkeypatch.setattr(card, "FONTS", names[:1])
+    card.choose_font.cache_clear()
+    assert card.choose_font("色") == (names[2], "")
+
+
+def test_wide_characters_do_not_run_over_the_image(fonts, monkeypatch):
+    write_font(fonts / "wide.ttf", "金n")
+    monkeypatch.setattr(card, "FONTS", (str(fonts / "wide.ttf"),))
+    font, lines, lacking = card.fit_text("金" * 40)
+    assert not lacking and max(map(font.getlength, lines.split("\n"))) <= LEFT and lines.count("金") == 40
+    monkeypatch.undo()
+    font, lines, _ = card.fit_text("W" * 500)
+    assert max(map(font.getlength, lines.split("\n"))) <= LEFT
+
+
+@pytest.mark.parametrize(
+    ("characters", "package"), [("花", "fonts-noto-cjk"), ("नी", "fonts-noto-core"), ("a☃", "fonts-symbola")]
+)
+def test_the_package_of_a_font_that_lacks_is_told(characters, package):
+    assert card.package_for(characters) == package
