@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from live.terminal import Terminal
 
 PAINTING = (  # what txt2img.py is started with; each request has a prompt and a number of steps
-    "negative_prompt", "size", "H", "W", "x_T", "voice_strength", "layout_strength", "seed", "sampler", "eta", "scale",
-    "guidance_interval", "guidance_rescale", "model", "ckpt", "hub", "lora", "vae", "offload", "config", "precision",
-    "device", "outdir", "preview_every", "no_metadata", "verbose",
+    "negative_prompt", "reading", "size", "H", "W", "x_T", "voice_strength", "layout_strength", "seed", "sampler",
+    "eta", "scale", "guidance_interval", "guidance_rescale", "model", "ckpt", "hub", "lora", "vae", "offload",
+    "config", "precision", "device", "outdir", "preview_every", "no_metadata", "verbose",
 )  # fmt: skip
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 

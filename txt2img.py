@@ -88,6 +88,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         print(f"resuming: {len(journal.finished)} of {len(specs)} images are finished")
     painter = painter_of(inputs.model, specs[0].precision, device)
     shape = shape_of(painter, inputs, specs)
+    print_readings(painter, specs)
     start_noise = functools.partial(inputs.start_noise, shape=shape)
     if args.save_x_T:
         save_x_T(args.save_x_T, start_noise(specs), [inputs.recordings(spec) for spec in specs])
@@ -175,6 +176,14 @@ def print_whitening(inputs: "Inputs") -> None:
         whose = "the built-in" if whitening.parent == config.BUILTIN_CALIBRATION_DIR else "your"
         names = ", ".join(dict.fromkeys(map(str, paths)))
         print(f"start noise: {names}, whitened by {whose} calibration (--x_T raw leaves that out)")
+
+
+def print_readings(painter: "Painter", specs: list["ImageSpec"]) -> None:
+    """Print what is drawn for each prompt, and which of its words have no effect."""
+    prompts = {spec.prompt: spec for spec in specs}
+    for prompt, spec in prompts.items():
+        for line in painter.describe(spec):
+            print(f"{prompt}: {line}" if len(prompts) > 1 else line)
 
 
 def save_x_T(path: Path, x_T: "torch.Tensor", recordings: list[tuple[str, ...]]) -> None:

@@ -9,7 +9,7 @@ import math
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -106,7 +106,7 @@ def read_tensors(path: Path) -> TensorFile:
     return TensorFile(kind, tensors, foreign)
 
 
-def some(names: list[str], count: int = 5) -> str:
+def some(names: Sequence[str], count: int = 5) -> str:
     """Join the first few of `names` for a message."""
     return ", ".join(names[:count]) + (", …" if len(names) > count else "") if names else "none"
 

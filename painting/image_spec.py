@@ -15,6 +15,7 @@ from painting.pipelines.schedulers import SCHEDULERS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 X_T_TREATMENTS = ("auto", "whitened", "raw")
+READINGS = ("all", "near")
 SHARE = (0.0, 1.0)
 
 
@@ -36,7 +37,7 @@ SAMPLERS = {
 STOCHASTIC = " and ".join(name for name, entry in SAMPLERS.items() if entry.stochastic)
 
 # Fields that images of early versions lack. The defaults are what those versions did.
-ADDED_LATER = frozenset({"batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale"})
+ADDED_LATER = frozenset({"batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale", "reading"})
 # types that JSON does not keep apart
 JSON_TYPES: dict[Any, Any] = {float: int | float, Mapping[str, float]: dict, Mapping[str, Any]: dict}
 ALL_SAMPLERS = tuple(dict.fromkeys((*SAMPLERS, *SCHEDULERS)))
@@ -100,6 +101,12 @@ class ImageSpec:
     )
     blend: tuple[tuple[int, float], ...] = ()  # several voices in place of `subject`: row in each file, and weight
     guidance_rescale: float = _setting(0.0, "share of the contrast added by guidance that is taken back", SHARE, "PHI")
+    reading: str = _setting(
+        "all",
+        "words of the prompts that a model with a lexicon reads: all that it has vectors of, or those near the words "
+        "that it was trained on",
+        READINGS,
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():

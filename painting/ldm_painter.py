@@ -5,6 +5,7 @@ import pkgutil
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from painting.image_spec import SAMPLERS, ImageSpec
 from painting.images import to_uint8
 from painting.painter import OnStep, PaintingNote, Step
 from painting.preview import LinearDecoder
+from painting.prompts import Lexicon, PromptInterpreter, Reading
 
 FACTOR = 8  # pixels of the image a latent pixel and side
 NAMED = 24  # words of a prompt that a warning names
@@ -56,15 +58,45 @@ class LatentDiffusionPainter:
         self.device = choose_device(device) if isinstance(device, str) else device
         self.weights, self.yaml = weights, yaml
         self.precision = choose_precision(precision, self.device)
-        self.defaults = {"guidance_rescale": config.BUILTIN_RESCALE} if weights == config.BUILTIN_MODEL_WEIGHTS else {}
+        self.defaults: dict[str, Any] = {}
+        if weights == config.BUILTIN_MODEL_WEIGHTS:
+            self.defaults["guidance_rescale"] = config.BUILTIN_RESCALE
+        self.lexicon = None if weights.is_dir() else Lexicon.read(yaml or weights.with_suffix(".yaml"))
+        if self.lexicon is not None:
+            self.defaults["reading"] = "near"
         self._warned: set[str] = set()  # unknown words, and prompts without any known word
+        self._told: set[tuple[str, str]] = set()  # prompts, with their negative prompts, that were described
         self._cut: set[str] = set()  # prompts whose end the model does not read, and the user knows
         self._load()
 
     def _load(self) -> None:
         self._embeddings: dict[str, Tensor] = {}  # [1, M, D] of the prompts of the last images
         self._linear_decoder: LinearDecoder | None = None
+        self._interpreter: PromptInterpreter | None = None  # of the lexicon; made when it is first needed
         self.model = load_model(self.weights, self.yaml, dtype=DTYPES[self.precision], device=self.device)
+
+    def readings(self, spec: ImageSpec) -> tuple[Reading, Reading] | None:
+        """Return what is read in prompt and negative prompt of `spec`; None if the model reads them word by word.
+
+        Raises:
+            ValueError: the lexicon is that of another model.
+        """
+        if self.lexicon is None or spec.reading != "near":
+            return None
+        if self._interpreter is None:
+            self._interpreter = PromptInterpreter(self.model, self.lexicon)
+        return self._interpreter.read(spec.prompt), self._interpreter.read(spec.negative_prompt)
+
+    def describe(self, spec: ImageSpec) -> list[str]:
+        """Say what is drawn for the prompts of `spec`, and which words have no effect; `paint` then does not warn."""
+        readings = self.readings(spec)
+        if readings is None:
+            return []
+        self._told.add((spec.prompt, spec.negative_prompt))
+        lines = [readings[0].describe("the voice" if spec.parts else "the seed")]
+        if readings[1].no_effect:
+            lines.append(f"no effect in the negative prompt: {some(readings[1].no_effect, NAMED)}")
+        return lines
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape [C, height / 8, width / 8] of x_T.
@@ -131,6 +163,27 @@ class LatentDiffusionPainter:
             raise ValueError(f"{self.weights} is broken and gives no images: {broken}")
 
     def _warn_of_prompts(self, specs: Sequence[ImageSpec]) -> None:
+        """Warn once about words without effect, and once about a prompt whose end the model does not read."""
+        if self.readings(specs[0]) is None:
+            self._warn_of_unknown_words(specs)
+        else:
+            new = {(s.prompt, s.negative_prompt): s for s in specs if (s.prompt, s.negative_prompt) not in self._told}
+            for spec in new.values():
+                for line in self.describe(spec):
+                    if "no effect" in line:
+                        warnings.warn(line, PaintingNote, stacklevel=3)
+        fallback = self.model.cond_stage_model.fallback_prompt
+        if fallback and "" not in self._warned and any(not s.prompt.strip() for s in specs):
+            warnings.warn(f"the prompt is empty: {fallback!r} is used", PaintingNote, stacklevel=3)
+            self._warned.add("")
+        texts = {text for s in specs for text in self._texts(s)}
+        for text in sorted(texts - self._cut):
+            if rest := self.model.cond_stage_model.left_out(text):
+                note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"
+                warnings.warn(note, PaintingNote, stacklevel=3)
+        self._cut |= texts
+
+    def _warn_of_unknown_words(self, specs: Sequence[ImageSpec]) -> None:
         """Warn once about each unknown word, and once about each prompt without any known word."""
         text = self.model.cond_stage_model
         effects = {s.negative_prompt: f"negative prompt {s.negative_prompt!r}: it has no effect" for s in specs}
@@ -138,19 +191,17 @@ class LatentDiffusionPainter:
         unknown = {word for prompt in effects for word in text.out_of_vocabulary(prompt)}
         if new := sorted(unknown - self._warned):
             note = f"this model does not know these words and leaves them out: {', '.join(new)}"
-            warnings.warn(note, PaintingNote, stacklevel=3)
+            warnings.warn(note, PaintingNote, stacklevel=4)
         void = {prompt for prompt in effects if prompt.strip() and not text.has_known_words(prompt)}
         for prompt in sorted(void - self._warned):
-            warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=3)
-        empty = {prompt for prompt in effects if not prompt.strip()} & {s.prompt for s in specs}
-        if text.fallback_prompt and empty - self._warned:
-            warnings.warn(f"the prompt is empty: {text.fallback_prompt!r} is used", PaintingNote, stacklevel=3)
-        self._warned |= unknown | void | empty
-        for prompt in sorted(effects.keys() - self._cut):
-            if rest := text.left_out(prompt):
-                note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"
-                warnings.warn(note, PaintingNote, stacklevel=3)
-        self._cut |= effects.keys()
+            warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=4)
+        self._warned |= unknown | void
+
+    def _texts(self, spec: ImageSpec) -> tuple[str, str]:
+        """Return what the text encoder gets for prompt and negative prompt of `spec`."""
+        readings, text = self.readings(spec), self.model.cond_stage_model
+        prompt, negative = (r.text for r in readings) if readings else (spec.prompt, spec.negative_prompt)
+        return prompt if text.has_known_words(prompt) else text.fallback_prompt, negative
 
     def _embed(self, prompts: Iterable[str]) -> Tensor:
         """Encode `prompts` to [B, M, D], each alone, and only once while consecutive batches use it."""
@@ -164,9 +215,8 @@ class LatentDiffusionPainter:
     @torch.inference_mode()
     def _sample(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None) -> Tensor:
         """Sample and decode: images [B, 3, H, W] in −1…1. All elements are NaN if the first step gives NaN."""
-        spec, text = specs[0], self.model.cond_stage_model
-        prompts = [s.prompt if text.has_known_words(s.prompt) else text.fallback_prompt for s in specs]
-        negative_prompts = [s.negative_prompt for s in specs]
+        spec = specs[0]
+        prompts, negative_prompts = zip(*map(self._texts, specs), strict=True)
         in_use = {*prompts, *negative_prompts}
         self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in in_use}
 

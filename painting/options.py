@@ -45,9 +45,9 @@ REPLACED_BY = (
     (("model", "ckpt"), ("model", "ckpt", "config", "hub", "lora", "vae")),
 )
 DECIDED_BY_IMAGE = (
-    "negative_prompt", "size", "H", "W", "subject_idx", "weights", "x_T", "voice_strength", "layout_strength", "seed",
-    "n_samples", "n_iter", "steps", "sampler", "eta", "scale", "guidance_interval", "guidance_rescale", "precision",
-    "batch_size",
+    "negative_prompt", "reading", "size", "H", "W", "subject_idx", "weights", "x_T", "voice_strength",
+    "layout_strength", "seed", "n_samples", "n_iter", "steps", "sampler", "eta", "scale", "guidance_interval",
+    "guidance_rescale", "precision", "batch_size",
 )  # fmt: skip
 # options for which a pipeline of diffusers has defaults of its own, by the names of their fields in `ImageSpec`
 SETTINGS = {"steps": "steps", "scale": "scale", "sampler": "sampler", "H": "height", "W": "width"}
@@ -313,6 +313,8 @@ def add_image(parser: cli.CommandParser) -> Any:
         "comment")  # fmt: skip
     add_alias(prompts.add_argument, "--from_file", "prompts", prompts_file)
     add_setting(add, "negative_prompt")
+    add_setting(add, "reading", default="near", help="words that the built-in model reads: near, those that it was "
+        "trained on and those near them; all, every word that it has a vector of (default: %(default)s)")  # fmt: skip
     multiple = f"in pixels, a multiple of {config.BUILTIN_MULTIPLE} with the built-in model (default: %(default)s)"
     add_setting(add, "height", "--H", dest="H", help=f"height {multiple}")
     add_setting(add, "width", "--W", dest="W", help=f"width {multiple}")

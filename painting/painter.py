@@ -48,6 +48,10 @@ class Painter(Protocol):
         """
         ...
 
+    def describe(self, spec: ImageSpec) -> list[str]:
+        """Say in lines what is drawn for the prompts of `spec`, if the model can tell."""
+        ...
+
     def paint(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None = None) -> np.ndarray:
         """Sample images [B, H, W, 3] uint8 from start noise `x_T` [B, C, h, w].
 

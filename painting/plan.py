@@ -52,6 +52,7 @@ def plan(args: argparse.Namespace, rows: list[int], device: torch.device) -> lis
             voice_strength=args.voice_strength,
             layout_strength=args.layout_strength,
             precision=precision,
+            reading=args.reading,
         )
         for prompt, (row, blend), variation in jobs
     ]

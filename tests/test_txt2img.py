@@ -257,26 +257,39 @@ def test_subjects_by_list_and_all(voices, tmp_path):
 # --- words -----------------------------------------------------------------------------------------------------------
 def test_words_without_effect_are_named(tmp_path, capsys):
     paint(tmp_path / "a", *TINY, "--prompt", "a Café Xyzzyqwért, 日本 of gold")
-    assert capsys.readouterr().err.endswith("leaves them out: xyzzyqwért, 日本\n")
-    accented = paint(tmp_path / "b", *TINY, "--prompt", "café")[0]
-    np.testing.assert_array_equal(accented, paint(tmp_path / "c", *TINY, "--prompt", "cafe")[0])
+    said = capsys.readouterr()
+    assert "drawn: gold, shape and other colours by the seed; no effect: Café, Xyzzyqwért, 日本 (it reads" in said.out
+    assert not said.err
+    paint(tmp_path / "b", *TINY, "--prompt", "a Café Xyzzyqwért, 日本 of gold", "--reading", "all")
+    said = capsys.readouterr()
+    assert said.err.endswith("leaves them out: xyzzyqwért, 日本\n") and "drawn:" not in said.out
+    accented = paint(tmp_path / "c", *TINY, "--prompt", "Látticé")[0]
+    np.testing.assert_array_equal(accented, paint(tmp_path / "d", *TINY, "--prompt", "lattice")[0])
 
 
 def test_a_prompt_without_any_known_word_is_named(tmp_path, capsys):
     first = paint(tmp_path / "a", *TINY, "--prompt", "Xyzzyqwert!")[0]
-    said = capsys.readouterr().err
-    assert "leaves them out: xyzzyqwert\n" in said and "no known word is left in the prompt 'Xyzzyqwert!'" in said
+    assert "drawn: shape and colours by the seed; no effect: Xyzzyqwert\n" in capsys.readouterr().out
     np.testing.assert_array_equal(first, paint(tmp_path / "b", *TINY, "--prompt", "")[0])
-    assert "known word" not in capsys.readouterr().err
+    assert "no effect" not in capsys.readouterr().out
     fallback = paint(tmp_path / "c", *TINY, "--prompt", WordEmbedder.fallback_prompt)[0]
     np.testing.assert_array_equal(first, fallback)
+    every_word = paint(tmp_path / "d", *TINY, "--prompt", "Xyzzyqwert!", "--reading", "all")[0]
+    assert "no known word is left in the prompt 'Xyzzyqwert!'" in capsys.readouterr().err
+    np.testing.assert_array_equal(first, every_word)
 
 
-def test_a_negative_prompt_without_any_known_word_is_named(tmp_path, capsys):
+def test_words_without_effect_in_a_negative_prompt_are_named(tmp_path, capsys):
     first = paint(tmp_path / "a", *TINY, "--negative_prompt", "Xyzzyquert!")[0]
-    said = capsys.readouterr().err
-    assert "no known word is left in the negative prompt 'Xyzzyquert!': it has no effect\n" in said
+    assert "no effect in the negative prompt: Xyzzyquert\n" in capsys.readouterr().out
     np.testing.assert_array_equal(first, paint(tmp_path / "b", *TINY)[0])
+
+
+@pytest.mark.slow
+def test_a_prompt_has_the_image_of_what_it_is_read_as(tmp_path):
+    same = ("orange rings", "orange Ringe", "#ff8800 rings", "orange rings tiger")
+    first, *others = (paint(tmp_path / str(i), *TINY, "--prompt", prompt)[0] for i, prompt in enumerate(same))
+    assert all(np.array_equal(image, first) for image in others)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

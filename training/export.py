@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from files import atomic_path
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.tensor_files import write_safetensors
+from training.reading import reading_node
 from training.word_vectors import VOCABULARY_NAME
 
 
@@ -25,7 +26,8 @@ def export(model: LatentDiffusion, node: dict[str, Any], words: Path, out: Path)
     with atomic_path(out / "model.safetensors") as temporary:
         write_safetensors(temporary, state, dict.fromkeys(state, torch.float16))
     with atomic_path(out / "model.yaml") as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create({"model": node})), encoding="utf-8")
+        content = OmegaConf.create({"model": node, "reading": reading_node()})
+        temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
     with atomic_path(out / VOCABULARY_NAME) as temporary:
         temporary.write_bytes((words / VOCABULARY_NAME).read_bytes())
     print(f"{sum(t.numel() for t in state.values()) / 1e6:.1f} M parameters -> {out}")

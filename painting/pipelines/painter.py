@@ -68,6 +68,10 @@ class DiffusersPainter:
         """Return the pipeline that starts from x_T: the decoder of Kandinsky 2.2, the prior of Stable Cascade."""
         return getattr(self.pipeline, self.family.stage) if self.family.stage else self.pipeline
 
+    def describe(self, spec: ImageSpec) -> list[str]:
+        """Return nothing: what such a model draws for a word is not known."""
+        return []
+
     def latent_shape(self, height: int, width: int) -> Shape:
         """Return the shape [C, h, w] of x_T.
 

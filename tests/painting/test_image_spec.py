@@ -39,7 +39,7 @@ def test_json_gives_the_same_spec_back():
 
 def test_images_of_early_versions_lack_fields_that_were_added_later():
     values = json.loads(json.dumps(dataclasses.asdict(ImageSpec("x"))))
-    for name in ("batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale"):
+    for name in ("batch_size", "batch_index", "layout_strength", "blend", "guidance_rescale", "reading"):
         del values[name]
     assert ImageSpec.from_json(values) == ImageSpec("x")
     del values["sampler"]  # which they had: another default would make another image without a word
@@ -49,7 +49,7 @@ def test_images_of_early_versions_lack_fields_that_were_added_later():
 
 def test_the_command_line_has_the_defaults_ranges_and_choices_of_the_fields(capsys):
     args, names = parse_options(None, []), {"height": "H", "width": "W"}
-    own = {"precision", "guidance_rescale", "batch_size"}  # defaults that depend on machine, model and memory
+    own = {"precision", "guidance_rescale", "batch_size", "reading"}  # they depend on machine, model and memory
     for name in ALLOWED.keys() - own - {"guidance_interval"}:
         option = names.get(name, name)
         assert getattr(args, option) == FIELDS[name].default
@@ -64,7 +64,7 @@ def test_a_bare_command_line_plans_the_default_spec():
 
     args = parse_options(None, ["--precision", "full"])
     (spec,) = plan(args, [], torch.device("cpu"))
-    assert spec == ImageSpec(guidance_rescale=1.0)  # the built-in model's own
+    assert spec == ImageSpec(guidance_rescale=1.0, reading="near")  # the built-in model's own
 
 
 def test_older_names_of_options_hold():

@@ -160,7 +160,7 @@ FOLDED: tuple[str, ...] = ("psychedelic", "trippy", "many bands", "layered")
 BANDED: tuple[str, ...] = ("flat colours", "hard edges", "paper cut", "poster style", "layered paper")
 GROUNDS: tuple[str, ...] = ("on", "over", "against", "in front of")
 JOINTS: tuple[str, ...] = ("and", "with", "over", "blended with")
-_FRAME_WORDS = "a an and of on in with the made by background colours colors palette showing image picture drawn from"
+FRAME_WORDS = "a an and of on in with the made by background colours colors palette showing image picture drawn from"
 
 HELD_OUT_SYNONYMS: dict[str, str] = {
     "scarlet": "red",
@@ -331,5 +331,5 @@ def vocabulary() -> list[str]:
     """List every word that a caption can contain, sorted, each once."""
     tables = (COLOUR_WORDS, PATTERN_WORDS, FIGURE_WORDS, MOOD_WORDS, COMPOSITION_WORDS)
     phrases = [phrase for table in tables for group in table.values() for phrase in group]
-    phrases += [*ABSTRACTS, *GENERIC, *QUALITIES, *FOLDED, *BANDED, *GROUNDS, *JOINTS, _FRAME_WORDS]
+    phrases += [*ABSTRACTS, *GENERIC, *QUALITIES, *FOLDED, *BANDED, *GROUNDS, *JOINTS, FRAME_WORDS]
     return sorted({word for phrase in phrases for word in re.findall(r"[a-z]+", phrase)})
