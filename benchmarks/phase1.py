@@ -1,12 +1,15 @@
 """Measure speed and memory of phase 1 beside the plain recipe.
 
-    python -m benchmarks.phase1 SOURCE                    # all three parts
-    python -m benchmarks.phase1 SOURCE --only batch       # or memory, or live
+    python -m benchmarks.phase1 SOURCE                    # all parts
+    python -m benchmarks.phase1 SOURCE --only batch       # or scripts, memory, live
     python -m benchmarks.phase1 SOURCE --only batch --recordings 100 --runs 1    # a quick look
+    python -m benchmarks.phase1 SOURCE --only scripts --recordings 250 --beside ../older   # another checkout by turns
 
 batch    1,000 real recordings: a serial librosa loop, which is the recipe, beside the function of
          prep_audio_spectrograms.py with one and with two workers. Prints files/s, ratios, whether all bits are the same
          for any number of workers, and the largest difference from librosa.
+scripts  the three scripts as whole processes, each after the other, one worker: seconds, and those of the processor;
+         with --beside by turns with the scripts of another checkout, and whether all arrays have the same bytes.
 memory   peak memory of the parent process that turns 100,000 files into a matrix (their vectors are random), and of
          z_transformation_with_stats.py and prep_ldm.py on this matrix.
 live     process_live_audio.py as a whole process, beside a script that is the plain recipe.
@@ -16,6 +19,8 @@ SOURCE holds the unpacked Debian packages that models/calibration/README.md name
 
 import hashlib
 import os
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -30,9 +35,15 @@ import cli
 import config
 from audio import batch, features
 from audio.batch_state import FileResult
+from audio.provenance import read_latents
 from benchmarks.memory import run_command
 from models.calibration import select_recordings as calibration_set
 
+SCRIPTS = {  # in their order, with arguments
+    "prep_audio_spectrograms.py": "--input_dir {} --workers 1",
+    "z_transformation_with_stats.py": "",
+    "prep_ldm.py": "",
+}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 PLAIN = """
 import sys, cv2, librosa, numpy as np
@@ -102,6 +113,55 @@ def _plain_loop(vector, paths: list[Path]) -> list:
     return vectors
 
 
+# --- scripts ---------------------------------------------------------------------------------------------------------
+def scripts_figures(source: Path, count: int, runs: int, beside: Path | None) -> None:
+    """Print the part `scripts`."""
+    checkouts = {"here": config.REPO_DIR} | ({str(beside): beside} if beside else {})
+    taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "in")
+        folder.mkdir()
+        paths = calibration_set.spaced(calibration_set.select(source), count)
+        for index, path in enumerate(paths):
+            (folder / f"{index:05}{path.suffix}").symlink_to(path)
+        for run in range(runs + 1):
+            for number, (name, checkout) in enumerate(checkouts.items()):
+                data = Path(temporary, str(number))
+                shutil.rmtree(data, ignore_errors=True)  # by turns, each time from nothing
+                for script, arguments in SCRIPTS.items():
+                    command = [sys.executable, str(checkout / script), *arguments.format(folder).split()]
+                    seconds = _seconds_of(command, data)
+                    if run:  # the first one fills the page cache
+                        taken.setdefault((script, name), []).append(seconds)
+        same = len({_arrays_sha256(Path(temporary, str(number))) for number in range(len(checkouts))}) == 1
+    print(f"\n| {len(paths)} recordings | checkout | s | of the processor |\n| --- | --- | --- | --- |")
+    for (script, name), all_runs in taken.items():
+        wall, processor = (statistics.median(column) for column in zip(*all_runs, strict=True))
+        print(f"| {script} | {name} | {wall:.2f} | {processor:.2f} |")
+    if beside:
+        print(f"\nthe same bytes of all arrays: {same}")
+
+
+def _seconds_of(command: list[str], data: Path) -> tuple[float, float]:
+    """Run a command with `data` as its data folder; return its seconds, and those of the processor."""
+    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return time.perf_counter() - started, processor
+
+
+def _arrays_sha256(data: Path) -> str:
+    """Hash the arrays that the three scripts wrote: of latents their numbers, of others their files."""
+    digest = hashlib.sha256()
+    for path in sorted((*data.rglob("*.npy"), *data.rglob("*.npz"))):
+        digest.update(path.read_bytes())
+    for path in sorted(data.rglob("*.pt")):
+        digest.update(read_latents(path).numpy().tobytes())
+    return digest.hexdigest()
+
+
 # --- memory ----------------------------------------------------------------------------------------------------------
 def made_up(folder: str, path: str, limited: bool, recipe: features.Recipe, channel: int | None = None) -> FileResult:
     """Replace `audio.batch.measure` by random vectors, so that 100,000 files take minutes and not hours."""
@@ -167,9 +227,14 @@ def build_parser() -> cli.CommandParser:
     parser = cli.CommandParser(__doc__)
     add = parser.add_argument
     add("source", type=cli.existing_folder, metavar="SOURCE", help="folder of the unpacked packages")
-    add("--only", choices=("batch", "memory", "live"), help="measure this part alone")
+    add("--only", choices=("batch", "scripts", "memory", "live"), help="measure this part alone")
+    add("--beside", type=cli.existing_folder, metavar="DIR", help="in part scripts: another checkout of this program")
     add(
-        "--recordings", type=cli.bounded(int, 1), default=1000, metavar="N", help="in part batch (default: %(default)s)"
+        "--recordings",
+        type=cli.bounded(int, 1),
+        default=1000,
+        metavar="N",
+        help="in parts batch and scripts (default: %(default)s)",
     )
     add("--rows", type=cli.bounded(int, 1), default=100_000, metavar="N", help="in part memory (default: %(default)s)")
     add("--runs", type=cli.bounded(int, 1), default=5, metavar="N", help="(default: %(default)s)")
@@ -186,6 +251,8 @@ def main() -> None:
     with threadpool_limits(1):  # for this process, whose libraries have read the environment already
         if options.only in (None, "batch"):
             batch_figures(options.source.resolve(), options.recordings, options.runs)
+        if options.only in (None, "scripts"):
+            scripts_figures(options.source.resolve(), options.recordings, options.runs, options.beside)
         if options.only in (None, "memory"):
             memory_figures(options.rows)
         if options.only in (None, "live"):

@@ -68,6 +68,11 @@ BENCHMARKS = (
         f"phase1 {VOICES} --only batch",
         f"phase1 {VOICES} --only batch --recordings 20 --runs 1",
     ),
+    Benchmark(
+        "The three scripts of phase 1",
+        f"phase1 {VOICES} --only scripts --recordings 250",
+        f"phase1 {VOICES} --only scripts --recordings 20 --runs 1",
+    ),
     Benchmark("Voices in x_T", f"voice {VOICES}", f"voice {VOICES}"),
     Benchmark("The 1.45 B model beside diffusers", "large_model", "large_model --small --repeat 1", lacks_room),
 )
