@@ -304,6 +304,30 @@ def test_changed_content_is_noticed_whatever_time_it_has(tmp_path):
     np.testing.assert_allclose(np.load(output)[1], extract(path).vector, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg, which makes the files, is not installed")
+def test_files_of_many_kinds_give_the_same_bytes_for_any_number_of_workers(tmp_path):
+    """Compressed ones, parts, damage, a stream of choice, and disturbances: each worker has a decoder of its own."""
+    voice, rate = speech(1.5, 16_000), 16_000
+    folder = tmp_path / "in"
+    folder.mkdir()
+    soundfile.write(folder / "plain.wav", voice, rate)
+    soundfile.write(folder / "opposite.flac", np.stack([voice, -voice], axis=1), rate)
+    soundfile.write(folder / "offset.wav", voice * 0.5 + 0.3, rate)
+    hum = 0.2 * np.sin(2 * np.pi * 50 * np.arange(len(voice)) / rate)
+    soundfile.write(folder / "hum.wav", voice * 0.5 + hum, rate)
+    for end in ("m4a", "mp3", "ogg", "opus", "webm", "ts", "wma", "aac"):
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-i", folder / "plain.wav", folder / f"a.{end}"]
+        subprocess.run(command, check=True, timeout=DEADLINE)
+    (folder / "glued.mp3").write_bytes(2 * (folder / "a.mp3").read_bytes())
+    (folder / "cut.opus").write_bytes((folder / "a.opus").read_bytes()[:-2000])
+    (folder / "list.m4a").write_text("ffconcat version 1.0\nfile a.wav\n")
+    for workers in (1, 2):
+        report = prepare_batch(folder, tmp_path / str(workers) / "v.npy", workers=workers)
+        assert (report.rows, report.skipped, report.damaged) == (14, 1, 1)
+    assert contents(tmp_path / "1" / "v.npy") == contents(tmp_path / "2" / "v.npy")
+
+
 def test_what_was_done_to_a_recording_and_which_channel_was_taken(tmp_path):
     voice = speech(0.5, 8000)
     (tmp_path / "in").mkdir()
