@@ -57,7 +57,7 @@ def test_an_image_says_how_it_was_made_and_is_made_again(voices, tmp_path, capsy
 def test_an_image_of_a_batch_is_made_again_to_the_last_bit(precision, tmp_path):
     """Alone it would come out a level off here and there: sums of products round differently with the batch."""
     originals = paint(tmp_path, *TINY, "--precision", precision, "--n_samples", 3, "--batch_size", 3, "--skip_grid")
-    path = tmp_path / "samples" / "sample_0001.png"
+    path = tmp_path / "samples" / "sample_a-golden-spiral-on-purple_0001.png"
     assert txt2img.main(["--replay", str(path), "--outdir", str(tmp_path / "again")]) == 0
     (again,) = (tmp_path / "again" / "samples").iterdir()
     np.testing.assert_array_equal(np.asarray(Image.open(again)), originals[1])
