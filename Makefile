@@ -1,4 +1,5 @@
 # make demo: an image from a recorded voice      make live: from the microphone
+# make stage: web pages, on which visitors speak
 # make test: all tests                           make test-quick: the quick ones
 # make lint: style and types                     make coverage: the lines that no test runs
 # make bench: the README's figures               make train: the built-in model anew
@@ -17,7 +18,7 @@ SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
 export PYTHON PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
+.PHONY: demo live stage diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
 .DEFAULT_GOAL := demo
 .NOTPARALLEL:
 
@@ -30,6 +31,9 @@ live: $(VENV)/.ready
 	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
 
 diffusers: $(VENV)/.ready-diffusers
+
+stage: $(VENV)/.ready $(VENV)/.ready-stage
+	@$(PY) run_live_workflow.py --stage --prompt "$$PROMPT" --steps "$$STEPS"
 
 test: plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST)
@@ -45,6 +49,7 @@ quick-plan:
 
 test-programs:
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
+	@[ "$$(uname)" != Linux ] || tools/need "testing web pages" chromium || true
 	@[ "$$(uname)" != Linux ] || tools/need "testing m4a, wma and video" ffmpeg || true
 
 lint: $(VENV)/.ready-dev
@@ -76,5 +81,11 @@ $(VENV)/.ready: requirements.txt
 $(VENV)/.ready-diffusers: requirements.txt requirements-diffusers.txt
 	@tools/install requirements-diffusers.txt
 
-$(VENV)/.ready-dev: requirements.txt requirements-dev.txt requirements-dask.txt requirements-diffusers.txt
+$(VENV)/.ready-stage: requirements-stage.txt
+	@echo "installing what requirements-stage.txt lists into .venv: 6 MB"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-stage.txt
+	@touch $@
+
+$(VENV)/.ready-dev: requirements.txt requirements-dev.txt requirements-dask.txt requirements-diffusers.txt \
+		requirements-stage.txt
 	@tools/install requirements-dev.txt

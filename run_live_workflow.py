@@ -9,6 +9,7 @@ examples:
   python run_live_workflow.py --prompt "calm blue waves"
   python run_live_workflow.py --prompt "calm blue waves" --loop --keep --card
   python run_live_workflow.py --prompts prompts.txt --loop
+  python run_live_workflow.py --stage --prompt "calm blue waves"
   python run_live_workflow.py --prompt "calm blue waves" --input_file examples/voice_it.wav
 """
 
@@ -30,9 +31,11 @@ from painting.options import (
     is_another_model,
     parse_options,
 )
+from stage.options import add_stage, check_stage
 
 if TYPE_CHECKING:
     from live.capture import Capture
+    from live.display import Display
     from live.pipeline import Pipeline
     from live.run_files import RunFiles
     from live.terminal import Terminal
@@ -56,6 +59,7 @@ def build_parser() -> cli.CommandParser:
     add_sampling(parser)("--budget", type=cli.bounded(float, 0.1, 3600), metavar="S", help="take as many steps as fit: "
         "the image is ready S seconds after the recording")  # fmt: skip
     add_model(parser)
+    add_stage(parser)
     return parser
 
 
@@ -85,6 +89,8 @@ def add_run(parser: cli.CommandParser) -> None:
     add("--card", action="store_true", help="also make a card: waveform, spectrogram, image and prompt in one file")
     add("--keep", action="store_true", help=f"keep all recordings, latents and images in {config.SESSIONS_DIR}, with a "
         "web page that shows them")  # fmt: skip
+    add("--session", type=cli.existing_folder, metavar="DIR", help="go on with the folder of an earlier --keep")
+    add("--title", default="", help="title of the web page")
     add("--discard_audio", action="store_true", help="delete each recording once its image is made")
     add("--no_standby", action="store_true", help="start each script only when it is needed, and end it after that: "
         "slower, needs less memory, makes the same images")  # fmt: skip
@@ -110,6 +116,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--budget needs a model that stays loaded, --no_standby ends it: leave one of them out")
     if options.budget and "steps" in explicit:
         parser.error("--budget takes as many steps as fit, --steps says how many: leave one of them out")
+    check_stage(parser, options, explicit)
+    if options.stage:  # what is shown there is kept, and previews are shown
+        options.keep = options.card = options.loop = True
+        explicit |= {"preview_every"}
+        options.preview_every = options.preview_every or 1
     options.prompts = options.prompts or [options.prompt]
     words = [standby.words_of(name, getattr(options, name)) for name in PAINTING if name in explicit]
     options.painting = [word for option in words for word in option]
@@ -164,8 +175,12 @@ def run(options: argparse.Namespace, terminal: "Terminal", files: "RunFiles") ->
         terminal.say(f"another run is active in this folder; this one uses {files.wav} and {files.latent}")
     for path in files.rescue():
         terminal.say(f"{EARLIER_KEPT}: {path}")
-    with Pipeline(options, terminal, files) as pipeline:
+    display = display_of(options, terminal)
+    with Pipeline(options, display, files) as pipeline:
         try:
+            if options.stage:
+                serve_pages(options, display, pipeline)
+                return 0
             pipeline.start()
             if options.input_file:
                 use_files(options, pipeline)
@@ -177,6 +192,22 @@ def run(options: argparse.Namespace, terminal: "Terminal", files: "RunFiles") ->
                 terminal.warn(f"{KEPT}: {path}")
             raise
         return 1 if pipeline.failed else 0
+
+
+def display_of(options: argparse.Namespace, terminal: "Terminal") -> "Display":
+    """Return what is told everything: the terminal, and the web pages of a stage.
+
+    Raises:
+        RuntimeError: packages of the stage are not installed.
+    """
+    if not options.stage:
+        return terminal
+    try:
+        from stage.show import StageDisplay
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--stage needs the package {error.name}: make stage installs it") from error
+    terminal.silence_libraries()
+    return StageDisplay(terminal)
 
 
 def use_files(options: argparse.Namespace, pipeline: "Pipeline") -> None:
@@ -192,6 +223,15 @@ def use_files(options: argparse.Namespace, pipeline: "Pipeline") -> None:
             pipeline.display.say(", ".join(which))
         pipeline.submit(Take(path, own=False, stopped=time.monotonic()))
         pipeline.finish()
+
+
+def serve_pages(options: argparse.Namespace, display: "Display", pipeline: "Pipeline") -> None:
+    """Let visitors speak on web pages until Ctrl-C."""
+    from stage.run import run_stage
+    from stage.show import StageDisplay
+
+    assert isinstance(display, StageDisplay)
+    run_stage(options, display, pipeline)
 
 
 def record_voices(options: argparse.Namespace, terminal: "Terminal", pipeline: "Pipeline") -> None:

@@ -56,8 +56,9 @@ def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
         mean = Path(folder, "mean.pt")
         torch.save(torch.zeros(1, *config.LATENT_SHAPE), mean)
         options = vars(args) | {"mix": None, "walk": None, "weights": None, "init_latents": mean, "subject_idx": [0]}
-        options |= {"x_T": "auto", "steps": 2, "n_samples": 1, "n_iter": 1, "preview_every": None, "save_x_T": None}
-        options["outdir"] = Path(folder)
+        options |= {"x_T": "auto", "steps": 2, "n_samples": 1, "n_iter": 1, "save_x_T": None}
+        # a preview fits its colours to the model when it is drawn first
+        options |= {"outdir": Path(folder), "preview_every": 1 if args.preview_every else None}
         try:
             paint(argparse.Namespace(**options), emit)
         except ValueError:  # the smallest images cannot hold a voice; any other error comes again

@@ -44,6 +44,7 @@ class Take:
     stopped: float  # time.monotonic() at which its sound was complete
     summary: str = ""  # one line about it
     prompt: str | None = None  # of its image; None: the run's next one
+    id: str = ""  # of its image in the session; "": a new one
     encoded: bool = False  # `RunFiles.latent` was made from it
 
 
@@ -83,7 +84,7 @@ class Pipeline:
         self.options, self.display, self.files = options, display, files
         self.prompts = Prompts(options.prompts)
         self.failed = 0  # recordings that gave no image
-        self._session = Session(config.SESSIONS_DIR) if options.keep else None
+        self.session = session_of(options)
         several = options.loop or len(options.input_file or ()) > 1
         page = options.outdir / f"newest{'' if files.number == 1 else f'_{files.number}'}.html" if several else None
         self._viewer = Viewer(page, display.warn) if options.open else None
@@ -145,6 +146,10 @@ class Pipeline:
         """Wait until all images are made."""
         if self.options.loop and (left := len(self._queue)):
             self.display.say(f"{cli.counted(left, 'image')} still to be made")
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until no recording is in the queue."""
         _wait_for(lambda: not self._queue)
         if self._viewer:
             self._viewer.settle()
@@ -293,7 +298,7 @@ class Pipeline:
     def _present(self, take: Take, image: Path) -> None:
         """Make the card, copy into the session, open the viewer, as asked. A failure there costs no image."""
         card = self._try(lambda: self._card(take, image)) if self.options.card else None
-        if session := self._session:
+        if session := self.session:
             self._try(lambda: self._add_to_session(session, take, image, card))
         if viewer := self._viewer:
             self._try(lambda: viewer.show(card or image))
@@ -314,7 +319,7 @@ class Pipeline:
 
         recording = None if self.options.discard_audio else take.path
         name = "" if take.own else recording_name(take.path)
-        session.add(take.prompt or "", image, self.files.latent, recording, card, name=name)
+        session.add(take.prompt or "", image, self.files.latent, recording, card, take.id, name)
         self._print([f"session: {session.page}"], [])
 
     def _card(self, take: Take, image: Path) -> Path:
@@ -331,6 +336,17 @@ class Pipeline:
                 [], [f"warning: no font on this computer has {lacking}, so the card lacks it; on Debian: {fonts}"]
             )
         return path
+
+
+def session_of(options: argparse.Namespace) -> Session | None:
+    """Return the session that the options ask for: a new one, that of a folder, or None.
+
+    Raises:
+        ValueError, OSError: the folder is not that of a session.
+    """
+    if options.session:
+        return Session.resume(options.session, options.title)
+    return Session(config.SESSIONS_DIR, options.title) if options.keep else None
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

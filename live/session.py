@@ -49,7 +49,7 @@ PAGE = """<!DOCTYPE html>
 {head}
 </head>
 <body>
-<h1>{title}</h1>
+<header><h1>{title}</h1></header>
 <main>
 {figures}
 </main>
@@ -249,7 +249,7 @@ def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = 
     more += f"<br><small>{recording}</small>" if recording else ""
     name = f' data-id="{id}"' if id else ""
     return (
-        f'<figure{name}>\n<a href="{link}"><img src="{image}" alt="{text or "image"}" loading="lazy"></a>{player}\n'
+        f'<figure{name}>\n<a href="{link}"><img src="{image}" alt="{label}" loading="lazy"></a>{player}\n'
         f"<figcaption>{text}{more}</figcaption>\n</figure>"
     )
 

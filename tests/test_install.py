@@ -111,7 +111,7 @@ def test_a_machine_with_a_gpu_gets_the_build_with_cuda(machine, index):
     done = machine.install(index, "requirements-dev.txt")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [asked.rpartition(" ")[2] for asked in machine.asked_of_pip()] == ["requirements-dev.txt"]
-    assert "3.4 GB" in done.stdout and "an NVIDIA driver was found" in done.stdout
+    assert "3.5 GB" in done.stdout and "an NVIDIA driver was found" in done.stdout
     assert (machine.clone / ".venv" / ".ready").exists() and (machine.clone / ".venv" / ".ready-dev").exists()
 
 

@@ -41,6 +41,8 @@ NOT_RUN = {
     "cd voicetoimg": "belongs to the clone",
     "make test": "runs this test",
     "make live": "needs a microphone: tests/test_live_workflow.py speaks into one",
+    "make stage": "goes on until Ctrl-C: tests/stage/ serves its pages",
+    "python run_live_workflow.py --stage": "as above",
     "make bench": "takes long, and needs recordings",
     "make train": "takes a day: tests/training/test_training.py trains a small model",
     "python -m training words": "as above",
@@ -83,8 +85,19 @@ IN_PROCESS = {
     "-m ldm",
     "-m training.scenes",
 }
-# of pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
-OTHER_OPTIONS = {"--install", "--index-url", "--depth", "--nworkers", "--nthreads", "--help", "--version"}
+# of Chromium, pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
+OTHER_OPTIONS = {
+    "--kiosk",
+    "--user-data-dir",
+    "--use-fake-ui-for-media-stream",
+    "--install",
+    "--index-url",
+    "--depth",
+    "--nworkers",
+    "--nthreads",
+    "--help",
+    "--version",
+}
 
 
 def text_of(document: str) -> str:

@@ -1,0 +1,164 @@
+// The audience's screen. What is more important comes first: painting, a voice, the newest picture, past pictures.
+import { follow } from "./stream.js";
+import { accent, drawWave } from "./wave.js";
+
+const SLIDE = 9000; // ms of each past picture
+const LINGER = 15000; // ms of the newest picture
+const VOICE_BARS = 180; // of the voice that is heard, 20 ms each
+const FADED = 2600; // ms after which an image that was faded out is removed
+const $ = (id) => document.getElementById(id);
+
+let slides = []; // {id, prompt, wave}, the newest first
+let at = -1; // the slide that is shown
+let painting = false;
+let speaking = false;
+let shown = ""; // id of the newest picture while it lingers
+let open = ""; // address that phones can reach
+let voice = [];
+let timer;
+
+// --- images ----------------------------------------------------------------------------------------------------------
+async function put(address, name, { growing = false } = {}) {
+  const image = new Image();
+  image.alt = name;
+  image.src = address;
+  try {
+    await image.decode();
+  } catch {
+    return; // removed meanwhile
+  }
+  const wall = $("wall");
+  const before = [...wall.children];
+  image.classList.toggle("growing", growing);
+  wall.append(image);
+  if (growing && before.at(-1)?.classList.contains("growing")) {
+    image.classList.add("on"); // a preview takes the place of the one before without a fade
+    before.at(-1).remove();
+    return;
+  }
+  image.getBoundingClientRect(); // so that the fade begins from here
+  image.classList.add("on");
+  before.forEach(fade);
+}
+
+function fade(image) {
+  image.classList.remove("on");
+  setTimeout(() => image.remove(), FADED);
+}
+
+function clearWall() {
+  [...$("wall").children].forEach(fade);
+}
+
+// --- what is shown ---------------------------------------------------------------------------------------------------
+function mode() {
+  const now = painting ? "painting" : speaking ? "speaking" : shown ? "picture" : slides.length ? "idle" : "empty";
+  if (document.body.dataset.mode !== now) document.body.dataset.mode = now;
+  document.body.toggleAttribute("data-speaking", speaking);
+  return now;
+}
+
+function card({ prompt, wave, id = "" }) {
+  $("card-prompt").textContent = prompt;
+  drawWave($("card-wave"), wave, accent());
+  $("card-qr").hidden = !id || !open;
+  if (id && open) {
+    $("card-qr").src = `/p/${id}/qr.svg`;
+    $("card-qr").alt = prompt;
+  }
+}
+
+function linger(picture) {
+  shown = picture.id;
+  card(picture);
+  put(`/image/${picture.id}`, picture.prompt);
+  after(LINGER);
+  mode();
+}
+
+function after(time) {
+  clearTimeout(timer);
+  timer = setTimeout(next, time);
+}
+
+function next() {
+  shown = "";
+  if (mode() === "idle") {
+    at = (at + 1) % slides.length;
+    put(`/image/${slides[at].id}`, slides[at].prompt);
+  }
+  after(SLIDE);
+}
+
+// --- events ----------------------------------------------------------------------------------------------------------
+follow("screen", {
+  show(state) {
+    slides = state.slides;
+    open = state.public;
+    painting = Boolean(state.paint);
+    speaking = state.speak !== null;
+    if (shown && !slides.some(({ id }) => id === shown)) shown = "";
+    for (const image of $("wall").children) {
+      const address = image.getAttribute("src");
+      if (address.startsWith("/") && !slides.some(({ id }) => address === `/image/${id}`)) image.remove();
+    }
+    if (painting) {
+      card(state.paint);
+      if (state.paint.preview) put(state.paint.preview, state.paint.prompt, { growing: true });
+    }
+    if (mode() === "idle" && !$("wall").children.length) next();
+    else if (!shown) after(SLIDE);
+    if (mode() === "empty") clearWall();
+  },
+  speak() {
+    speaking = true;
+    voice = [];
+    drawWave($("voice"), voice, accent(), VOICE_BARS);
+    mode();
+  },
+  wave(bars) {
+    voice = [...voice, ...bars].slice(-VOICE_BARS);
+    drawWave($("voice"), voice, accent(), VOICE_BARS);
+  },
+  silence() {
+    speaking = false;
+    if (mode() === "idle") after(SLIDE / 3);
+  },
+  paint(what) {
+    painting = true;
+    shown = "";
+    clearWall();
+    card(what);
+    mode();
+  },
+  preview(address) {
+    if (painting) put(address, $("card-prompt").textContent, { growing: true });
+  },
+  picture(picture) {
+    painting = false;
+    slides = [picture, ...slides];
+    at = 0;
+    linger(picture);
+  },
+  failed() {
+    painting = false;
+    clearWall();
+    mode();
+    after(0);
+  },
+  lost() {
+    $("note").textContent = "…";
+  },
+  back() {
+    $("note").textContent = "";
+  },
+  restarted() {
+    location.reload(); // the program may be another version
+  },
+});
+
+if (navigator.wakeLock) {
+  const awake = () => document.hidden || navigator.wakeLock.request("screen").catch(() => {});
+  addEventListener("visibilitychange", awake);
+  awake();
+}

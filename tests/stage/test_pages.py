@@ -1,0 +1,409 @@
+"""The pages in a real browser, with a voice from a file as its microphone."""
+
+import re
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from stage.app import PAGES
+from stage.recordings import AFTER, BEFORE
+from tests.programs import wait_until
+from tests.stage.conftest import VOICE_SECONDS
+from tests.stage.house import RATE, House, house, voice
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, ViewportSize
+
+pytestmark = pytest.mark.slow
+MS = 15_000
+PHONE: "ViewportSize" = {"width": 390, "height": 844}
+TABLET: "ViewportSize" = {"width": 768, "height": 1024}
+WALL: "ViewportSize" = {"width": 1920, "height": 1080}
+
+
+class Tab:
+    """One page, and what went wrong in it."""
+
+    def __init__(self, stage: House, page: "Page") -> None:
+        self.stage, self.page = stage, page
+        self.errors: list[str] = []
+        page.set_default_timeout(MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._hear(message))
+
+    def _hear(self, message: Any) -> None:
+        if message.type == "error" and "Failed to load resource" not in message.text:
+            self.errors.append(message.text)
+
+    def open(self, path: str = "/") -> "Tab":
+        self.page.goto(self.stage.url + path)
+        return self
+
+    def waits_for(self, state: str, timeout: float = MS) -> None:
+        """Wait until the visitor's page is in a state, or the screen in a mode."""
+        self.page.wait_for_selector(f"[data-state={state}], [data-mode={state}]", timeout=timeout)
+
+    def reads(self, text: str, timeout: float = MS) -> None:
+        self.page.get_by_text(text).first.wait_for(timeout=timeout)
+
+    def until(self, script: str) -> None:
+        """Wait until an expression is true in the page, whose policy lets playwright's own waiting not run there."""
+        wait_until(lambda: bool(self.page.evaluate(script)))
+
+    def hears(self) -> None:
+        """Wait until the microphone is open, as its ring of sound is full."""
+        self.waits_for("ready")
+        self.page.wait_for_timeout(600)  # of sound: the ring and the first level
+
+    def presses(self, milliseconds: float) -> float:
+        """Hold the button; return for how many milliseconds, by the clock of the page."""
+        self.page.evaluate(
+            """() => { window.held = {}; const button = document.querySelector("#speak");
+            for (const name of ["pointerdown", "pointerup"])
+              button.addEventListener(name, () => held[name] = performance.now(), {once: true});
+            }"""
+        )
+        box = self.page.locator("#speak").bounding_box()
+        assert box
+        self.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        self.page.mouse.down()
+        self.page.wait_for_timeout(milliseconds)
+        self.page.mouse.up()
+        return float(self.page.evaluate("held.pointerup - held.pointerdown"))
+
+    def speaks(self, milliseconds: float = 900) -> str:
+        """Hold the button until there is a picture; return its id."""
+        self.presses(milliseconds)
+        self.waits_for("picture")
+        address = self.page.locator("#picture").get_attribute("src") or ""
+        return address.removeprefix("/image/")
+
+
+@pytest.fixture
+def tab(stage: House, chromium: "Browser") -> Iterator[Tab]:
+    """A visitor's page, ready to record."""
+    with_permissions = chromium.new_context(viewport=TABLET, permissions=["microphone"], locale="en-GB")
+    one = Tab(stage, with_permissions.new_page()).open()
+    one.hears()
+    yield one
+    with_permissions.close()
+    assert not one.errors
+
+
+@pytest.fixture
+def screen(stage: House, chromium: "Browser") -> Iterator[Tab]:
+    context = chromium.new_context(viewport=WALL, locale="en-GB")
+    one = Tab(stage, context.new_page()).open("/screen")
+    yield one
+    context.close()
+    assert not one.errors
+
+
+def recording_of(stage: House, id: str) -> tuple[np.ndarray, int]:
+    """Return the kept recording of a picture, [T] int16, and its rate."""
+    with wave.open(str(stage.voice_of(id))) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
+
+
+def compare(recorded: np.ndarray) -> tuple[float, float]:
+    """Return correlation and level in dB of a recording against the stretch of the looped voice that it holds best."""
+    looped = np.tile(voice(VOICE_SECONDS), 2).astype(float)
+    taken = recorded.astype(float)
+    size = 1 << (looped.size + taken.size).bit_length()
+    products = np.fft.irfft(np.fft.rfft(looped, size) * np.conj(np.fft.rfft(taken, size)), size)
+    start = int(products[: looped.size - taken.size].argmax())
+    source = looped[start : start + taken.size]
+    correlation = (source @ taken) / np.sqrt((source @ source) * (taken @ taken))
+    return float(correlation), float(10 * np.log10((taken @ taken) / (source @ source)))
+
+
+# --- a visit ----------------------------------------------------------------------------------------------------------
+def test_a_recording_is_the_sound_that_was_there(stage, tab):
+    """Without a hole, at its own level, from before the press until after the release."""
+    held = tab.presses(1500) / 1000
+    tab.waits_for("picture")
+    id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
+    recorded, rate = recording_of(stage, id)
+    assert rate == RATE
+    assert recorded.size / rate >= held + BEFORE + AFTER - 0.02
+    correlation, level = compare(recorded)
+    assert correlation >= 0.95 and abs(level) <= 1.0
+
+
+def test_a_visit_from_the_button_to_the_picture_and_back(stage, tab, screen):
+    screen.waits_for("idle" if stage.show.session.shown() else "empty")
+    stage.show.change({"prompts": ["wait for it", "a blue butterfly"]})
+    (stage.folder / "go").unlink(missing_ok=True)
+    tab.reads("What shall your voice become?")
+    tab.page.get_by_text("wait for it").click()
+    tab.presses(900)
+    tab.waits_for("painting")
+    screen.waits_for("painting")
+    for page in (tab, screen):
+        page.until("document.querySelector('main img')?.src.startsWith('data:image/jpeg')")
+    stage.let_paint()
+    tab.waits_for("picture")
+    screen.waits_for("picture")
+    id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
+    assert screen.page.locator(f"#wall img[src='/image/{id}']").count() == 1
+    assert tab.page.locator("#save").get_attribute("href") == f"/image/{id}"
+    tab.page.get_by_text("Again").click()
+    tab.waits_for("ready")
+    assert tab.page.locator("#picture").get_attribute("src") is None  # nothing of one visitor is left for the next
+    stage.show.change({"prompts": ["a golden spiral on purple"]})
+
+
+def test_a_tap_starts_and_another_one_stops(stage, tab):
+    tab.presses(30)
+    tab.waits_for("speaking")
+    tab.reads("Tap to stop")
+    tab.page.wait_for_timeout(700)  # of sound
+    tab.presses(30)
+    tab.waits_for("picture")
+
+
+def test_keys_alone_do_it_all(stage, tab):
+    keyboard = tab.page.keyboard
+    keyboard.down("Space")
+    tab.waits_for("speaking")
+    tab.page.wait_for_timeout(700)  # of sound
+    keyboard.up("Space")
+    tab.waits_for("picture")
+    assert tab.page.evaluate("document.activeElement.id") == "again"
+    keyboard.press("Enter")
+    tab.waits_for("ready")
+
+
+def test_a_press_that_is_too_short_is_said_kindly(tab):
+    tab.presses(30)
+    tab.waits_for("speaking")
+    tab.presses(30)
+    tab.reads("That was very short")
+    tab.waits_for("ready")
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("de-AT", "Halten und sprechen"),
+        ("fr-FR", "Maintenez et parlez"),
+        ("es-MX", "Mantén y habla"),
+        ("ja", "Hold and"),
+    ],
+)
+def test_the_language_of_the_browser_decides(stage, chromium, language, words):
+    context = chromium.new_context(locale=language)
+    tab = Tab(stage, context.new_page()).open()
+    tab.reads(words)
+    assert tab.page.evaluate("document.documentElement.lang") == (language[:2] if language != "ja" else "en")
+    context.close()
+
+
+def test_every_language_has_every_text():
+    source = (PAGES / "words.js").read_text(encoding="utf-8")
+    blocks = re.findall(r"^  \w\w: \{(.*?)^  \},", source, flags=re.M | re.S)
+    keys = [set(re.findall(r"\b(\w+): \"", block)) for block in blocks]
+    assert len(keys) == 4 and all(key == keys[0] for key in keys)
+    scripts = "".join((PAGES / name).read_text(encoding="utf-8") for name in ("visitor.js", "voice.js"))
+    assert set(re.findall(r'say\("(\w+)"', scripts)) <= keys[0]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+def test_a_reload_while_speaking_is_said_and_the_recording_kept(stage, tab):
+    tab.page.keyboard.down("Space")
+    tab.waits_for("speaking")
+    tab.page.wait_for_timeout(900)  # of sound
+    tab.page.reload()
+    tab.reads("Your recording was interrupted", timeout=5000)
+    tab.waits_for("ready")
+    assert any("interrupted; it is kept" in line for line in stage.said("warn"))
+
+
+def test_a_recording_goes_on_when_the_network_comes_back(stage, tab):
+    tab.page.keyboard.down("Space")
+    tab.waits_for("speaking")
+    tab.page.wait_for_timeout(500)  # of sound
+    tab.page.context.set_offline(True)
+    tab.page.wait_for_timeout(500)
+    tab.page.keyboard.up("Space")
+    tab.reads("The connection is lost")
+    tab.page.context.set_offline(False)
+    tab.waits_for("picture")
+    id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
+    recorded, rate = recording_of(stage, id)
+    assert recorded.size / rate >= 1.0 + BEFORE + AFTER - 0.02 and compare(recorded)[0] >= 0.95
+
+
+def test_a_microphone_that_falls_silent_is_noticed(stage, chromium):
+    """Exact zeros are all that a browser gives of one that was removed, or put to sleep."""
+    context = chromium.new_context(permissions=["microphone"], locale="en-GB")
+    page = context.new_page()
+    page.add_init_script("""
+      const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        window.wanted = wanted;
+        const context = new AudioContext(), gain = new GainNode(context), end = context.createMediaStreamDestination();
+        context.createMediaStreamSource(await real(wanted)).connect(gain).connect(end);
+        window.mute = () => (gain.gain.value = 0);
+        return end.stream;
+      };""")
+    tab = Tab(stage, page).open()
+    tab.hears()
+    assert page.evaluate("Object.values(wanted.audio)") == [False, False, False]
+    page.wait_for_timeout(4100)  # in which a microphone may wake up
+    page.keyboard.down("Space")
+    tab.waits_for("speaking")
+    page.evaluate("mute()")
+    tab.reads("The microphone fell silent", timeout=2000 + 500)
+    context.close()
+
+
+def test_pages_go_on_when_the_server_was_started_again(tmp_path, chromium):
+    context = chromium.new_context(permissions=["microphone"], locale="en-GB")
+    with house(tmp_path, "--free_prompt") as stage:
+        tabs = [Tab(stage, context.new_page()).open(path) for path in ("/", "/screen", "/gallery")]
+        visitor, screen, gallery = tabs
+        visitor.hears()
+        id = visitor.speaks()
+        port = stage.address.port
+        visitor.page.get_by_text("Again").click()
+        visitor.waits_for("ready")
+        visitor.page.keyboard.down("Space")
+        visitor.waits_for("speaking")
+        visitor.page.wait_for_timeout(800)  # of sound
+        folder = stage.show.session.folder
+    visitor.reads("The connection is lost")
+    assert list(tmp_path.glob(".temp_live_audio.*.wav")) or list(tmp_path.glob("temp_live_audio_*.wav"))
+    with house(tmp_path, "--session", str(folder), port=port) as stage:
+        visitor.page.keyboard.up("Space")
+        visitor.reads("Your recording was interrupted", timeout=5000)
+        screen.page.wait_for_selector(f"#wall img.on[src='/image/{id}']", timeout=5000)
+        assert gallery.page.locator("figure").count() == 1
+        visitor.page.keyboard.down("Space")
+        visitor.waits_for("speaking", timeout=5000)
+        visitor.page.wait_for_timeout(700)  # of sound
+        visitor.page.keyboard.up("Space")
+        visitor.waits_for("picture")
+        gallery.until("document.querySelectorAll('figure').length === 2")
+    context.close()
+
+
+# --- other pages ------------------------------------------------------------------------------------------------------
+def test_a_phone_takes_the_picture_home_until_it_is_removed(stage, guest, artist, chromium):
+    guest.speak(voice(1.0))
+    id = guest.waits_for_picture()
+    wait_until(lambda: stage.show.session.find(id) is not None)
+    context = chromium.new_context(viewport=PHONE, locale="de-DE", has_touch=True)
+    tab = Tab(stage, context.new_page()).open(f"/p/{id}")
+    streams = [request for request in tab.page.evaluate("performance.getEntriesByType('resource').map(e => e.name)")]
+    assert not [name for name in streams if "/events/" in name]
+    with tab.page.expect_download() as download:
+        tab.page.get_by_text("Bild speichern").click()
+    assert Path(download.value.path()).read_bytes() == guest.ask("GET", f"/image/{id}")[2]
+    artist.post("/operator/picture", {"id": id, "action": "delete"})
+    tab.page.evaluate("dispatchEvent(new Event('visibilitychange'))")
+    tab.reads("Dieses Bild wurde entfernt.")
+    assert tab.page.locator("img").count() == 0
+    context.close()
+
+
+def test_the_artist_changes_the_show_and_takes_a_picture_down(stage, tab, screen, chromium):
+    id = tab.speaks()
+    context = chromium.new_context(locale="en-GB")
+    desk = Tab(stage, context.new_page()).open(f"/operator?key={stage.key.text}")
+    assert desk.page.url.endswith("/operator")
+    desk.page.get_by_label("Prompts, one a line").fill("calm waves\na red flower")
+    desk.page.get_by_label("Steps").fill("7")
+    desk.page.get_by_text("Apply").click()
+    desk.reads("applied")
+    assert stage.show.prompts == ["calm waves", "a red flower"] and stage.show.options.steps == 7
+    desk.page.get_by_role("button", name="Pause").click()
+    tab.page.get_by_text("Again").click()
+    tab.reads("A short break")
+    desk.page.get_by_role("button", name="Go on").click()
+    tab.waits_for("ready")
+    card = desk.page.locator(f"article[data-id='{id}']")
+    card.get_by_text("Delete").click()
+    desk.page.locator("#sure").get_by_text("Delete", exact=True).click()
+    card.wait_for(state="detached")
+    screen.until(f"!document.querySelector(\"#wall img[src='/image/{id}']\")")
+    assert stage.show.session.find(id) is None
+    stage.show.change({"prompts": ["a golden spiral on purple"]})
+    context.close()
+
+
+def test_without_https_another_device_is_told_why_it_has_no_microphone(stage, chromium):
+    """Browsers call such a page no secure context."""
+    context = chromium.new_context(locale="en-GB")
+    page = context.new_page()
+    page.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false})")
+    tab = Tab(stage, page).open()
+    tab.reads("This page has a microphone only over https")
+    assert page.locator("#speak").is_disabled()
+    context.close()
+
+
+def test_a_microphone_that_may_not_be_used_is_said(stage, chromium):
+    context = chromium.new_context(locale="en-GB")
+    page = context.new_page()
+    page.add_init_script(
+        "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'))"
+    )
+    tab = Tab(stage, page).open()
+    tab.waits_for("ready")
+    tab.presses(600)
+    tab.reads("This page may not use the microphone")
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/screen", "/gallery", "/p/{id}", "/operator", "/operator?key=wrong", "/nothing"]
+)
+@pytest.mark.parametrize("size", [PHONE, WALL], ids=["phone", "wall"])
+def test_axe_finds_nothing(stage, guest, chromium, path, size):
+    from axe_playwright_python.sync_playwright import Axe
+
+    if not stage.show.session.shown():
+        guest.speak(voice(1.0))
+        guest.waits_for_picture()
+        wait_until(lambda: stage.show.session.shown())
+    context = chromium.new_context(viewport=size, locale="en-GB", reduced_motion="reduce")
+    tab = Tab(stage, context.new_page())
+    if path == "/operator":
+        tab.open(f"/operator?key={stage.key.text}")
+    tab.open(path.format(id=stage.show.session.shown()[0].id))
+    tab.page.wait_for_load_state("load")
+    found = Axe().run(tab.page)
+    assert not found.response["violations"], found.generate_report()
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    context.close()
+
+
+def test_axe_finds_nothing_in_the_states_of_a_visit(tab):
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab.page.emulate_media(reduced_motion="reduce")
+    tab.page.keyboard.down("Space")
+    tab.waits_for("speaking")
+    assert not (found := Axe().run(tab.page)).response["violations"], found.generate_report()
+    tab.page.keyboard.up("Space")
+    tab.waits_for("picture")
+    assert not (found := Axe().run(tab.page)).response["violations"], found.generate_report()
+
+
+def test_who_asks_for_less_motion_gets_none(stage, guest, chromium):
+    guest.speak(voice(1.0))
+    guest.waits_for_picture()
+    context = chromium.new_context(reduced_motion="reduce")
+    for path in ("/", "/screen"):
+        tab = Tab(stage, context.new_page()).open(path)
+        moving = tab.page.evaluate("""() => [...document.querySelectorAll("*")].filter((one) => {
+          const style = getComputedStyle(one);
+          return style.animationName !== "none" || parseFloat(style.transitionDuration) > 0;
+        }).length""")
+        assert moving == 0
+    context.close()
