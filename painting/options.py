@@ -14,7 +14,7 @@ import cli
 import config
 import standby
 from painting.image_spec import FIELDS, SAMPLERS, STOCHASTIC, ImageSpec
-from painting.pipelines.files import PipelineFiles, find_pipeline, find_pipeline_in
+from painting.pipelines.files import PipelineFiles, few_steps, find_pipeline, find_pipeline_in
 
 Add = Callable[..., object]  # add_argument of a parser, a group or an exclusive group
 
@@ -169,10 +169,11 @@ def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
             if getattr(args, name):
                 return f"--{name} is for models of the library diffusers, which have a model_index.json: leave it out"
         return ""
+    family, own = pipeline.family, pipeline.defaults["sampler"]
+    defaults = {**pipeline.defaults, **_defaults_of_loras(args.lora, pipeline)}
     for name, field in SETTINGS.items():
         if name not in args.given:
-            setattr(args, name, pipeline.defaults[field])
-    family, own = pipeline.family, pipeline.defaults["sampler"]
+            setattr(args, name, defaults[field])
     lacking = {
         "eta": "eta" not in family.takes,
         "guidance_rescale": "guidance_rescale" not in family.takes,
@@ -189,6 +190,15 @@ def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
     if args.steps < family.least_steps:
         return f"--steps {args.steps}: {family.text} needs {family.least_steps} or more"
     return ""
+
+
+def _defaults_of_loras(loras: list[Lora], pipeline: PipelineFiles) -> dict[str, Any]:
+    """Return steps, scale and sampler of a LoRA that was made for few steps, by its name; {} if there is none."""
+    few = next((few for lora in loras if (few := few_steps(lora.path.stem))), None)
+    if few is None:
+        return {}
+    made: dict[str, Any] = {"steps": max(few[0], pipeline.family.least_steps), "scale": pipeline.family.unguided}
+    return made | ({"sampler": few[1]} if few[1] in pipeline.family.samplers else {})
 
 
 def unguided(args: argparse.Namespace) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import config
 from ldm.families import recognise
 from painting.pipelines.families import FAMILIES, Family
 from painting.pipelines.schedulers import name_of
@@ -25,12 +26,13 @@ WEIGHTS = re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?(-\d+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack")
 MAX_JSON = 64 << 20  # bytes; tokenizers take some 20 MB
 MAX_HEADER = 64 << 20  # bytes of the header of a .safetensors file
+ODE_OF = {"dpmpp_sde": "dpmpp", "lcm": "euler"}
 # words in the name of a model or LoRA that was made for few steps: steps, scale, and the sampler of a LoRA
 FEW_STEPS: tuple[tuple[str, int, str], ...] = (
     (r"lcm", 4, "lcm"), (r"hyper", 8, "ddim"), (r"lightning", 4, "euler"), (r"turbo", 4, "euler"),
     (r"schnell", 4, "euler"), (r"klein", 4, "euler"), (r"dmd", 4, "lcm"),
 )  # fmt: skip
-SINGLE_FILES = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+LAYOUTS = config.CONFIGS_DIR / "diffusers"  # configs of single files
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class PipelineFiles:
         family: the row of its class.
         files: everything that is read, sorted.
         size: bytes of its weights.
-        layout: of a single file the name of the folder of its configs; else "".
+        configs: of a single file the folder of its configs; of a folder None.
         variant: of the file names of its weights, such as "fp16"; None: there is none.
         defaults: fields of `ImageSpec` with the model's own defaults.
     """
@@ -51,7 +53,7 @@ class PipelineFiles:
     family: Family
     files: tuple[Path, ...]
     size: int
-    layout: str = ""
+    configs: Path | None = None
     variant: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,7 +122,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> PipelineFiles:
     if len(named) > 1:
         raise ValueError(f"{folder} mixes weights named {', '.join(sorted(named))}; keep those of one kind")
     defaults = _defaults(folder, family, index)
-    return PipelineFiles(folder, family, tuple(sorted(files)), size, "", named.pop() if named else None, defaults)
+    return PipelineFiles(folder, family, tuple(sorted(files)), size, None, named.pop() if named else None, defaults)
 
 
 def _is_component(value: list[Any]) -> bool:
@@ -138,7 +140,7 @@ def _check_class(folder: Path, part: str, value: list[str], family: Family) -> N
             f"{folder} asks for the class {name} of {library} for its part {part}; code of a model is never run, and "
             f"{family.text} needs classes of {', '.join((*LIBRARIES, *family.modules))} only"
         )
-    if not (folder / part).is_dir():
+    if not (folder / part).is_dir() and not (folder.parent == LAYOUTS and part.startswith("tokenizer")):
         raise ValueError(f"{folder} lacks its part {part}: was the download complete?")
 
 
@@ -261,23 +263,33 @@ def read_header(path: Path) -> dict[str, Any]:
 
 # --- single files -----------------------------------------------------------------------------------------------------
 def read_single_file(path: Path, layout: str) -> PipelineFiles:
-    """Describe a single .safetensors file of a known layout.
+    """Describe a single .safetensors file of a known layout: "sd1", "sd2" or "sdxl".
+
+    Its configs ship with this program. Those in a folder beside it, with the name of the file, go before them.
 
     Raises:
-        ValueError: its configs do not ship with this program.
+        ValueError: the configs beside it are broken, or of a pipeline that is not known.
+        OSError: they cannot be read.
     """
-    if layout not in SINGLE_FILES:
-        raise ValueError(
-            f"{path} is a single file of {layout}, whose other parts are not in it: get the folder as diffusers saves "
-            "it, with model_index.json"
-        )
-    family = FAMILIES[SINGLE_FILES[layout]]
-    side = {"sd1": 512, "sd2": 768, "sdxl": 1024}[layout]
-    defaults = {"steps": family.steps, "scale": family.scale, "sampler": "euler" if layout == "sdxl" else "plms",
-        "height": side, "width": side}  # fmt: skip
+    configs = path.with_suffix("")
+    if (configs / INDEX).is_file():
+        for small in sorted(configs.glob("*/*.json")):
+            _check_json(small)
+    elif layout == "sd2" and re.search(r"512|base", path.stem):  # its weights do not tell what it predicts
+        configs = LAYOUTS / "sd2-base"
+    else:
+        configs = LAYOUTS / layout
+    index = read_json(configs / INDEX)
+    family = FAMILIES.get(str(index.get("_class_name")))
+    if family is None:
+        raise ValueError(f"{configs} describes no pipeline that this program knows")
+    for part, value in index.items():
+        if not part.startswith("_") and isinstance(value, list) and _is_component(value):
+            _check_class(configs, part, value, family)
+    defaults = _defaults(configs, family, index)
     if few := few_steps(path.stem):
-        defaults |= {"steps": few[0], "scale": 1.0, "sampler": few[1]}
-    return PipelineFiles(path, family, (path,), path.stat().st_size, layout, None, defaults)
+        defaults |= {"steps": few[0], "scale": family.unguided, "sampler": few[1]}
+    return PipelineFiles(path, family, (path,), path.stat().st_size, configs, None, defaults)
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------------
@@ -289,6 +301,8 @@ def _defaults(folder: Path, family: Family, index: Mapping[str, Any]) -> dict[st
     own = name_of(class_name, scheduler, family.flow)
     if own is None:
         raise ValueError(f"{folder} uses the sampler {class_name}, which this program does not know")
+    if family.flow and own in ODE_OF:  # else the voice would be forgotten in the first step
+        own = ODE_OF[own]
     side = _side(folder, family, index)
     height, width = family.sizes[0] if family.sizes else (side, side)
     made = {"steps": family.steps, "scale": family.scale, "sampler": own, "height": height, "width": width}

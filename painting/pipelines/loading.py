@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 
-import config
 from ldm.checkpoint import DTYPES
-from painting.pipelines.files import PipelineFiles, check_lora, check_vae, gigabytes
+from painting.pipelines.files import LAYOUTS, PipelineFiles, check_lora, check_vae, gigabytes
 from painting.pipelines.painter import DiffusersPainter
 
 INSTALL = "make diffusers, or python -m pip install -r requirements-diffusers.txt"
 MISSING = ("newly initialized", "| MISSING", "MISSING:")  # what transformers says of weights that a file lacks
-LAYOUTS = config.CONFIGS_DIR / "diffusers"  # configs of single files
 MERGES = 49_152 - 256 - 2  # of CLIP's vocabulary, beside single bytes and two special words
 OFFLOADS = ("model", "sequential")
 
@@ -113,7 +111,7 @@ def _load(
     try:
         with _complete(found.path):
             made = getattr(diffusers, found.family.pipeline)
-            read = _read_single_file if found.layout else _read_folder
+            read = _read_single_file if found.configs else _read_folder
             pipeline = read(made, found, DTYPES[precision])
             if vae is not None:
                 _replace_vae(pipeline, found, vae, DTYPES[precision])
@@ -187,14 +185,14 @@ def _line(text: object) -> str:
 # --- single files -----------------------------------------------------------------------------------------------------
 def _read_single_file(made: Any, found: PipelineFiles, dtype: torch.dtype) -> Any:
     """Load a single file by the configs of its layout, which ship with this program or lie beside the file."""
-    beside = found.path.with_suffix("")
-    folder = beside if (beside / "model_index.json").is_file() else LAYOUTS / found.layout
+    configs = found.configs
+    assert configs is not None
     parts: dict[str, Any] = {}
-    if folder.parent == LAYOUTS:
-        parts["tokenizer"] = clip_tokenizer("!" if found.layout.startswith("sd2") else "<|endoftext|>")
-        if found.layout == "sdxl":
+    if configs.parent == LAYOUTS:
+        parts["tokenizer"] = clip_tokenizer("!" if configs.name.startswith("sd2") else "<|endoftext|>")
+        if configs.name == "sdxl":
             parts["tokenizer_2"] = clip_tokenizer("!")
-    return made.from_single_file(str(found.path), config=str(folder), dtype=dtype, local_files_only=True, **parts)
+    return made.from_single_file(str(found.path), config=str(configs), dtype=dtype, local_files_only=True, **parts)
 
 
 @functools.cache
@@ -238,7 +236,7 @@ def _replace_vae(pipeline: Any, found: PipelineFiles, path: Path, dtype: torch.d
     if path.is_dir():
         vae = kind.from_pretrained(path, dtype=dtype, use_safetensors=True, local_files_only=True)
     else:
-        configs = LAYOUTS / found.layout if found.layout else found.path
+        configs = found.configs or found.path
         vae = kind.from_single_file(str(path), config=str(configs), subfolder="vae", dtype=dtype, local_files_only=True)
     if vae.config.latent_channels != pipeline.vae.config.latent_channels:
         raise ValueError(

@@ -54,6 +54,7 @@ class DiffusersPainter:
         self.family, self.precision, self.defaults = family, precision, dict(defaults or {})
         self._load = load
         self._cut: set[str] = set()  # prompts whose end the model does not read, and the user knows
+        self._told: set[str] = set()  # samplers of which the user knows that they forget the voice
         self._set_up()
 
     def _set_up(self) -> None:
@@ -129,6 +130,7 @@ class DiffusersPainter:
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]
         self._warn_of_cut_prompts(specs)
+        self._warn_of_forgotten_voice(specs[0])
         images = self._sample_all(specs, x_T, on_step)
         if self.precision != "fp32" and not np.isfinite(images).all():
             warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
@@ -159,13 +161,23 @@ class DiffusersPainter:
             if wrong:
                 raise ValueError(f"{family.text} has no {name} {getattr(spec, name)!r}")
 
+    def _warn_of_forgotten_voice(self, spec: ImageSpec) -> None:
+        """Warn once of a sampler with which nothing of x_T is left after the first step."""
+        if self.family.flow and SCHEDULERS[spec.sampler].stochastic and spec.sampler not in self._told:
+            note = (
+                f"with the sampler {spec.sampler} this kind of model forgets x_T in its first step; the voice decides "
+                "only the noise that is added later"
+            )
+            warnings.warn(note, PaintingNote, stacklevel=3)
+            self._told.add(spec.sampler)
+
     # --- samplers -----------------------------------------------------------------------------------------------------
     @property
     def _own_name(self) -> str | None:
         return name_of(type(self._own).__name__, self._own.config, self.family.flow)
 
     def _scheduler(self, spec: ImageSpec) -> Any:
-        """Return the scheduler of a sampler: the pipeline's own, or one with its betas or shift.
+        """Return the scheduler of a sampler: the pipeline's own, or one with its betas or shift; for flow an ODE.
 
         One step must start from pure noise, which only trailing timesteps do for every scheduler. (Lin et al., "Common
         diffusion noise schedules and sample steps are flawed", WACV 2024, section 3.3.)
@@ -175,6 +187,8 @@ class DiffusersPainter:
         own, flow = self._own.config, self.family.flow
         trailing = {"timestep_spacing": "trailing"} if not flow and "timestep_spacing" in own else {}
         if spec.sampler == self._own_name:
+            if own.get("stochastic_sampling"):
+                return type(self._own).from_config(own, stochastic_sampling=False)
             if spec.steps > 1 or not trailing or own["timestep_spacing"] == "trailing":
                 return self._own
             return type(self._own).from_config(own, **trailing)
@@ -189,7 +203,7 @@ class DiffusersPainter:
     def _one_by_one(self, spec: ImageSpec) -> bool:
         """Tell whether a batch must be painted image by image, because noise or guidance of a batch is shared."""
         entry = SCHEDULERS[spec.sampler]
-        stochastic = entry.stochastic or spec.eta > 0 or self._own.config.get("stochastic_sampling", False)
+        stochastic = entry.stochastic or spec.eta > 0
         guided = self.family.one_guided and spec.scale != self.family.unguided
         return guided or (stochastic and not self.family.seeds)
 

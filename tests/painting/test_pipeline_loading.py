@@ -1,0 +1,231 @@
+"""Single files under the published names, LoRAs, another autoencoder, and files that lack something."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import painting
+from ldm.diffusers_names import autoencoder_name, unet_name
+from painting.pipelines.files import LAYOUTS, find_pipeline
+from painting.pipelines.loading import clip_tokenizer, clip_vocabulary, import_diffusers
+from tests.painting import tiny_pipelines
+
+pytestmark = pytest.mark.slow
+KINDS = {"sd1": "StableDiffusionPipeline", "sd2": "StableDiffusionPipeline", "sdxl": "StableDiffusionXLPipeline"}
+SIZE = {"height": 64, "width": 96}
+
+
+# --- the published names, written down here and not taken from diffusers ----------------------------------------------
+def open_clip(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a text encoder by their names in OpenCLIP."""
+    for name, tensor in tensors.items():
+        name = name.removeprefix("text_model.").removeprefix("encoder.")
+        parts = {"self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1":
+            "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}  # fmt: skip
+        fixed = {
+            "embeddings.token_embedding.weight": "token_embedding.weight",
+            "embeddings.position_embedding.weight": "positional_embedding",
+            "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias",
+        }  # fmt: skip
+        if name == "text_projection.weight":
+            yield "text_projection", tensor.T.contiguous()
+        elif name in fixed:
+            yield fixed[name], tensor
+        elif match := re.fullmatch(r"layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
+            three = [tensors[next(n for n in tensors if n.endswith(name.replace("q_proj", f"{x}_proj")))] for x in "qkv"]
+            yield f"transformer.resblocks.{match[1]}.attn.in_proj_{match[2]}", torch.cat(three)
+        elif match := re.fullmatch(r"layers\.(\d+)\.(.*)\.(weight|bias)", name):
+            if match[2] in parts:
+                yield f"transformer.resblocks.{match[1]}.{parts[match[2]]}.{match[3]}", tensor
+
+
+def original_unet(name: str, config: Any) -> str:
+    if match := re.fullmatch(r"add_embedding\.linear_([12])\.(weight|bias)", name):
+        return f"model.diffusion_model.label_emb.0.{2 * int(match[1]) - 2}.{match[2]}"
+    return unet_name(name, config["layers_per_block"], config["up_block_types"])
+
+
+def in_one_file(pipeline: Any, kind: str) -> dict[str, Tensor]:
+    """Return all weights of a pipeline by the names of its published single file."""
+    levels = len(pipeline.vae.config.block_out_channels)
+    tensors = {original_unet(name, pipeline.unet.config): x for name, x in pipeline.unet.state_dict().items()}
+    for name, tensor in pipeline.vae.state_dict().items():
+        new = autoencoder_name(name, levels)
+        of_attention = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", new)
+        tensors[new] = tensor[:, :, None, None] if of_attention else tensor
+    first = {name.removeprefix("text_model."): x for name, x in pipeline.text_encoder.state_dict().items()}
+    if kind == "sd2":
+        tensors |= {f"cond_stage_model.model.{name}": x for name, x in open_clip(first)}
+    else:
+        prefix = {"sd1": "cond_stage_model", "sdxl": "conditioner.embedders.0"}[kind]
+        tensors |= {f"{prefix}.transformer.text_model.{name}": x for name, x in first.items()}
+    if kind == "sdxl":
+        second = open_clip(dict(pipeline.text_encoder_2.state_dict()))
+        tensors |= {f"conditioner.embedders.1.model.{name}": x for name, x in second}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+def small_clip(width: int, projection: bool = False) -> Any:
+    return tiny_pipelines.randomise(tiny_pipelines.clip(projection, width))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Save a folder of each kind; beside it, NAME.safetensors with the same weights."""
+    import diffusers
+
+    root, made = tmp_path_factory.mktemp("single"), {}
+    for kind, name in KINDS.items():
+        parts = dict(tiny_pipelines.make_pipeline(name).components)
+        linear = {"use_linear_projection": kind != "sd1"}
+        if kind == "sdxl":  # the text encoders are told apart by their widths
+            parts["text_encoder_2"] = small_clip(64, True)
+            parts["unet"] = tiny_pipelines.xl_unet(32 + 64, 64)
+        else:
+            parts["unet"] = tiny_pipelines.unet(**linear)
+            parts["requires_safety_checker"] = False
+        tiny_pipelines.randomise(parts["unet"])
+        pipeline = getattr(diffusers, name)(**parts)
+        made[kind] = root / kind
+        pipeline.save_pretrained(made[kind])
+        save_file(in_one_file(pipeline, kind), root / f"{kind}.safetensors")
+    return made
+
+
+def paint(model: Path, **how: Any) -> np.ndarray:
+    painter = painting.load_painter(model, precision=how.pop("precision", "fp32"), device="cpu", **how)
+    x_T = torch.randn(1, *painter.latent_shape(**SIZE), generator=torch.Generator().manual_seed(1))
+    return np.asarray(painting.paint("a red cat", x_T, painter=painter, steps=2, **SIZE))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_file_equals_the_folder(saved, kind, tmp_path):
+    single = shutil.copy(saved[kind].with_suffix(".safetensors"), tmp_path)
+    configs = tmp_path / kind
+    shutil.copytree(saved[kind], configs, ignore=shutil.ignore_patterns("*.safetensors"))
+    assert np.array_equal(paint(Path(single)), paint(saved[kind]))
+
+
+@pytest.mark.parametrize("layout, counts", [
+    # as counted in the published models
+    ("sd1", {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480}),
+    ("sd2", {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+    ("sd2-base", {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}),
+    ("sdxl", {"unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840}),
+])  # fmt: skip
+def test_the_configs_that_ship_describe_the_published_models(layout, counts):
+    import diffusers
+    import transformers
+
+    index = json.loads((LAYOUTS / layout / "model_index.json").read_text())
+    for part, expected in counts.items():
+        library, name = index[part]
+        config = json.loads((LAYOUTS / layout / part / "config.json").read_text())
+        with torch.device("meta"):
+            if library == "diffusers":
+                model = getattr(diffusers, name).from_config(config)
+            else:
+                model = getattr(transformers, name)(transformers.CLIPTextConfig(**config))
+        assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_the_tokenizer_that_ships_is_clips():
+    import_diffusers()
+    words, merges = clip_vocabulary()
+    assert len(words) == 49_408 and len(merges) == 48_894
+    for pad, number in (("<|endoftext|>", 49_407), ("!", 0)):
+        ids = clip_tokenizer(pad)("a photo of a cat", padding="max_length", max_length=9).input_ids
+        assert ids == [49_406, 320, 1125, 539, 320, 2368, 49_407, number, number]
+
+
+def test_names_and_steps_of_single_files(saved, tmp_path):
+    for name, sampler, steps, side in (
+        ("dreamshaper_8", "plms", 50, 512), ("sd_turbo", "euler", 4, 512), ("photon_lcm", "lcm", 4, 512),
+    ):  # fmt: skip
+        path = tmp_path / f"{name}.safetensors"
+        shutil.copy(saved["sd1"].with_suffix(".safetensors"), path)
+        found: Any = find_pipeline(path)
+        assert (found.defaults["sampler"], found.defaults["steps"], found.defaults["height"]) == (sampler, steps, side)
+    for name, configs in (("v2-1_768-ema-pruned", "sd2"), ("v2-1_512-ema-pruned", "sd2-base")):
+        shutil.copy(saved["sd2"].with_suffix(".safetensors"), path := tmp_path / f"{name}.safetensors")
+        found = find_pipeline(path)
+        assert found.configs == LAYOUTS / configs
+
+
+def test_bfloat16_is_near_float32(saved):
+    full, half = (paint(saved["sd1"], precision=precision).astype(int) for precision in ("fp32", "bf16"))
+    assert 0 < np.abs(full - half).mean() < 12
+
+
+# --- LoRAs, autoencoders ----------------------------------------------------------------------------------------------
+def save_lora(path: Path, width: int = 16) -> Path:
+    """Write a LoRA of rank 2 for one attention of the tiny U-Net, in kohya's names."""
+    base = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    generator = torch.Generator().manual_seed(3)
+    save_file({
+        f"{base}.lora_down.weight": torch.randn(2, width, generator=generator),
+        f"{base}.lora_up.weight": torch.randn(width, 2, generator=generator),
+        f"{base}.alpha": torch.tensor(2.0),
+    }, path)  # fmt: skip
+    return path
+
+
+def test_a_lora_changes_the_image_by_its_weight(saved, tmp_path):
+    lora = save_lora(tmp_path / "mine.safetensors")
+    plain, none, full = paint(saved["sd1"]), *(paint(saved["sd1"], loras=[(lora, weight)]) for weight in (0, 1))
+    assert np.abs(plain.astype(int) - none).max() <= 1
+    assert np.abs(plain.astype(int) - full).mean() > 1
+
+
+@pytest.mark.parametrize("width, words", [(24, "cannot be loaded")])
+def test_a_lora_of_another_model_is_one_line(saved, tmp_path, width, words):
+    lora = save_lora(tmp_path / "other.safetensors", width)
+    with pytest.raises(ValueError, match=words) as caught:
+        paint(saved["sd1"], loras=[(lora, 1.0)])
+    assert "\n" not in str(caught.value)
+
+
+def test_another_autoencoder(saved, tmp_path):
+    vae = tiny_pipelines.randomise(tiny_pipelines.kl())
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.05)
+    vae.save_pretrained(tmp_path / "vae")
+    changed = paint(saved["sd1"], vae=tmp_path / "vae")
+    assert np.abs(changed.astype(int) - paint(saved["sd1"])).mean() > 3
+    other = tiny_pipelines.randomise(tiny_pipelines.kl(16))
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="latents of 16 channels, and Stable Diffusion 1 and 2 of 4"):
+        paint(saved["sd1"], vae=tmp_path / "other")
+
+
+# --- what lacks something ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("part, file", [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
+def test_missing_weights_are_one_line(saved, tmp_path, part, file):
+    folder = tmp_path / "model"
+    shutil.copytree(saved["sd1"], folder)
+    path = folder / part / f"{file}.safetensors"
+    tensors = load_file(path)
+    tensors.pop(sorted(tensors)[3])
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"{folder} (lacks weights|cannot be loaded)") as caught:
+        paint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_single_file_without_its_autoencoder_is_one_line(saved, tmp_path):
+    tensors = load_file(saved["sd1"].with_suffix(".safetensors"))
+    shutil.copytree(saved["sd1"], tmp_path / "it", ignore=shutil.ignore_patterns("*.safetensors"))
+    save_file({n: x for n, x in tensors.items() if "first_stage" not in n}, tmp_path / "it.safetensors")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'it.safetensors'} ") as caught:
+        paint(tmp_path / "it.safetensors")
+    assert "\n" not in str(caught.value)
