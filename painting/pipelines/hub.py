@@ -23,6 +23,7 @@ KNOWN = {
     "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
 }
 DONE = ".voicetoimg-hub.json"  # in the folder of a model that was downloaded completely
+UNREACHED = "the hub cannot be reached, or the connection broke; the same command continues"
 SMALL = (".json", ".txt", ".model", ".jinja")
 
 
@@ -44,7 +45,7 @@ def fetch(repo: str) -> str:
         raise ValueError(f"{folder} is there already, and was not downloaded by this program: use --model {name}")
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
         from painting.pipelines.loading import INSTALL, MissingPackages
 
@@ -63,10 +64,14 @@ def fetch(repo: str) -> str:
         api.snapshot_download(repo, revision=info.sha, allow_patterns=wanted, local_dir=folder)
     except OfflineModeIsEnabled as error:
         raise OSError(f"{repo} cannot be downloaded: HF_HUB_OFFLINE forbids it") from error
+    except LocalEntryNotFoundError as error:
+        raise OSError(f"{repo} cannot be downloaded: {UNREACHED}") from error
     except HfHubHTTPError as error:
         raise ValueError(f"{repo} cannot be downloaded: {_reason(error)}") from error
-    except ConnectionError as error:
-        raise OSError(f"{repo} cannot be downloaded: the hub cannot be reached") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("httpx"):  # errors of a connection, of the hub's client
+            raise
+        raise OSError(f"{repo} cannot be downloaded: {UNREACHED}") from error
     (folder / DONE).write_text(json.dumps({"repository": repo, "revision": info.sha}) + "\n", encoding="utf-8")
     return name
 

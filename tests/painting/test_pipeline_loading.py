@@ -41,7 +41,9 @@ def open_clip(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         elif name in fixed:
             yield fixed[name], tensor
         elif match := re.fullmatch(r"layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)", name):
-            three = [tensors[next(n for n in tensors if n.endswith(name.replace("q_proj", f"{x}_proj")))] for x in "qkv"]
+            three = [
+                tensors[next(n for n in tensors if n.endswith(name.replace("q_proj", f"{x}_proj")))] for x in "qkv"
+            ]
             yield f"transformer.resblocks.{match[1]}.attn.in_proj_{match[2]}", torch.cat(three)
         elif match := re.fullmatch(r"layers\.(\d+)\.(.*)\.(weight|bias)", name):
             if match[2] in parts:
