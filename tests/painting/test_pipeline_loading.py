@@ -45,9 +45,8 @@ def open_clip(tensors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
                 tensors[next(n for n in tensors if n.endswith(name.replace("q_proj", f"{x}_proj")))] for x in "qkv"
             ]
             yield f"transformer.resblocks.{match[1]}.attn.in_proj_{match[2]}", torch.cat(three)
-        elif match := re.fullmatch(r"layers\.(\d+)\.(.*)\.(weight|bias)", name):
-            if match[2] in parts:
-                yield f"transformer.resblocks.{match[1]}.{parts[match[2]]}.{match[3]}", tensor
+        elif (match := re.fullmatch(r"layers\.(\d+)\.(.*)\.(weight|bias)", name)) and match[2] in parts:
+            yield f"transformer.resblocks.{match[1]}.{parts[match[2]]}.{match[3]}", tensor
 
 
 def original_unet(name: str, config: Any) -> str:
