@@ -45,7 +45,7 @@ class Keyboard:
         """Whether standard input has ended and every line of it was taken."""
         return self._closed.is_set() and self._lines.empty()
 
-    def wait(self, meanwhile: Callable[[], None], asked: float, after: float = 0.0) -> str | None:
+    def wait(self, meanwhile: Callable[[], None], asked: float = 0.0, after: float = 0.0) -> str | None:
         """Wait for ENTER; return the text typed before it, or None if standard input has ended.
 
         Args:

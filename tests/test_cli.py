@@ -251,7 +251,7 @@ def test_no_file_takes_the_place_of_a_stream_that_is_closed(closed, tmp_path):
     )
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(config.REPO_DIR)}, text=True,
-        input="", capture_output=True, timeout=PATIENCE, preexec_fn=lambda: [os.close(number) for number in closed],
+        input="", capture_output=True, timeout=PATIENCE, preexec_fn=lambda: list(map(os.close, closed)),
     )  # fmt: skip
     assert finished.returncode == 1
     assert (tmp_path / "numbers").read_text() == f"True {0 in closed} 0\n"

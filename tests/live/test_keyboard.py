@@ -134,5 +134,5 @@ def test_a_program_means_each_line(monkeypatch):
     os.close(writing)
     lines = Keyboard(reading)
     wait_until(lambda: lines._lines.qsize() == 3)
-    assert lines.wait(lambda: None, 1e9) == "" and lines.pressed() and lines.wait(lambda: None, 1e9) == "q"
-    assert lines.wait(lambda: None, 1e9) is None and lines.ended
+    assert lines.wait(lambda: None) == "" and lines.pressed() and lines.wait(lambda: None) == "q"
+    assert lines.wait(lambda: None) is None and lines.ended

@@ -36,7 +36,12 @@ def test_many_images_in_a_folder_are_not_tried_name_by_name(tmp_path, monkeypatc
         (tmp_path / f"p_{number:04d}.png").touch()
     opened: list[str] = []
     real = os.open
-    monkeypatch.setattr(files.os, "open", lambda path, *how: opened.append(str(path)) or real(path, *how))
+
+    def counting(path: str, *how: int) -> int:
+        opened.append(str(path))
+        return real(path, *how)
+
+    monkeypatch.setattr(files.os, "open", counting)
     image = np.zeros((8, 8, 3), np.uint8)
     assert [save_numbered(image, tmp_path, "p").name for _ in range(3)] == ["p_0500.png", "p_0501.png", "p_0502.png"]
     assert len([path for path in opened if path.startswith(str(tmp_path))]) == 3
