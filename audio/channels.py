@@ -47,8 +47,8 @@ class ChannelLevels:
         # averages that many samples of each channel; a product of matrices is five times as fast as sums over an axis
         self._average = np.tile(np.eye(channels, dtype=np.float32) / self._step, (self._step, 1))
         self._products = np.zeros((channels, channels))  # sums over time of the product of two channels
-        self._rest = np.empty((0, channels), np.float32)
-        self._last = np.empty((0, channels), np.float32)
+        self._rest: np.ndarray = np.empty((0, channels), np.float32)
+        self._last: np.ndarray = np.empty((0, channels), np.float32)
 
     def add(self, block: np.ndarray) -> None:
         """Add samples [T, channels], float32."""

@@ -43,7 +43,8 @@ def make(kind: str, folder: Path, count: int) -> int:
             if not encode_amr(voice, target, begin):
                 return 0
             continue
-        command = ["ffmpeg", "-nostdin", "-v", "error", "-ss", str(begin), "-i", voice, *KINDS[kind], target]
+        options = ["-ss", str(begin), "-i", str(voice), *KINDS[kind]]
+        command = ["ffmpeg", "-nostdin", "-v", "error", *options, str(target)]
         subprocess.run(command, check=True)
     return count
 

@@ -1,5 +1,8 @@
 """Offset, rumble and hum: taken off where they are louder than the voice, and nowhere else."""
 
+from contextlib import AbstractContextManager
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -8,6 +11,7 @@ import soundfile
 from audio import decoding, features, hum
 from audio.features import AudioError, extract, load_audio
 from audio.filters import HighPass
+from audio.sound import Sound
 from tests.recordings import EXAMPLES
 
 VOICE, RATE = soundfile.read(next(path for path in EXAMPLES if path.name == "voice_es.wav"), dtype="float32")
@@ -63,9 +67,13 @@ def test_a_clean_recording_is_read_once_and_unchanged(path, monkeypatch):
     monkeypatch.setattr(features, "_next", lambda source, stats, spectrogram: (stats.choice, stats.off))
     wanted = extract(path)
     monkeypatch.undo()
-    readings = []
-    opened = features.open_sound
-    monkeypatch.setattr(features, "open_sound", lambda where: readings.append(where) or opened(where))
+    readings, opened = [], features.open_sound
+
+    def noted(where: Path) -> AbstractContextManager[Sound]:
+        readings.append(where)
+        return opened(where)
+
+    monkeypatch.setattr(features, "open_sound", noted)
     heard = extract(path)
     assert readings == [path] and not heard.note
     np.testing.assert_array_equal(heard.vector, wanted.vector)
