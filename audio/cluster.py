@@ -18,6 +18,7 @@ import logging
 import os
 import pickle
 import queue
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,10 +38,11 @@ ANSWER_SECONDS = 40.0  # for the first worker to answer; it imports this program
 RESULT_SECONDS = 10.0  # for a result to arrive that a worker has ready
 LOOK_EVERY = 1.0  # seconds between two looks at which workers are there
 LONELY_SECONDS = 60.0  # without any worker, before a line says so
-TASKS_A_THREAD = 2  # the current one, and the next
+TASKS_A_WORKER = 2  # the current one, and the next
 MOST_DEATHS = 3  # of workers that had the same file, the first time among others and then alone
 HOW_TO_START = "start workers in a copy of this folder: python -m dask worker {address}"
 
+_ONE_AT_A_TIME = threading.Lock()  # in a worker with several threads: the time limit of a file is that of the process
 Measure = Callable[..., FileResult]  # (folder, path, limited), as `batch.measure`
 
 
@@ -68,7 +70,8 @@ def work(function: Measure | None, folder: str, paths: list[str], wanted: dict[s
     _one_thread()
     if problem := _unfit(folder, paths, wanted):
         return problem
-    return [function(folder, path, limited=True) for path in paths] if function else []
+    with _ONE_AT_A_TIME if paths else contextlib.nullcontext():
+        return [function(folder, path, limited=True) for path in paths] if function else []
 
 
 @functools.cache
@@ -124,7 +127,6 @@ class _Task:
 
 @dataclass
 class _Worker:
-    threads: int
     fit: bool = False
     problem: str = ""  # why it is not
     told: bool = False
@@ -133,7 +135,7 @@ class _Worker:
     def has_room(self, task: _Task) -> bool:
         if task.suspect or any(one.suspect for one in self.tasks.values()):
             return not self.tasks
-        return len(self.tasks) < TASKS_A_THREAD * self.threads
+        return len(self.tasks) < TASKS_A_WORKER
 
 
 class ClusterPool:
@@ -204,8 +206,13 @@ class ClusterPool:
         for address in self._workers.keys() - there.keys():
             self._lose(address)
         for address in there.keys() - self._workers.keys():
-            self._workers[address] = _Worker(there[address])
+            self._workers[address] = _Worker()
             self._submit(address, _Task([]))
+            if (count := there[address]) > 1:
+                self._say(
+                    f"the worker {address} has {count} threads, and one is used: start workers with "
+                    f"--nworkers {count} --nthreads 1"
+                )
         self._complain_if_lonely()
         self._next_look = time.monotonic() + LOOK_EVERY
 
@@ -275,7 +282,7 @@ class ClusterPool:
         """Give tasks to the workers that have room for them, first to those with the fewest."""
         while self._waiting:
             free = [
-                (len(worker.tasks) / worker.threads, address)
+                (len(worker.tasks), address)
                 for address, worker in self._workers.items()
                 if worker.fit and worker.has_room(self._waiting[0])
             ]

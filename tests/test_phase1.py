@@ -13,6 +13,7 @@ from PIL import Image
 import config
 import prep_ldm
 import process_live_audio
+from audio.provenance import read_names
 from tests.programs import Finished, run_main, run_script
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -47,6 +48,7 @@ def test_phase1(prepared):
     np.testing.assert_allclose(z_scores, (vectors - mean) / std, atol=1e-4)
     np.testing.assert_array_equal(latents.reshape(n, 4096), z_scores)
     np.testing.assert_array_equal(latents[1, 2, 3, 4], z_scores[1, 2 * 1024 + 3 * 32 + 4])  # row by row
+    assert read_names(data / "data" / "latents" / "audio_latents_batch.pt", n) == [path.name for path in EXAMPLES]
 
 
 @pytest.mark.slow
@@ -152,6 +154,19 @@ def telephone(tmp_path_factory) -> tuple[Path, list[Finished]]:
     second = run_main(SCRIPTS[1], "--input_file", vectors, "--output_file", z_scores, data=data)
     third = run_main(SCRIPTS[2], "--input_file", z_scores, "--output_file", latents, data=data)
     return data, [first, second, third]
+
+
+def test_damaged_recordings_can_be_left_out(tmp_path):
+    for path in EXAMPLES[2:5]:
+        shutil.copy(path, tmp_path)
+    whole = EXAMPLES[5].read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    run_main(SCRIPTS[0], "--input_dir", tmp_path, "--output_file", "v.npy", "--workers", 1, data=tmp_path)
+    arguments = ("--input_file", "v.npy", "--output_file", "z.npy", "--max_damage", 20)
+    result = run_main(SCRIPTS[1], *arguments, data=tmp_path)
+    assert result.returncode == 0 and "\n1 damaged recording left out\n" in result.stdout, result.stderr
+    assert run_main(SCRIPTS[2], "--input_file", "z.npy", "--output_file", "l.pt", data=tmp_path).returncode == 0
+    assert read_names(tmp_path / "l.pt", 3) == [path.name for path in EXAMPLES[2:5]]
 
 
 def test_live_warns_where_the_calibration_is_narrower_than_the_microphone(telephone):

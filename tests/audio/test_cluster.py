@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,9 +206,35 @@ def test_a_file_that_ends_its_workers_is_given_up_and_no_other(threads, two_work
     assert all(one.seconds == 1.0 for one in found.values())
 
 
+def test_threads_that_are_not_used_are_told_of(threads, two_workers, made_up, monkeypatch):
+    ask = cluster.ClusterPool._ask_scheduler
+    monkeypatch.setattr(cluster.ClusterPool, "_ask_scheduler", lambda pool: dict.fromkeys(ask(pool), 8))
+    found, said = results(threads.scheduler_address, made_up, measured, 50)
+    assert len(found) == 50 and len(said) == 2
+    assert all(
+        line.endswith("has 8 threads, and one is used: start workers with --nworkers 8 --nthreads 1") for line in said
+    )
+
+
+def test_files_are_measured_one_at_a_time_in_a_process(tmp_path, monkeypatch):
+    """A worker may have several threads, and the time limit of a file is one of the whole process."""
+    monkeypatch.setattr(cluster, "_unfit", lambda *_: None)
+    at_work: list[str] = []
+
+    def measure(folder: str, path: str, limited: bool) -> FileResult:
+        at_work.append(path)
+        time.sleep(0.01)
+        assert at_work.pop() == path and not at_work
+        return FileResult(path)
+
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(cluster.work, measure, str(tmp_path), [str(i)], {}) for i in range(8)]
+        assert [task.result() for task in tasks] == [[FileResult(str(i))] for i in range(8)]
+
+
 def test_a_suspect_is_alone_on_its_worker():
     one, other, suspect = cluster._Task(["a", "b"]), cluster._Task(["c"]), cluster._Task(["a"], deaths=1)
-    worker = cluster._Worker(threads=1)
+    worker = cluster._Worker()
     assert worker.has_room(suspect) and worker.has_room(one)
     worker.tasks["1"] = one
     assert worker.has_room(other) and not worker.has_room(suspect)
