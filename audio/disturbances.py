@@ -17,6 +17,7 @@ RUMBLE_HZ = 40.0  # no voice reaches below
 RUMBLE_CUTOFF_HZ = 55.0  # of the high-pass: 40 Hz is 33 dB down, the 80 Hz of the lowest voices lose 0.001 dB
 STEADY_DB = -20.0  # below the loudest cell of the rest; x_T is made of what is louder
 CHANGED_DB = -40.0  # the same, in a recording that is changed anyway
+OFFSET_STEADY_DB = 6.0  # an offset is there all the time: what is always there is hardly softer than the mean says
 STEADY_SHARE = 0.1  # share of the time that a steady sound may be softer
 HUM_BANDS = 5  # mel bands, up to 307 Hz, in which hum of the mains is loudest
 NOTHING_LEFT = 5e-5  # root mean square, -86 dBFS: where no more is left, there was nothing else

@@ -30,6 +30,7 @@ from .disturbances import (
     CHANGED_DB,
     HUM_BANDS,
     NOTHING_LEFT,
+    OFFSET_STEADY_DB,
     RUMBLE_HZ,
     STEADY_DB,
     STEADY_SHARE,
@@ -235,9 +236,9 @@ def _next(source: _Source, stats: "_SampleStats", spectrogram: "_Spectrogram") -
     if low is None:
         return choice, off
     recipe = source.recipe
-    weight = float(mel_filterbank(recipe)[0, 1])
+    level = offset_level(stats.offset, recipe.n_fft, float(mel_filterbank(recipe)[0, 1]), low)
     limit = CHANGED_DB if off else STEADY_DB
-    if not (off.offset or off.rumble) and offset_level(stats.offset, recipe.n_fft, weight, low) > limit:
+    if not (off.offset or off.rumble) and level > limit and low.steady > level - OFFSET_STEADY_DB:
         return choice, replace(off, offset=stats.offset)
     if not off.rumble and (low.passing > 0 or low.steady > limit):
         return choice, replace(off, rumble=True)
