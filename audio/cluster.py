@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0  # for the scheduler to answer
 ANSWER_SECONDS = 40.0  # for the first worker to answer; it imports this program before
-RESULT_SECONDS = 10.0  # for a result to arrive that a worker has ready
+RESULT_SECONDS = (2.0, 10.0)  # for a result to arrive that a worker has ready, at first and, if it is there, once more
 LOOK_EVERY = 1.0  # seconds between two looks at which workers are there
 LONELY_SECONDS = 60.0  # without any worker, before a line says so
 TASKS_A_WORKER = 2  # the current one, and the next
@@ -307,8 +307,9 @@ class ClusterPool:
             return
         if future.key not in self._futures:
             return  # its worker was lost
-        outcome = self._outcome(future)
-        address, _ = self._futures.pop(future.key)
+        address, _ = self._futures[future.key]
+        outcome = self._outcome(future, address)
+        del self._futures[future.key]
         task = self._workers[address].tasks.pop(future.key)
         if isinstance(outcome, list):
             self._workers[address].fit = not self._workers[address].problem
@@ -317,31 +318,37 @@ class ClusterPool:
             self._retry(task)
         elif outcome.unread and self._function and _unreadable(self._folder, outcome.unread):
             yield self._function(self._folder, outcome.unread, limited=False)  # says why, without decoding
-            task.paths.remove(outcome.unread)
-            self._waiting.appendleft(task)
+            self._do_elsewhere([path for path in task.paths if path != outcome.unread], task.deaths)
         else:
             self._refuse(address, outcome.reason)
-            if task.paths:
-                self._waiting.appendleft(task)
+            self._do_elsewhere(task.paths, task.deaths)
 
-    def _outcome(self, future: "Future") -> list[FileResult] | Unfit | None:
-        """Fetch what a task has returned; None if it has ended several workers."""
+    def _do_elsewhere(self, paths: list[str], deaths: int) -> None:
+        if paths:
+            self._waiting.appendleft(_Task(paths, deaths))
+
+    def _outcome(self, future: "Future", address: str) -> list[FileResult] | Unfit | None:
+        """Fetch what a task of a worker has returned; None if the worker has ended, or the task has ended several."""
         from distributed import KilledWorker
 
-        try:
-            if future.status == "finished":
-                return future.result(timeout=RESULT_SECONDS)
-            failure = future.exception(timeout=RESULT_SECONDS)
-        except concurrent.futures.CancelledError as error:
-            raise self._gone() from error
-        except (OSError, asyncio.TimeoutError):
-            return Unfit("does not deliver what it has done")
-        if isinstance(failure, KilledWorker):
-            return None
-        return Unfit(
-            f"cannot run this program ({' '.join(str(failure).split())}); install both lists of packages there, and "
-            + HOW_TO_START.format(address=self._address)
-        )
+        for patience in RESULT_SECONDS:
+            try:
+                if future.status == "finished":
+                    return future.result(timeout=patience)
+                failure = future.exception(timeout=patience)
+            except concurrent.futures.CancelledError as error:
+                raise self._gone() from error
+            except (OSError, asyncio.TimeoutError):
+                if address not in self._ask_scheduler():
+                    return None
+            else:
+                why = " ".join(str(failure).split())
+                return None if isinstance(failure, KilledWorker) else self._without_program(why)
+        return Unfit("does not deliver what it has done")
+
+    def _without_program(self, why: str) -> Unfit:
+        how = HOW_TO_START.format(address=self._address)
+        return Unfit(f"cannot run this program ({why}); install both lists of packages there, and {how}")
 
 
 @contextlib.contextmanager

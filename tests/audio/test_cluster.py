@@ -195,9 +195,8 @@ def test_a_file_that_ends_its_workers_is_given_up_and_no_other(threads, two_work
     """A worker that has the file is taken for dead, as one is whose process ends."""
     outcome = cluster.ClusterPool._outcome
 
-    def ends(pool: cluster.ClusterPool, future: "distributed.Future") -> object:
-        task = pool._workers[pool._futures[future.key][0]].tasks[future.key]
-        return None if "7" in task.paths else outcome(pool, future)
+    def ends(pool: cluster.ClusterPool, future: "distributed.Future", address: str) -> object:
+        return None if "7" in pool._workers[address].tasks[future.key].paths else outcome(pool, future, address)
 
     monkeypatch.setattr(cluster.ClusterPool, "_outcome", ends)
     found, _ = results(threads.scheduler_address, made_up, measured, 50)
