@@ -42,6 +42,7 @@ class Voice:
     latents: Tensor  # [1, 4, 32, 32] float32: plain z-scores, as process_live_audio.py writes them
     whitening: Whitening
     seconds: float  # length of the sound
+    note: str = ""  # which stream or channels are used, and what was taken off; "" if nothing was done
 
 
 def load_voice(
@@ -66,7 +67,7 @@ def load_voice(
     folder = config.calibration_dirs()[0] if calibration is None else Path(calibration)
     made = voice_latents(source, folder, config.RECIPE, sample_rate, channel)
     latents = torch.from_numpy(made.latents)
-    return Voice(latents, Whitening.load(folder / WHITENING_NAME), made.info.seconds)
+    return Voice(latents, Whitening.load(folder / WHITENING_NAME), made.info.seconds, made.info.note)
 
 
 def initial_noise(

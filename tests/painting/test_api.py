@@ -63,6 +63,17 @@ def test_samples_in_memory_are_as_good_as_a_file(voice):
         painting.load_voice(samples)
 
 
+def test_a_channel_is_chosen_and_the_choice_noted(voice):
+    samples, rate = soundfile.read(RECORDING, dtype="float32")
+    opposite = np.stack([samples, -samples], axis=1)
+    heard = painting.load_voice(opposite, rate)
+    assert heard.note == "channel 1 of 2 is used, because the channels cancel each other" and not voice.note
+    torch.testing.assert_close(heard.latents, voice.latents, rtol=0, atol=0)
+    torch.testing.assert_close(painting.load_voice(opposite, rate, channel=1).latents, voice.latents, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="the recording has 2 channels; there is no channel 3"):
+        painting.load_voice(opposite, rate, channel=3)
+
+
 def test_several_voices_are_blended_by_their_weights(voice):
     other = painting.load_voice(config.EXAMPLES_DIR / "voice_fr.wav")
     alone = painting.initial_noise(voice)
