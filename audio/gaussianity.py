@@ -169,7 +169,7 @@ def summary(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
     lines = [f"{'':36}{'noise':>9}" + "".join(f"{title:>9}" for title in across)]
     for name, (_, ideal) in table[0].items():
         values = np.array([row[name][0] for row in table])
-        lines.append(f"{name:36}{ideal:9g}" + "".join(f"{_short(value(values)):>9}" for value in across.values()))
+        lines.append(f"{name:36}{ideal:9g}" + "".join(f"{_column(value(values)):>9}" for value in across.values()))
     lines.append(f"like noise: {sum(not complaints(one) for one in found)} of {len(found)}")
     worst = sorted((row for row in range(len(found)) if complaints(found[row])), key=lambda row: -_distance(found[row]))
     for row in worst[:WORST]:
@@ -220,5 +220,9 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
 
 
+def _column(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 10 else _short(number)
+
+
 def _short(number: float) -> str:
-    return f"{number:.3g}".replace("e+0", "e").replace("e-0", "e-")
+    return f"{number:.3g}".replace("e+0", "e")
