@@ -88,7 +88,8 @@ def _parts(folder: Path) -> dict[str, Path]:
             kind = "pipeline with a text_encoder, as that of Stable Diffusion"
         if kind not in (None, "LDMTextToImagePipeline"):
             family = "Stable Diffusion, " if str(kind).startswith("StableDiffusion") else ""
-            raise ValueError(f"{folder} is {family}a {kind}: of the pipelines of diffusers only {READ_HERE}")
+            reader = "which the library diffusers reads (docs/models.md)"
+            raise ValueError(f"{folder} is {family}a {kind}, {reader}; only {READ_HERE}")
         raise ValueError(f"{folder} has no {', '.join(absent)}: {READ_HERE}")
     return parts
 
