@@ -279,10 +279,7 @@ def test_own_models_are_not_refused(tmp_path, weights, capsys):
 @pytest.mark.parametrize(
     ("index", "words"),
     [
-        (
-            '{"_class_name": "StableDiffusionPipeline"}',
-            "is Stable Diffusion, a StableDiffusionPipeline, which .* only LDM",
-        ),
+        ('{"_class_name": "StableDiffusionPipeline"}', "is Stable Diffusion, a StableDiffusionPipeline, which the"),
         ('{"_class_name": "FluxPipeline"}', "is a FluxPipeline, which the library diffusers reads .*; only LDMText"),
         ('{"_class_name": "LDMTextToImagePipeline"}', "has no vqvae, bert, scheduler: LDMTextToImagePipeline, with"),
         ("", "is a pipeline with a text_encoder, as that of Stable Diffusion, which the "),
