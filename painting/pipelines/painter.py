@@ -239,7 +239,7 @@ class DiffusersPainter:
             stack.enter_context(torch.inference_mode())
             stack.callback(setattr, stage, "scheduler", self._own)
             stage.scheduler = self._scheduler(spec)
-            stack.enter_context(global_generator(seed_of(x_T[0]), x_T))
+            stack.enter_context(global_generator(seed_of(x_T[0])))
             if on_step is not None:
                 stack.enter_context(self._watched(stage, spec.steps, shape, on_step))
             output = self._run(specs, self._laid_out(x_T), [later_noise(x) for x in x_T])
@@ -386,7 +386,7 @@ def later_noise(x_T: Tensor) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def global_generator(seed: int, like: Tensor) -> Iterator[None]:
+def global_generator(seed: int) -> Iterator[None]:
     """Seed PyTorch's global generators inside the block, for pipelines that draw from them; then give them back."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     with torch.random.fork_rng(devices=list(devices)):
