@@ -113,6 +113,8 @@ def likeness(recorded: Path, played: Path) -> float:
     recording = np.pad(channels.mean(axis=1), rate // 10)  # it may begin with the voice
     voice, voice_rate = soundfile.read(played, dtype="float64")
     voice = soxr.resample(voice, voice_rate, rate)
+    heard = np.flatnonzero(np.abs(voice) > 0.01 * np.abs(voice).max())
+    voice = voice[heard[0] : heard[-1] + 1]  # silence at the beginning of a recording is left out
     if recording.size < voice.size:
         return 0.0
     products = scipy_signal.correlate(recording, voice, mode="valid", method="fft")
