@@ -114,7 +114,7 @@ def test_an_input_of_an_interface_that_the_sound_server_leaves_out_is_recorded(r
     assert recording["channels"] == 4
     assert sound.likeness(session.wav, VOICE) >= 0.95
     peak = np.abs(soundfile.read(session.wav)[0]).max()
-    assert peak >= 0.2 * np.abs(samples).max()  # of four inputs, it is softer by half a bel at most
+    assert peak >= 0.9 * np.abs(samples).max()  # it is not averaged with inputs that have no voice
 
 
 @pytest.mark.slow
