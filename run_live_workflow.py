@@ -90,7 +90,7 @@ def add_run(parser: cli.CommandParser) -> None:
     add("--keep", action="store_true", help=f"keep all recordings, latents and images in {config.SESSIONS_DIR}, with a "
         "web page that shows them")  # fmt: skip
     add("--session", type=cli.existing_folder, metavar="DIR", help="go on with the folder of an earlier --keep")
-    add("--title", default="", help="title of the web page")
+    add("--title", type=cli.text, default="", help="title of the web page (default: the time)")
     add("--discard_audio", action="store_true", help="delete each recording once its image is made")
     add("--no_standby", action="store_true", help="start each script only when it is needed, and end it after that: "
         "slower, needs less memory, makes the same images")  # fmt: skip
@@ -121,6 +121,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         options.keep = options.card = options.loop = True
         explicit |= {"preview_every"}
         options.preview_every = options.preview_every or 1
+    if options.title and not (options.keep or options.session):
+        parser.error("--title is for the web page of --keep or --session: add one of them")
     options.prompts = options.prompts or [options.prompt]
     words = [standby.words_of(name, getattr(options, name)) for name in PAINTING if name in explicit]
     options.painting = [word for option in words for word in option]

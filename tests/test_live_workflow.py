@@ -176,6 +176,10 @@ def children(person: Person) -> dict[str, int]:
         (["--mic_test", "--input_file", str(WORD)], "--mic_test needs the microphone, which --input_file replaces"),
         (["--prompt", "calm", "blue"], "unrecognized arguments: blue; put a text of several words in quotes (see"),
         (["--prompt", "x", "--budget", "5", "--no_standby"], "leave one of them out"),
+        (
+            ["--prompt", "x", "--title", "A night"],
+            "--title is for the web page of --keep or --session: add one of them",
+        ),
         (["--prompt", "x", "--budget", "5", "--steps", "20"], "leave one of them out"),
         (["--size", "512x500"], "--size 512x500: the built-in model needs multiples of 64"),
         (["--preview_every", "6", "--steps", "5"], "--preview_every 6 is never reached in 5 steps"),

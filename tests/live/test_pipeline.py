@@ -372,6 +372,12 @@ def test_a_session_names_the_files_of_its_voices(pipeline_of, folder):
     assert [entry["recording"] for entry in json.loads(listed.read_text())["entries"]] == [VOICE.name]
 
 
+def test_a_session_has_the_title_that_was_asked_for(pipeline_of, folder):
+    run_files(pipeline_of("--keep", "--title", "A night <of> voices"), VOICE)
+    (page,) = (folder / "sessions").rglob("index.html")
+    assert page.read_text().count("A night &lt;of&gt; voices") == 2  # of the window, and above the images
+
+
 def test_what_fails_after_an_image_costs_no_image(display, pipeline_of):
     pipeline = pipeline_of("--card")
     run_files(pipeline, VOICE)  # the image is no PNG
