@@ -197,18 +197,13 @@ def run(options: argparse.Namespace, terminal: "Terminal", files: "RunFiles") ->
 
 
 def display_of(options: argparse.Namespace, terminal: "Terminal") -> "Display":
-    """Return what is told everything: the terminal, and the web pages of a stage.
-
-    Raises:
-        RuntimeError: packages of the stage are not installed.
-    """
+    """Return the display of a run: the terminal, and the web pages of a stage."""
     if not options.stage:
         return terminal
-    try:
-        from stage.show import StageDisplay
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"--stage needs the package {error.name}: make stage installs it") from error
-    terminal.silence_libraries()
+    from stage.display import StageDisplay
+
+    if options.mic:
+        terminal.silence_libraries()
     return StageDisplay(terminal)
 
 
@@ -228,10 +223,17 @@ def use_files(options: argparse.Namespace, pipeline: "Pipeline") -> None:
 
 
 def serve_pages(options: argparse.Namespace, display: "Display", pipeline: "Pipeline") -> None:
-    """Let visitors speak on web pages until Ctrl-C."""
-    from stage.run import run_stage
-    from stage.show import StageDisplay
+    """Let visitors speak on web pages until Ctrl-C.
 
+    Raises:
+        RuntimeError: packages of the stage are not installed.
+    """
+    from stage.display import StageDisplay
+
+    try:
+        from stage.run import run_stage
+    except ModuleNotFoundError as error:
+        raise RuntimeError(f"--stage needs the package {error.name}: make stage installs it") from error
     assert isinstance(display, StageDisplay)
     run_stage(options, display, pipeline)
 

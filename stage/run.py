@@ -9,9 +9,10 @@ from live.pipeline import Pipeline
 from stage.access import Key
 from stage.app import build
 from stage.certificates import fingerprint, names_in, own_certificate
+from stage.display import StageDisplay
 from stage.network import Address, names_of
 from stage.server import listen, server_of
-from stage.show import Show, StageDisplay
+from stage.show import Show
 
 if TYPE_CHECKING:
     import socket

@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 
 let you = null; // the server's state
 let sending = null; // the recording that is being made or sent
-let pressed = 0; // when the button went down, 0: it is up
+let pressed = 0; // when the button went down (timeStamp of the event), 0: it is up
 let tapped = false; // the recording goes on until the next press
 let talking = false; // sound is being recorded
 let broken = false; // no connection
@@ -234,15 +234,15 @@ async function reopen() {
 }
 
 // --- hands and keys --------------------------------------------------------------------------------------------------
-function down() {
+function down({ timeStamp }) {
   if (talking) return tapped ? end() : undefined;
-  pressed = performance.now();
+  pressed = timeStamp;
   begin();
 }
 
-function up() {
+function up({ timeStamp }) {
   if (!pressed) return;
-  const tap = performance.now() - pressed < TAP;
+  const tap = timeStamp - pressed < TAP;
   pressed = 0;
   if (!talking) return;
   if (tap) {
@@ -256,7 +256,7 @@ function up() {
 $("speak").addEventListener("pointerdown", (event) => {
   if (event.button) return;
   $("speak").setPointerCapture(event.pointerId);
-  down();
+  down(event);
 });
 $("speak").addEventListener("pointerup", up);
 $("speak").addEventListener("pointercancel", up);
@@ -265,9 +265,8 @@ $("speak").addEventListener("click", (event) => {
   if (event.detail || event.pointerType) return; // a screen reader presses without a pointer
   if (talking) end();
   else {
-    pressed = performance.now();
-    begin();
-    up();
+    down(event);
+    up(event);
   }
 });
 
@@ -275,12 +274,12 @@ const isSpace = ({ code, target }) => code === "Space" && ![$("text"), $("again"
 addEventListener("keydown", (event) => {
   if (!isSpace(event)) return;
   event.preventDefault();
-  if (!event.repeat) down();
+  if (!event.repeat) down(event);
 });
 addEventListener("keyup", (event) => {
   if (!isSpace(event)) return;
   event.preventDefault();
-  up();
+  up(event);
 });
 $("choice").addEventListener("submit", (event) => event.preventDefault());
 

@@ -19,11 +19,12 @@ import run_live_workflow
 from live.pipeline import Pipeline
 from live.run_files import claim_run_files
 from live.session import Entry
-from stage import app
+from stage import app, told
 from stage.access import Key
+from stage.display import StageDisplay
 from stage.network import Address, names_of
 from stage.server import Server, listen, server_of
-from stage.show import Show, StageDisplay
+from stage.show import Show
 from tests.display import RecordingDisplay
 from tests.programs import PATIENCE, wait_until
 
@@ -164,7 +165,7 @@ class Guest:
     def state(self) -> dict[str, Any]:
         """The state that the visitor's page would be told now."""
         show = self.house.show
-        return show._state(show.visitor(self.cookies["visitor"]))
+        return told.visitor(show, show.visitor(self.cookies["visitor"]))
 
     def waits_for_picture(self) -> str:
         """Return the id of the picture."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import run_live_workflow
-from stage import access
+from stage import access, told
 from stage.access import Limiter
 from stage.artist import MOST_STEPS
 from stage.certificates import names_in, own_certificate
@@ -109,9 +109,9 @@ def test_the_key_is_in_no_line_and_no_code(stage, artist, guest, capfd):
 )  # fmt: skip
 def test_settings_that_are_not_allowed_change_nothing(stage, artist, settings):
     names = ("prompts", "free", "paused", "steps", "budget", "microphone")
-    before = [stage.show.overview()[name] for name in names]
+    before = [told.artist(stage.show)[name] for name in names]
     assert artist.post("/operator/change", settings)[0] == 422
-    assert [stage.show.overview()[name] for name in names] == before
+    assert [told.artist(stage.show)[name] for name in names] == before
 
 
 # --- uploads ----------------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_what_is_deleted_is_gone_from_disk_and_from_every_page(tmp_path):
         artist.get(f"/operator?key={stage.key.text}")
         guest.speak(voice(1.0, seed=7))
         id = guest.waits_for_picture()
-        wait_until(lambda: stage.show.session.find(id) is not None and not stage.show._current)
+        wait_until(lambda: stage.show.session.find(id) is not None and not stage.show.current)
         paths = [f"/{kind}/{id}" for kind in ("p", "image", "voice")]
         assert [guest.get(path)[0] for path in paths] == [200] * 3
         mark = voice(1.0, seed=7).tobytes()[-64:]
