@@ -30,6 +30,7 @@ from painting.options import (
     explicit_options,
     is_another_model,
     parse_options,
+    useful_steps,
 )
 from stage.options import add_stage, check_stage
 
@@ -128,7 +129,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options.painting = [word for option in words for word in option]
     first = [f"--steps={options.steps}"] if "steps" in explicit else []
     # refuses what txt2img.py would refuse, and has the steps that are the model's own
-    options.steps = parse_options(None, ["--standby", *first, *options.painting]).steps
+    painting = parse_options(None, ["--standby", *first, *options.painting])
+    options.steps, options.useful_steps = painting.steps, useful_steps(painting)
     return options
 
 

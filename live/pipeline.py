@@ -28,8 +28,7 @@ from live.viewer import Viewer
 
 KEPT = "the recording is kept"
 EARLIER_KEPT = "an earlier recording without an image is kept"
-MOST_STEPS = 50  # of the default sampler, DPM-Solver++(2M); more of them hardly change an image
-MEASURED_STEPS = (1, 5)  # of the two images whose times give the seconds per step
+MEASURED_STEPS = 4  # more in one of the two images whose times give the seconds per step
 SPARE = 0.05  # share of a budget that is left unplanned
 
 Result = TypeVar("Result")
@@ -54,15 +53,17 @@ class Speed:
 
     fixed: float  # seconds an image, however many steps
     per_step: float  # seconds
+    allowed: tuple[int, int] = (1, 50)  # least and most steps that are of use
 
     def seconds_for(self, steps: int) -> float:
         """Return the seconds that an image of so many steps takes."""
         return self.fixed + steps * self.per_step
 
     def steps_within(self, seconds: float) -> int:
-        """Return the number of steps, 1 to MOST_STEPS, that fit into a time."""
+        """Return the number of steps, within those allowed, that fit into a time."""
+        least, most = self.allowed
         steps = int((seconds * (1 - SPARE) - self.fixed) / self.per_step)
-        return max(1, min(MOST_STEPS, steps))
+        return max(least, min(most, steps))
 
     def update(self, steps: int, seconds: float) -> None:
         """Scale both times to the last image, because other programs change the speed of the machine."""
@@ -264,17 +265,18 @@ class Pipeline:
     def _measure(self) -> None:
         """Measure the generator's speed with two images."""
         fast, slow = self._twice(self._seconds_measured)
-        few, many = MEASURED_STEPS
+        few, _ = allowed = self.options.useful_steps
         # the smallest time per step is a guess, for a machine so irregular that more steps took less time
-        per_step = max((slow - fast) / (many - few), slow / 1000)
-        self._speed = Speed(max(0.0, fast - few * per_step), per_step)
+        per_step = max((slow - fast) / MEASURED_STEPS, slow / 1000)
+        self._speed = Speed(max(0.0, fast - few * per_step), per_step, allowed)
 
     def _seconds_measured(self) -> list[float]:
-        """Return the seconds for images of MEASURED_STEPS steps each, which are thrown away."""
+        """Return the seconds for two images, which are thrown away: of few steps, and of MEASURED_STEPS more."""
         seconds = []
         with tempfile.TemporaryDirectory() as folder:
             self.generator.await_ready(self.display)
-            for steps in MEASURED_STEPS:
+            few, _ = self.options.useful_steps
+            for steps in (few, few + MEASURED_STEPS):
                 started = time.monotonic()
                 answer = self.generator.ask({"steps": steps, "outdir": folder})
                 self._print([], answer.warnings)

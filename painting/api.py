@@ -77,8 +77,8 @@ def initial_noise(
     weights: Sequence[float] | None = None,
     voice_strength: float = ImageSpec.voice_strength,
     layout_strength: float = ImageSpec.layout_strength,
-    height: int = ImageSpec.height,
-    width: int = ImageSpec.width,
+    height: int | None = None,
+    width: int | None = None,
     painter: Painter | None = None,
 ) -> Tensor:
     """Make x_T, float32 [1, C, h, w] from N(0, I), that voices decide.
@@ -88,12 +88,15 @@ def initial_noise(
         seed: of the noise that is mixed in.
         voice_strength: share of the variance that the voices have, 0 to 1.
         layout_strength: share of the shape of the sound in the lowest frequencies, 0 to 1.
-        height, width: pixels of the image.
+        height, width: pixels of the image; None: the model's own.
         painter: the model; None: the built-in one, whose latents are [4, height / 8, width / 8].
 
     Raises:
         ValueError: a value out of its range, or a size that the model does not have.
     """
+    own = painter.defaults if painter else {}
+    height = own.get("height", ImageSpec.height) if height is None else height
+    width = own.get("width", ImageSpec.width) if width is None else width
     chosen = [voices] if isinstance(voices, Voice) else list(voices)
     if weights is not None and len(weights) != len(chosen):
         raise ValueError(f"{len(weights)} weights came for {len(chosen)} voices; one for each is needed")

@@ -52,6 +52,8 @@ DECIDED_BY_IMAGE = (
 # options for which a pipeline of diffusers has defaults of its own, by the names of their fields in `ImageSpec`
 SETTINGS = {"steps": "steps", "scale": "scale", "sampler": "sampler", "H": "height", "W": "width"}
 ABOUT_PIPELINES = ("lora", "vae", "offload")
+MOST_STEPS = 50  # of most samplers; more of them hardly change an image
+FEW_STEPS = 12  # a model that has no more by default is made for no more
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale")
@@ -147,6 +149,14 @@ def guidance_rescale_of(args: argparse.Namespace) -> float:
     if args.guidance_rescale is not None:
         return args.guidance_rescale
     return ImageSpec.guidance_rescale if is_another_model(args) else config.BUILTIN_RESCALE
+
+
+def useful_steps(args: argparse.Namespace) -> tuple[int, int]:
+    """Return the least and the most steps that are of use with the model and its sampler."""
+    if args.pipeline is None:
+        return 1, MOST_STEPS
+    own = {**args.pipeline.defaults, **_defaults_of_loras(args.lora, args.pipeline)}["steps"]
+    return args.pipeline.family.least_steps, own if own <= FEW_STEPS else MOST_STEPS
 
 
 def latent_files(args: argparse.Namespace) -> list[Path]:

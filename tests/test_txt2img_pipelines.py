@@ -1,6 +1,7 @@
 """Pipelines of diffusers in the whole program: options, voices, batches, resuming, the same image again, standby."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 import config
 import painting
+import run_live_workflow
 import txt2img
 from painting import options
 from painting.options import parse_options, parse_request
 from painting.pipelines.painter import DiffusersPainter
 from tests.painting import tiny_pipelines
+from tests.painting.test_pipeline_loading import save_lora
 from tests.programs import data_folder, run_main
 
 pytestmark = pytest.mark.slow
@@ -141,6 +144,39 @@ def test_the_python_api_has_the_same_bits(models, voices, tmp_path):
     command = ("--ckpt", models / "sd", SIZE, "--steps", 2, "--init_latents", voices, "--prompt", "a red cat")
     assert run_main("txt2img.py", *command, "--precision", "full", data=tmp_path).returncode == 0
     assert np.array_equal(np.asarray(image), np.asarray(Image.open(images(tmp_path)[0])))
+
+
+def test_a_lora_is_in_the_text_and_needed_for_the_same_image(models, tmp_path):
+    lora = save_lora(tmp_path / "my lora.safetensors")
+    command = ("--ckpt", models / "sd", SIZE, "--steps", 2, "--prompt", "a red cat")
+    made = run_main("txt2img.py", *command, "--lora", f"{lora}:0.5", data=tmp_path)
+    assert made.returncode == 0, made.stderr
+    (first,) = images(tmp_path)
+    line = Image.open(first).info["parameters"]
+    assert line.startswith("a red cat <lora:my lora:0.5>\nSteps: 2, ")
+    assert re.search(r'Lora hashes: "my lora: [0-9a-f]{10}"$', line)
+    again = ("--ckpt", models / "sd", "--replay", first)
+    without = run_main("txt2img.py", *again, data=tmp_path)
+    assert without.returncode == 1 and "without the same LoRAs" in without.stderr and "none is here" in without.stderr
+    assert run_main("txt2img.py", *again, "--lora", f"{lora}:0.5", data=tmp_path).returncode == 0
+    assert images(tmp_path)[1].read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize("name, defaults", [("lcm-lora", (4, 1.0, "lcm")), ("plain", (50, 7.5, "plms"))])
+def test_a_lora_for_few_steps_is_known_by_its_name(models, tmp_path, name, defaults):
+    lora = save_lora(tmp_path / f"{name}.safetensors")
+    args = parse_options(None, ["--ckpt", str(models / "sd"), "--lora", str(lora)])
+    assert (args.steps, args.scale, args.sampler) == defaults
+    assert options.useful_steps(args) == ((1, 50))
+
+
+def test_the_live_workflow_hands_everything_on(models, tmp_path):
+    lora = save_lora(tmp_path / "lcm.safetensors")
+    words = ["--prompt", "x", "--ckpt", str(models / "sd"), "--lora", f"{lora}:0.5", str(lora), "--sampler", "euler"]
+    live = run_live_workflow.parse(words)
+    painted = parse_options(None, live.painting)
+    assert painted.lora == [(lora, 0.5), (lora, 1.0)] and painted.sampler == "euler"
+    assert live.steps == 4 and live.useful_steps == (1, 4)
 
 
 def test_without_the_packages_one_line_says_the_command(models, tmp_path, monkeypatch):

@@ -128,7 +128,6 @@ def _load(
             f"out of memory: the weights take {gigabytes(found.size)} on disk; try a lower precision, or offloading "
             "parts of the model"
         ) from error
-    _spare_memory(pipeline)
     return pipeline
 
 
@@ -137,13 +136,6 @@ def _read_folder(made: Any, found: PipelineFiles, dtype: torch.dtype) -> Any:
         found.path, dtype=dtype, variant=found.variant, use_safetensors=True, local_files_only=True,
         trust_remote_code=False,
     )  # fmt: skip
-
-
-def _spare_memory(pipeline: Any) -> None:
-    """Let the autoencoder decode one image at a time, where it can."""
-    vae: Any = getattr(pipeline, "vae", None)
-    if hasattr(vae, "enable_slicing"):
-        vae.enable_slicing()
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from painting.pipelines.schedulers import SCHEDULERS, name_of
 from painting.preview import LinearDecoder
 
 FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+TILED_FROM = 1536 * 1536  # pixels
 CLEAN_HISTORY = ("dpmsolver++", "sde-dpmsolver++")  # algorithms whose `model_outputs` are clean latents
 NO_MEMORY = (
     "out of memory: try a smaller image, fewer images at once, a lower precision, or offloading parts of the model"
@@ -234,6 +235,7 @@ class DiffusersPainter:
     def _sample(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None) -> np.ndarray:
         """Run the pipeline once: images [B, H, W, 3] float in 0…1."""
         spec, stage = specs[0], self._stage
+        self._spare_memory(spec)
         shape = (x_T.shape[1], x_T.shape[2], x_T.shape[3])
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
@@ -246,6 +248,16 @@ class DiffusersPainter:
         if any(getattr(output, "nsfw_content_detected", None) or ()):
             warnings.warn("the safety checker of this model blackened an image", PaintingNote, stacklevel=5)
         return np.asarray(output[0], dtype=np.float32)
+
+    def _spare_memory(self, spec: ImageSpec) -> None:
+        """Let the autoencoder work in tiles on large images, and on images one by one, where it can.
+
+        Tiles change an image a little at their edges, so the size of the image alone decides.
+        """
+        vae: Any = getattr(self.pipeline, "vae", None)
+        for name, wanted in (("slicing", True), ("tiling", spec.height * spec.width >= TILED_FROM)):
+            if hasattr(vae, f"enable_{name}"):
+                getattr(vae, f"{'enable' if wanted else 'disable'}_{name}")()
 
     def _laid_out(self, x_T: Tensor) -> Tensor:
         """Return `latents=` of the pipeline, on its device."""

@@ -178,6 +178,11 @@ def test_every_family_has_a_tiny_pipeline():
     assert len(FAMILIES) >= 30
 
 
+def cosine(one: np.ndarray, other: np.ndarray) -> float:
+    a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
+    return float(a @ b / np.sqrt(a @ a * (b @ b)))
+
+
 # x_T of 1024×1024 pixels: Stable Cascade, FLUX and SD 3, SDXL, Sana, FLUX.2, HunyuanImage of 2048; PRX in pixels of 256
 SHAPES = [(16, 24, 24), (16, 128, 128), (4, 128, 128), (32, 32, 32), (128, 64, 64), (64, 64, 64), (3, 256, 256)]
 
@@ -185,9 +190,13 @@ SHAPES = [(16, 24, 24), (16, 128, 128), (4, 128, 128), (32, 32, 32), (128, 64, 6
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_voice_is_gaussian_noise_at_the_shapes_of_the_families(shape, voices):
-    latents, whitening = torch.load(voices, weights_only=True), config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME
-    parts = [(Voices(latents.numpy(), Whitening.load(whitening)), 0, 1.0)]
+    latents = torch.load(voices, weights_only=True).numpy()
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
+    parts = [(Voices(latents, whitening), 0, 1.0)]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).numpy()
     x_T = initial_noise(parts, noise, 0.9)
     found = examine(x_T)
     assert x_T.shape == shape and not complaints(found), complaints(found)
+    # two voices are as far apart as at 256×256 pixels, so each is found again among others as well as there
+    apart = [cosine(*whitening.whiten(latents, size)) for size in (shape, (4, 32, 32))]
+    assert abs(apart[0] - apart[1]) < 1e-5
