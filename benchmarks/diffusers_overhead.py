@@ -26,7 +26,7 @@ from painting.pipelines.painter import DiffusersPainter, later_noise
 
 LIMIT = 1.02  # of the time of the pipeline itself
 PROMPT = "a lighthouse in a storm"
-SMALL = {  # few parameters in the same structure, to try this program
+SMALL: dict[str, dict[str, Any]] = {  # few parameters in the same structure, to try this program
     "unet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": 64},
     "vae": {"block_out_channels": [32, 32, 32, 32]},
     "text_encoder": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},

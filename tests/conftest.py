@@ -24,6 +24,7 @@ for name in ("COLUMNS", "LINES"):
 
 # The files that take longest go first, so that no worker is left alone with one of them at the end.
 LONGEST_FIRST = (
+    "test_pipelines.py",
     "test_live_workflow.py",
     "test_batch.py",
     "test_cluster.py",
@@ -42,9 +43,8 @@ LONGEST_FIRST = (
 # Files that one worker gets together: they import diffusers, which takes ten seconds.
 TOGETHER = {
     "tests/ldm/test_modules.py": "tests/ldm/test_checkpoint.py",
-    "tests/painting/test_pipeline_loading.py": "tests/painting/test_pipelines.py",
-    "tests/painting/test_pipeline_painter.py": "tests/painting/test_pipelines.py",
-    "tests/test_txt2img_pipelines.py": "tests/painting/test_pipelines.py",
+    "tests/painting/test_pipeline_painter.py": "tests/painting/test_pipeline_loading.py",
+    "tests/test_txt2img_pipelines.py": "tests/painting/test_pipeline_loading.py",
 }
 SILENCE = 10.0  # seconds after which a line says which files are at work
 

@@ -167,6 +167,16 @@ def test_bfloat16_is_near_float32(saved):
     assert 0 < np.abs(full - half).mean() < 12
 
 
+def test_in_bfloat16_too_the_image_is_that_of_the_pipelines_own_draw(saved):
+    painter: Any = painting.load_painter(saved["sd1"], precision="bf16", device="cpu")
+    x_T = torch.randn(1, *painter.latent_shape(**SIZE), generator=torch.Generator().manual_seed(1))
+    ours = np.asarray(painting.paint("a red cat", x_T, painter=painter, steps=2, **SIZE))
+    (alone,) = painter.pipeline("a red cat", **SIZE, num_inference_steps=2, generator=torch.Generator().manual_seed(1))[
+        0
+    ]
+    assert np.array_equal(ours, np.asarray(alone))
+
+
 # --- LoRAs, autoencoders ----------------------------------------------------------------------------------------------
 def save_lora(path: Path, width: int = 16) -> Path:
     """Write a LoRA of rank 2 for one attention of the tiny U-Net, in kohya's names."""
@@ -196,14 +206,14 @@ def test_a_lora_of_another_model_is_one_line(saved, tmp_path, width, words):
 
 
 def test_another_autoencoder(saved, tmp_path):
-    vae = tiny_pipelines.randomise(tiny_pipelines.kl())
+    vae: Any = tiny_pipelines.randomise(tiny_pipelines.kl())
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.add_(0.05)
     vae.save_pretrained(tmp_path / "vae")
     changed = paint(saved["sd1"], vae=tmp_path / "vae")
     assert np.abs(changed.astype(int) - paint(saved["sd1"])).mean() > 3
-    other = tiny_pipelines.randomise(tiny_pipelines.kl(16))
+    other: Any = tiny_pipelines.randomise(tiny_pipelines.kl(16))
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="latents of 16 channels, and Stable Diffusion 1 and 2 of 4"):
         paint(saved["sd1"], vae=tmp_path / "other")

@@ -114,7 +114,12 @@ def test_nan_is_no_image(monkeypatch):
     painter = painter_of("StableDiffusionPipeline")
     loaded: list[str] = []
     pipeline = painter.pipeline
-    painter._load = lambda precision: loaded.append(precision) or pipeline
+
+    def load(precision: str) -> Any:
+        loaded.append(precision)
+        return pipeline
+
+    painter._load = load
     monkeypatch.setattr(painter, "_run", lambda *_: (np.full((1, 64, 96, 3), np.nan),))
     with pytest.raises(ValueError, match="no image came out, only NaN"):
         painter.paint([spec_of(painter)], start(painter))

@@ -634,10 +634,12 @@ def HunyuanImage() -> Any:
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32,) * 4, layers_per_block=1,
         scaling_factor=0.5, spatial_compression_ratio=8, sample_size=64,
     )  # fmt: skip
-    return HunyuanImagePipeline(
+    pipeline = HunyuanImagePipeline(
         transformer=network, vae=vae, scheduler=flow(shift=7.0), text_encoder=qwen_vl(), tokenizer=tokenizer(1024),
         text_encoder_2=t5(), tokenizer_2=tokenizer(128), guider=None, ocr_guider=None,
     )  # fmt: skip
+    pipeline.tokenizer_max_length = 64  # in place of 1000, to which it pads
+    return pipeline
 
 
 @builder
@@ -765,10 +767,12 @@ def LongCatImage() -> Any:
     from diffusers import LongCatImagePipeline
 
     network = flux_like("LongCatImageTransformer2DModel", in_channels=64)
-    return LongCatImagePipeline(
+    pipeline = LongCatImagePipeline(
         transformer=network, vae=flux_vae(16), scheduler=flow(), text_encoder=qwen_vl(), tokenizer=tokenizer(512),
         text_processor=Processor(),
     )  # fmt: skip
+    pipeline.tokenizer_max_length = 64  # in place of 512, to which it pads
+    return pipeline
 
 
 @builder
