@@ -7,11 +7,12 @@ left out. A recording without them passes unchanged, to the bit.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .filters import HighPass
-from .hum import Hum, without_hum
+if TYPE_CHECKING:
+    from .hum import Hum
 
 RUMBLE_HZ = 40.0  # no voice reaches below
 RUMBLE_CUTOFF_HZ = 55.0  # of the high-pass: 40 Hz is 33 dB down, the 80 Hz of the lowest voices lose 0.001 dB
@@ -39,7 +40,7 @@ class Disturbances:
 
     offset: float = 0.0
     rumble: bool = False
-    hum: Hum | None = None
+    hum: "Hum | None" = None
 
     def __bool__(self) -> bool:
         return bool(self.offset or self.rumble or self.hum)
@@ -49,8 +50,12 @@ class Disturbances:
         if self.offset:
             blocks = (block - np.float32(self.offset) for block in blocks)
         if self.rumble:
+            from .filters import HighPass
+
             blocks = HighPass(sample_rate, RUMBLE_CUTOFF_HZ).filtered(blocks)
         if self.hum:
+            from .hum import without_hum
+
             blocks = without_hum(blocks, sample_rate, self.hum)
         yield from blocks
 

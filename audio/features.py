@@ -39,7 +39,6 @@ from .disturbances import (
     decibels,
     offset_level,
 )
-from .hum import find_hum
 from .levels import FULL_SCALE, count_clipped
 from .recipe import AMIN, RECIPE, Recipe
 from .sound import AudioError, Sound
@@ -243,6 +242,8 @@ def _next(source: _Source, stats: "_SampleStats", spectrogram: "_Spectrogram") -
     if not off.rumble and (low.passing > 0 or low.steady > limit):
         return choice, replace(off, rumble=True)
     if not off.hum and low.hum > limit:
+        from .hum import find_hum
+
         with source.opened() as sound:
             again = _SampleStats(sound, source.channel, choice, off)
             hum = find_hum(again.prepared(sound.blocks, recipe.sample_rate), recipe.sample_rate)

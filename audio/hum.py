@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
+from scipy import signal
 
 from .filters import rechunked
 
@@ -71,9 +72,7 @@ def _beginning(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
 def _long_spectrum(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return frequencies in Hz and the mean power of long windows, four bins to each of the windows' own."""
     size = min(len(samples), round(LONG_WINDOW_SECONDS * REDUCED_RATE))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, size)[:: size // 2]
-    power = (np.abs(np.fft.rfft(frames * np.hanning(size), 4 * size, axis=1)) ** 2).mean(axis=0)
-    return np.fft.rfftfreq(4 * size, 1 / REDUCED_RATE), power
+    return signal.welch(samples, REDUCED_RATE, nperseg=size, nfft=4 * size, detrend=False, scaling="spectrum")
 
 
 def _strongest(
@@ -182,6 +181,6 @@ def _fit(samples: np.ndarray, times: np.ndarray, hum: Hum) -> tuple[float, np.nd
 def _weights(rest: np.ndarray) -> np.ndarray:
     """Return one over the power of what is left, in stretches of 20 ms."""
     size = round(WEIGHED_SECONDS * REDUCED_RATE)
-    padded = np.concatenate([rest, rest[len(rest) - 1 : len(rest) - 1 - (-len(rest) % size) : -1]])
+    padded = np.pad(rest, (0, -len(rest) % size), "symmetric")
     power = np.square(padded).reshape(-1, size).mean(axis=1)
     return np.repeat(1 / (power + 1e-6 * power.max() + 1e-20), size)[: len(rest)]
