@@ -140,10 +140,12 @@ def _with_own_channels(sounddevice: ModuleType, microphone: Microphone) -> Micro
         with sounddevice.InputStream(
             **_settings(everything), latency=LATENCY, callback=lambda block, *_: blocks.append(block.copy())
         ) as stream:
-            deadline = time.monotonic() + WAKE
-            while time.monotonic() < deadline and not _is_enough(blocks, microphone.sample_rate):
-                time.sleep(POLL)
-            stream.abort()
+            try:
+                deadline = time.monotonic() + WAKE
+                while time.monotonic() < deadline and not _is_enough(blocks, microphone.sample_rate):
+                    time.sleep(POLL)
+            finally:
+                stream.abort()  # after Ctrl-C, too: see `_end`
     except sounddevice.PortAudioError:
         return microphone
     columns = own_channels(np.concatenate(blocks)) if blocks else ()

@@ -229,6 +229,23 @@ def test_inputs_that_a_sound_server_leaves_out_are_opened(portaudio, tmp_path):
     assert samples.ndim == 1 and samples.std() > 0.02
 
 
+def test_ctrl_c_while_channels_are_looked_for_does_not_wait_for_sound(portaudio, monkeypatch):
+    streams: list[Stream] = []
+
+    def stream(callback: Callable[..., None], **_: Any) -> Stream:
+        streams.append(Stream(0, lambda: True, callback))
+        return streams[-1]
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    portaudio.InputStream = stream
+    monkeypatch.setattr(recorder.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.find_microphone("pulse")
+    assert [one.aborted for one in streams] == [True]
+
+
 def test_zeros_at_the_end_are_counted(portaudio, tmp_path):
     blocks = iter([BLOCK, 0 * BLOCK, BLOCK, np.concatenate([BLOCK[:100], 0 * BLOCK[100:]]), 0 * BLOCK])
 
