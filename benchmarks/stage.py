@@ -116,6 +116,7 @@ def visitor_page(chromium: "Browser", url: str) -> "Page":
     page.goto(url)
     page.wait_for_selector("[data-state=ready]")
     page.wait_for_timeout(1000 * SETTLED)
+    wait_until(lambda: page.inner_text("#message") == "")  # the model is loaded
     return page
 
 

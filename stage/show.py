@@ -32,6 +32,7 @@ SHOWN_FOR = 90.0  # seconds after which a visitor's page forgets a picture by it
 FREE_LENGTH = 200  # characters of a prompt that a visitor types
 REMEMBERED = 20  # times of pictures, for the artist
 PREVIEW_QUALITY = 80  # of JPEG
+PREVIEW_PAUSE = 0.25  # seconds; browsers draw on the processor that paints
 
 
 class Show:
@@ -57,7 +58,8 @@ class Show:
         self.current: Ticket | None = None
         self._latest: dict[str, Ticket] = {}  # images that are not in the session yet
         self.speaking: Visitor | None = None  # whose voice the screen shows
-        self.rough = ""  # of the current image, as a data URL
+        self.rough = ""  # preview of the current image, as a data URL
+        self._sent = 0.0  # time.monotonic() at which it was sent
         self._closing = False
         self.lock = threading.RLock()
         self._news = threading.Condition(self.lock)
@@ -326,9 +328,11 @@ class Show:
         self._send_current("progress", [step, steps])
 
     def on_preview(self, path: Path) -> None:
-        """Send a rough version of the current image."""
-        if not self.current:
+        """Send a rough version of the current image, unless one was sent a moment ago."""
+        now = time.monotonic()
+        if not self.current or (self.rough and now - self._sent < PREVIEW_PAUSE):
             return
+        self._sent = now
         with suppress(OSError):  # replaced or removed meanwhile: the next one follows
             self.rough = _data_url(path)
             self._send_current("preview", self.rough)

@@ -18,6 +18,7 @@ export class Ring {
   }
 
   level(value) {
+    if (!["ready", "speaking"].includes(this.state)) return; // nobody sees it, and the painter needs the processor
     this.loud = Math.max(this.loud, Math.min(1, Math.sqrt(value)));
     this.run();
   }

@@ -311,9 +311,12 @@ $("qr-text").textContent = $("qr").alt = say("take");
 $("speak").setAttribute("aria-label", say("hold"));
 
 // where the person allowed the microphone before, it is opened at once, so that the first syllable is not lost
-if (!obstacle()) {
-  navigator.permissions
-    .query({ name: "microphone" })
-    .then(({ state }) => state === "granted" && !you?.machine && openMicrophone())
-    .catch(() => {});
+async function openEarly() {
+  try {
+    const { state } = await navigator.permissions.query({ name: "microphone" });
+    if (state === "granted" && !you?.machine) await openMicrophone();
+  } catch {
+    // this browser does not tell: the first press opens it
+  }
 }
+if (!obstacle()) openEarly();

@@ -2,24 +2,28 @@
 
 import re
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import soxr
 
 from stage.app import PAGES
 from stage.recordings import AFTER, BEFORE
 from tests.programs import wait_until
+from tests.stage import browser
 from tests.stage.conftest import VOICE_SECONDS
-from tests.stage.house import RATE, House, house, voice
+from tests.stage.house import RATE, House, house, voice, wav_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, ViewportSize
 
 pytestmark = pytest.mark.slow
-MS = 15_000
+TRIES = 3
+MS = 120_000  # that a busy machine may take
 PHONE: "ViewportSize" = {"width": 390, "height": 844}
 TABLET: "ViewportSize" = {"width": 768, "height": 1024}
 WALL: "ViewportSize" = {"width": 1920, "height": 1080}
@@ -109,9 +113,9 @@ def recording_of(stage: House, id: str) -> tuple[np.ndarray, int]:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
 
 
-def compare(recorded: np.ndarray) -> tuple[float, float]:
-    """Return correlation and level in dB of a recording against the stretch of the looped voice that it holds best."""
-    looped = np.tile(voice(VOICE_SECONDS), 2).astype(float)
+def compare(recorded: np.ndarray, played: np.ndarray) -> tuple[float, float]:
+    """Return correlation and level in dB of a recording against the stretch of a looped sound that it holds best."""
+    looped = np.tile(played, 2).astype(float)
     taken = recorded.astype(float)
     size = 1 << (looped.size + taken.size).bit_length()
     products = np.fft.irfft(np.fft.rfft(looped, size) * np.conj(np.fft.rfft(taken, size)), size)
@@ -122,16 +126,49 @@ def compare(recorded: np.ndarray) -> tuple[float, float]:
 
 
 # --- a visit ----------------------------------------------------------------------------------------------------------
+def check_sound(stage: House, tab: Tab, record: Callable[[], float]) -> None:
+    """Check that nothing of a recording is missing, nor louder or softer than it was.
+
+    Up to TRIES times, because on a busy machine Chromium's own microphone drops sound now and then.
+
+    Args:
+        record: records, and returns for how many milliseconds at least.
+    """
+    for left in reversed(range(TRIES)):
+        held = record() / 1000
+        tab.waits_for("picture")
+        id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
+        recorded, rate = recording_of(stage, id)
+        correlation, level = compare(recorded, voice(VOICE_SECONDS))
+        long_enough = recorded.size / rate >= held + BEFORE + AFTER - 0.02
+        if rate == RATE and long_enough and correlation >= 0.95 and abs(level) <= 1.0:
+            return
+        assert left, (rate, recorded.size / rate, held, correlation, level)
+        tab.page.get_by_text("Again").click()
+        tab.waits_for("ready")
+
+
 def test_a_recording_is_the_sound_that_was_there(stage, tab):
-    """Without a hole, at its own level, from before the press until after the release."""
-    held = tab.presses(1500) / 1000
-    tab.waits_for("picture")
-    id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
-    recorded, rate = recording_of(stage, id)
-    assert rate == RATE
-    assert recorded.size / rate >= held + BEFORE + AFTER - 0.02
-    correlation, level = compare(recorded)
-    assert correlation >= 0.95 and abs(level) <= 1.0
+    """It has no hole, its own level, and begins before the press and ends after the release."""
+    check_sound(stage, tab, lambda: tab.presses(1500))
+
+
+def test_a_microphone_of_another_rate_is_recorded_as_well(stage, browser_there, tmp_path):
+    rate = 48_000
+    sound = soxr.resample(voice(VOICE_SECONDS).astype(np.float32), RATE, rate)
+    sound = np.clip(np.rint(sound), -32768, 32767).astype(np.int16)
+    (tmp_path / "voice.wav").write_bytes(wav_of(sound, rate))
+    # a second playwright cannot run in this thread
+    with ThreadPoolExecutor(1) as other:
+        other.submit(_record_there, stage, tmp_path / "voice.wav").result()
+
+
+def _record_there(stage: House, microphone: Path) -> None:
+    with browser.chromium(microphone) as chromium:
+        page = chromium.new_context(viewport=TABLET, permissions=["microphone"], locale="en-GB").new_page()
+        tab = Tab(stage, page).open()
+        tab.hears()
+        check_sound(stage, tab, lambda: tab.presses(1500))
 
 
 def test_a_visit_from_the_button_to_the_picture_and_back(stage, tab, screen):
@@ -224,18 +261,18 @@ def test_a_reload_while_speaking_is_said_and_the_recording_kept(stage, tab):
 
 
 def test_a_recording_goes_on_when_the_network_comes_back(stage, tab):
-    tab.page.keyboard.down("Space")
-    tab.waits_for("speaking")
-    tab.page.wait_for_timeout(500)  # of sound
-    tab.page.context.set_offline(True)
-    tab.page.wait_for_timeout(500)
-    tab.page.keyboard.up("Space")
-    tab.reads("The connection is lost")
-    tab.page.context.set_offline(False)
-    tab.waits_for("picture")
-    id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
-    recorded, rate = recording_of(stage, id)
-    assert recorded.size / rate >= 1.0 + BEFORE + AFTER - 0.02 and compare(recorded)[0] >= 0.95
+    def record() -> float:
+        tab.page.keyboard.down("Space")
+        tab.waits_for("speaking")
+        tab.page.wait_for_timeout(500)  # of sound
+        tab.page.context.set_offline(True)
+        tab.page.wait_for_timeout(500)
+        tab.page.keyboard.up("Space")
+        tab.reads("The connection is lost")
+        tab.page.context.set_offline(False)
+        return 1000.0
+
+    check_sound(stage, tab, record)
 
 
 def test_a_microphone_that_falls_silent_is_noticed(stage, chromium):

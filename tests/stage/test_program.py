@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_stage_with_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_a_program_that_was_killed_leaves_the_recording_to_the_next(tmp_path):
-    """As after a power cut: nothing is told before."""
+    """A power cut tells nothing before."""
     with program(tmp_path, "--steps", "1") as stage:
         guest = Guest(stage)  # type: ignore[arg-type]  # it has what a guest uses
         guest.get("/")
