@@ -21,7 +21,7 @@ from painting.pipelines.painter import DiffusersPainter
 INSTALL = "make diffusers, or python -m pip install -r requirements-diffusers.txt"
 MISSING = ("newly initialized", "| MISSING", "MISSING:")  # what transformers says of weights that a file lacks
 MERGES = 49_152 - 256 - 2  # of CLIP's vocabulary, beside single bytes and two special words
-OFFLOADS = ("model", "sequential")
+LOGGERS = ("transformers.modeling_utils", "transformers.utils.loading_report", "diffusers.models.modeling_utils")
 
 
 class MissingPackages(RuntimeError):
@@ -146,28 +146,37 @@ def _complete(path: Path) -> Iterator[None]:
         ValueError: the model at `path` is incomplete or broken.
     """
     said: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    loggers = [logging.getLogger(name) for name in ("transformers.modeling_utils", "transformers.utils.loading_report",
-        "diffusers.models.modeling_utils")]  # fmt: skip
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.WARNING)
     try:
-        yield
+        with _heard(said):
+            yield
     except (MissingPackages, MemoryError, torch.OutOfMemoryError):
         raise
     except ImportError as error:
         raise MissingPackages(f"{path} needs a package that is not installed ({_line(error)}): {INSTALL}") from error
     except Exception as error:  # each part raises its own kinds
         raise ValueError(f"{path} cannot be loaded: {_line(error)}") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.removeHandler(handler)
-            logger.setLevel(level)
     if lacking := next((text for text in said if any(mark in text for mark in MISSING)), None):
         raise ValueError(f"{path} lacks weights: {_line(lacking)}")
+
+
+@contextlib.contextmanager
+def _heard(said: list[str]) -> Iterator[None]:
+    """Add what the libraries log while they load to `said`, instead of printing it."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 def _line(text: object) -> str:

@@ -109,11 +109,12 @@ def paint(model: Path, **how: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_single_file_equals_the_folder(saved, kind, tmp_path):
+def test_a_single_file_equals_the_folder(saved, kind, tmp_path, capfd):
     single = shutil.copy(saved[kind].with_suffix(".safetensors"), tmp_path)
     configs = tmp_path / kind
     shutil.copytree(saved[kind], configs, ignore=shutil.ignore_patterns("*.safetensors"))
     assert np.array_equal(paint(Path(single)), paint(saved[kind]))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("layout, counts", [
