@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 REDUCED_RATE = 8000  # Hz, about
-STRETCH, EACH = 64, 4  # of 32 ms the first 8 are looked at, which tells as much in less time
+STRETCH, EACH = 64, 8  # of 64 ms the first 8 are looked at, which tells as much in less time
 LOST = 0.1  # share of the loudest channel's energy; an average with less has lost the voice
 HEARD = 0.01  # share of the loudest channel's energy from which a channel has sound
 
