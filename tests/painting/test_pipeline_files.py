@@ -94,6 +94,14 @@ def test_an_ldm_stays_with_ldm_and_other_folders_are_none(tmp_path):
     assert find_pipeline_in(tmp_path / "missing") is None
 
 
+def test_a_file_that_is_not_what_its_name_says_is_left_to_ldm(tmp_path):
+    path = tmp_path / "model.safetensors"
+    torch.save({"weight": torch.zeros(1)}, path)
+    assert find_pipeline(path) is None
+    path.write_bytes(b"<!doctype html>")
+    assert find_pipeline(path) is None
+
+
 def harm(name: str) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
     def register(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
         HARMS[name] = function
