@@ -72,10 +72,10 @@ def find_pipeline(path: Path) -> PipelineFiles | None:
         content = read_json(index)
         return None if content.get("_class_name") == OWN_LDM else read_folder(path, content)
     if path.suffix.lower() == ".safetensors" and path.is_file():
-        try:
-            kind = recognise(dict.fromkeys(read_header(path)))
-        except ValueError:
-            return None  # ldm/ knows files by their content, and says what is wrong with this one
+        with path.open("rb") as file:
+            if file.read(9)[8:] != b"{":
+                return None  # ldm/ knows files by their content, and says what this one is
+        kind = recognise(dict.fromkeys(read_header(path)))
         return read_single_file(path, kind.pipeline) if kind and kind.pipeline else None
     return None
 

@@ -100,6 +100,10 @@ def test_a_file_that_is_not_what_its_name_says_is_left_to_ldm(tmp_path):
     assert find_pipeline(path) is None
     path.write_bytes(b"<!doctype html>")
     assert find_pipeline(path) is None
+    save_file({"weight": torch.zeros(9)}, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is cut short: .* of .* bytes are here; download it again"):
+        find_pipeline(path)
 
 
 def harm(name: str) -> Callable[[Callable[[Path], Any]], Callable[[Path], Any]]:
