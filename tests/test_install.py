@@ -115,6 +115,13 @@ def test_a_machine_with_a_gpu_gets_the_build_with_cuda(machine, index):
     assert (machine.clone / ".venv" / ".ready").exists() and (machine.clone / ".venv" / ".ready-dev").exists()
 
 
+def test_what_pipelines_need_is_installed_by_itself(machine, index):
+    done = machine.install(index, "requirements-diffusers.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "490 MB" in done.stdout
+    assert [path.name for path in sorted((machine.clone / ".venv").glob(".ready*"))] == [".ready", ".ready-diffusers"]
+
+
 @pytest.mark.parametrize("kind", ["unreachable", pytest.param("silent", marks=pytest.mark.slow)])
 def test_without_an_answer_pypi_is_asked(machine, silent_index, kind):
     done = machine.install(NOWHERE if kind == "unreachable" else silent_index)
