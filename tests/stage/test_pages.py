@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 TRIES = 3
-MS = 120_000  # that a busy machine may take
+MS = 60_000  # that a busy machine may take
 PHONE: "ViewportSize" = {"width": 390, "height": 844}
 TABLET: "ViewportSize" = {"width": 768, "height": 1024}
 WALL: "ViewportSize" = {"width": 1920, "height": 1080}
@@ -186,12 +186,27 @@ def test_a_visit_from_the_button_to_the_picture_and_back(stage, tab, screen):
     tab.waits_for("picture")
     screen.waits_for("picture")
     id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
-    assert screen.page.locator(f"#wall img[src='/image/{id}']").count() == 1
+    screen.page.wait_for_selector(f"#wall img.on[src='/image/{id}']")
     assert tab.page.locator("#save").get_attribute("href") == f"/image/{id}"
     tab.page.get_by_text("Again").click()
     tab.waits_for("ready")
     assert tab.page.locator("#picture").get_attribute("src") is None  # nothing of one visitor is left for the next
     stage.show.change({"prompts": ["a golden spiral on purple"]})
+
+
+def test_who_goes_away_leaves_the_page_to_the_next(stage, chromium):
+    context = chromium.new_context(permissions=["microphone"], locale="en-GB")
+    page = context.new_page()
+    page.clock.install()
+    tab = Tab(stage, page).open()
+    tab.hears()
+    id = tab.speaks()
+    page.clock.fast_forward(29_000)
+    tab.waits_for("picture")
+    page.clock.fast_forward(2_000)
+    tab.waits_for("ready")
+    assert page.locator("#picture").get_attribute("src") is None and id not in page.content()
+    context.close()
 
 
 def test_a_tap_starts_and_another_one_stops(stage, tab):
@@ -216,9 +231,11 @@ def test_keys_alone_do_it_all(stage, tab):
 
 
 def test_a_press_that_is_too_short_is_said_kindly(tab):
-    tab.presses(30)
-    tab.waits_for("speaking")
-    tab.presses(30)
+    """Two taps in one moment, however slow the machine is."""
+    tab.page.evaluate("""() => {
+      for (const name of ["keydown", "keyup", "keydown", "keyup"])
+        dispatchEvent(new KeyboardEvent(name, {code: "Space", cancelable: true}));
+    }""")
     tab.reads("That was very short")
     tab.waits_for("ready")
 
@@ -397,26 +414,24 @@ def test_a_microphone_that_may_not_be_used_is_said(stage, chromium):
     context.close()
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/screen", "/gallery", "/p/{id}", "/operator", "/operator?key=wrong", "/nothing"]
-)
-@pytest.mark.parametrize("size", [PHONE, WALL], ids=["phone", "wall"])
-def test_axe_finds_nothing(stage, guest, chromium, path, size):
+@pytest.mark.parametrize("path", ["/", "/screen", "/gallery", "/p/{id}", "/operator", "/operator?key=x", "/nothing"])
+def test_axe_finds_nothing_and_nothing_runs_over_the_edge(stage, guest, chromium, path):
     from axe_playwright_python.sync_playwright import Axe
 
     if not stage.show.session.shown():
         guest.speak(voice(1.0))
         guest.waits_for_picture()
         wait_until(lambda: stage.show.session.shown())
-    context = chromium.new_context(viewport=size, locale="en-GB", reduced_motion="reduce")
+    context = chromium.new_context(viewport=WALL, locale="en-GB", reduced_motion="reduce")
     tab = Tab(stage, context.new_page())
     if path == "/operator":
         tab.open(f"/operator?key={stage.key.text}")
     tab.open(path.format(id=stage.show.session.shown()[0].id))
-    tab.page.wait_for_load_state("load")
-    found = Axe().run(tab.page)
-    assert not found.response["violations"], found.generate_report()
-    assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for size in (WALL, PHONE):
+        tab.page.set_viewport_size(size)
+        found = Axe().run(tab.page)
+        assert not found.response["violations"], found.generate_report()
+        assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     context.close()
 
 
