@@ -75,8 +75,6 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         ValueError: latents, model and options do not go together, or one of them is broken.
         OSError: a file cannot be read or written.
     """
-    from tqdm import tqdm
-
     from painting.generate import Journal, generate_images, stem
     from painting.progress import Progress
 
@@ -105,14 +103,14 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         made = generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress, name)
         for index, path in zip(missing, made, strict=True):
             if emit is None:  # in standby the answer names the images
-                which = [f"{index + 1} of {len(specs)}", *inputs.recordings(specs[index])] if len(specs) > 1 else []
-                tqdm.write(f"image: {path}" + f" ({', '.join(which)})" * bool(which), file=sys.stdout)  # above the bar
-                sys.stdout.flush()
+                print_image(path, [f"{index + 1} of {len(specs)}", *inputs.recordings(specs[index])], len(specs))
             images[index] = path
     paths = [images[index] for index in range(len(specs))]
-    written = [*paths, *([preview] if preview and preview.is_file() else []), *save_overviews(args, paths)]
-    if len(written) > 1:
-        print("written:", *written)
+    others = [*([preview] if preview and preview.is_file() else []), *save_overviews(args, paths)]
+    if emit is None and len(paths) + len(others) > 1:
+        others = [*paths, *others]
+    if others:
+        print("written:", *others)
     return paths
 
 
@@ -185,6 +183,14 @@ def print_readings(painter: "Painter", specs: list["ImageSpec"]) -> None:
     for prompt, spec in prompts.items():
         for line in painter.describe(spec):
             print(f"{prompt}: {line}" if len(prompts) > 1 else line)
+
+
+def print_image(path: Path, which: list[str], count: int) -> None:
+    """Print where an image is, above the bar; of several, also `which`: its number, and its recordings."""
+    from tqdm import tqdm
+
+    tqdm.write(f"image: {path} ({', '.join(which)})" if count > 1 else f"image: {path}", file=sys.stdout)
+    sys.stdout.flush()
 
 
 def save_x_T(path: Path, x_T: "torch.Tensor", recordings: list[tuple[str, ...]]) -> None:
