@@ -26,6 +26,7 @@ for name in ("COLUMNS", "LINES"):
 LONGEST_FIRST = (
     "test_pipelines.py",
     "test_live_workflow.py",
+    "test_pages.py",
     "test_batch.py",
     "test_cluster.py",
     "test_readme.py",
@@ -34,6 +35,7 @@ LONGEST_FIRST = (
     "test_av_decoder.py",
     "test_checkpoint.py",
     "test_modules.py",
+    "test_program.py",
     "test_recorder.py",
     "test_phase1.py",
     "test_txt2img_options.py",
