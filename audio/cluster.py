@@ -342,11 +342,14 @@ class ClusterPool:
                 if address not in self._ask_scheduler():
                     return None
             else:
-                why = " ".join(str(failure).split())
-                return None if isinstance(failure, KilledWorker) else self._without_program(why)
+                if future.status == "cancelled":  # as all are when the connection ends; `exception` is None then
+                    raise self._gone()
+                if failure is not None:
+                    return None if isinstance(failure, KilledWorker) else self._without_program(failure)
         return Unfit("does not deliver what it has done")
 
-    def _without_program(self, why: str) -> Unfit:
+    def _without_program(self, failure: BaseException) -> Unfit:
+        why = " ".join(str(failure).split())
         how = HOW_TO_START.format(address=self._address)
         return Unfit(f"cannot run this program ({why}); install both lists of packages there, and {how}")
 

@@ -255,6 +255,15 @@ def test_a_result_that_does_not_arrive_is_made_elsewhere(threads, two_workers, m
     assert len(found) == 50 and said == [f"the worker {kept} does not deliver what it has done; it gets no recordings"]
 
 
+def test_a_cancelled_task_is_the_schedulers_end_and_no_workers_fault(threads, two_workers, made_up):
+    with cluster.connect(threads.scheduler_address, made_up, 8, print) as pool:
+        future = pool._client.submit(int, 1)
+        future.cancel()
+        assert future.exception() is None
+        with pytest.raises(RuntimeError, match="does not answer any more; start it again"):
+            pool._outcome(future, two_workers[0].address)
+
+
 def test_without_workers_a_line_says_so_and_the_next_one_is_used(threads, made_up, monkeypatch):
     monkeypatch.setattr(cluster, "LONELY_SECONDS", 0.2)
     scale(threads, 1)
@@ -499,13 +508,13 @@ def test_all_workers_are_killed_one_comes_and_others_that_are_not_fit(
 @pytest.mark.slow
 def test_the_scheduler_is_killed(processes, recordings, wanted, tmp_path, monkeypatch):
     """One line, soon; the same command, with a new scheduler or without one, goes on from there."""
-    output = tmp_path / "v.npy"
+    output, said = tmp_path / "v.npy", list[str]()
     if not processes.worker_processes():
         processes.worker()
     with (
         midway(monkeypatch, processes.stop, lambda: False),
         pytest.raises(RuntimeError, match=r"scheduler at tcp://\S+ does not answer any more; start it again") as caught,
     ):
-        prepare_batch(recordings, output, dask_scheduler=processes.address)
-    assert "\n" not in str(caught.value) and not output.exists()
+        prepare_batch(recordings, output, dask_scheduler=processes.address, say=said.append)
+    assert "\n" not in str(caught.value) and not output.exists() and not said  # no worker is blamed
     assert prepare_batch(recordings, output).new <= COUNT - COUNT // 5 + 1 and contents(output) == wanted
