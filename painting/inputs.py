@@ -64,7 +64,7 @@ class Inputs:
         found, whitening = find_whitening(chosen, read_note(path), config.calibration_dirs())
         if found is None:
             problem = f"no calibration here made these latents ({path}), so they cannot be whitened"
-            remedy = "make them again with process_live_audio.py, or run phase 1"
+            remedy = "make them again with process_live_audio.py, or use the calibration that made them"
             if x_T == "whitened":
                 raise ValueError(f"{problem}: {remedy}")
             warnings.warn(f"{problem}, and raw ones make flat images; {remedy}", stacklevel=3)
