@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 RUMBLE_HZ = 40.0  # no voice reaches below
 RUMBLE_CUTOFF_HZ = 55.0  # of the high-pass: 40 Hz is 33 dB down, the 80 Hz of the lowest voices lose 0.001 dB
-STEADY_DB = -20.0  # below the loudest cell of the rest; x_T is made of what is louder
+SHOWN_DB = -23.0  # of the loudest cell of the vector: x_T is made of what is above -20 dB, together with the voice
 CHANGED_DB = -40.0  # the same, in a recording that is changed anyway
 OFFSET_STEADY_DB = 6.0  # an offset is there all the time: what is always there is hardly softer than the mean says
-STEADY_SHARE = 0.1  # share of the time that a steady sound may be softer
+STEADY_SHARE, USUAL_SHARE = 0.1, 0.5  # share of the time that a steady sound, and wind, may be softer
 HUM_BANDS = 5  # mel bands, up to 307 Hz, in which hum of the mains is loudest
 NOTHING_LEFT = 5e-5  # root mean square, -86 dBFS: where no more is left, there was nothing else
 
 
 @dataclass(frozen=True)
 class LowLevels:
-    """Levels of low sound in a spectrogram, in dB of the loudest cell of all else."""
+    """Levels of low sound in a spectrogram, in dB of the loudest cell of the vector that is made of it."""
 
-    passing: float  # loudest cell of what lies below RUMBLE_HZ
+    passing: float  # loudest cell of what lies below RUMBLE_HZ, in dB of the loudest of all else
+    usual: float  # what it exceeds half of the time
     steady: float  # what it exceeds nearly always
     hum: float  # what one of the lowest bands exceeds nearly always
-    loudest: float  # power of the loudest cell of all else
+    loudest: float  # power of that cell
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Disturbances:
 
 
 def offset_level(offset: float, n_fft: int, weight: float, levels: LowLevels) -> float:
-    """Return the level of an offset's cell in dB of the loudest cell of all else.
+    """Return the level of an offset's cell in dB of the loudest cell of the vector.
 
     A Hann window spreads an offset over the lowest bins; `weight` is that of the first one in the lowest band.
     """

@@ -32,8 +32,9 @@ from .disturbances import (
     NOTHING_LEFT,
     OFFSET_STEADY_DB,
     RUMBLE_HZ,
-    STEADY_DB,
+    SHOWN_DB,
     STEADY_SHARE,
+    USUAL_SHARE,
     Disturbances,
     LowLevels,
     decibels,
@@ -236,10 +237,10 @@ def _next(source: _Source, stats: "_SampleStats", spectrogram: "_Spectrogram") -
         return choice, off
     recipe = source.recipe
     level = offset_level(stats.offset, recipe.n_fft, float(mel_filterbank(recipe)[0, 1]), low)
-    limit = CHANGED_DB if off else STEADY_DB
+    limit = CHANGED_DB if off else SHOWN_DB
     if not (off.offset or off.rumble) and level > limit and low.steady > level - OFFSET_STEADY_DB:
         return choice, replace(off, offset=stats.offset)
-    if not off.rumble and (low.passing > 0 or low.steady > limit):
+    if not off.rumble and (low.passing > 0 or low.usual > SHOWN_DB or low.steady > limit):
         return choice, replace(off, rumble=True)
     if not off.hum and low.hum > limit:
         from .hum import find_hum
@@ -495,20 +496,28 @@ class _Spectrogram:
             return None
         power = self._rows(0, min(self._frames, RESIZED_WHOLE))
         low = power[:, -1]
-        loudest = float(max((power[:, 0] - low).max(), power[:, 1:-1].max(initial=0.0)))
-        nearly_always = int(STEADY_SHARE * len(power))
-        lowest = np.partition(power[:, [*range(min(HUM_BANDS, self.recipe.n_mels)), -1]], nearly_always, axis=0)
-        *bands, steady = lowest[nearly_always].tolist()
+        others = float(max((power[:, 0] - low).max(), power[:, 1:-1].max(initial=0.0)))
+        nearly_always, usually = int(STEADY_SHARE * len(power)), int(USUAL_SHARE * len(power))
+        lowest = power[:, [*range(min(HUM_BANDS, self.recipe.n_mels)), -1]]
+        ordered = np.partition(lowest, (nearly_always, usually), axis=0)
+        *bands, steady = ordered[nearly_always].tolist()
+        loudest = float(self.loudest) * 10 ** (float(self._small.max()) / 10)
         return LowLevels(
-            passing=decibels(float(low.max()), loudest),
+            passing=decibels(float(low.max()), others),
+            usual=decibels(float(ordered[usually, -1]), loudest),
             steady=decibels(steady, loudest),
-            hum=decibels(max(bands), float(self.loudest)),
+            hum=decibels(max(bands), loudest),
             loudest=loudest,
         )
 
     def vector(self) -> np.ndarray:
-        """Return the recipe's spectrogram row by row, float32 [spectrogram_size**2]; the sound ends."""
-        return self.resized(self.recipe.spectrogram_size, self.recipe.spectrogram_size).reshape(-1)
+        """Return the recipe's spectrogram row by row, float32 [spectrogram_size**2]; the sound ends.
+
+        Raises:
+            AudioError: as `resized`.
+        """
+        self.end()
+        return _unless_silent(self._small).reshape(-1)
 
     def resized(self, rows: int, columns: int) -> np.ndarray:
         """Return dB below the loudest cell, float32 [rows, columns]; the sound ends.
@@ -517,15 +526,18 @@ class _Spectrogram:
             AudioError: the sound is silent, or its samples were far beyond full scale.
         """
         self.end()
+        return _unless_silent(self._resized(rows, columns))
+
+    @functools.cached_property
+    def _small(self) -> np.ndarray:
+        return self._resized(self.recipe.spectrogram_size, self.recipe.spectrogram_size)
+
+    def _resized(self, rows: int, columns: int) -> np.ndarray:
         frames = self._frames
         if frames <= max(RESIZED_WHOLE, columns):
-            resized = cv2.resize(self._decibels(0, frames), (columns, rows), interpolation=cv2.INTER_AREA)
-        else:
-            means = np.stack([self._column(i / columns * frames, (i + 1) / columns * frames) for i in range(columns)])
-            resized = cv2.resize(means.T.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-        if resized.max() == resized.min():
-            raise AudioError("the recording is silent; check that the microphone is on and record again")
-        return resized
+            return cv2.resize(self._decibels(0, frames), (columns, rows), interpolation=cv2.INTER_AREA)
+        means = np.stack([self._column(i / columns * frames, (i + 1) / columns * frames) for i in range(columns)])
+        return cv2.resize(means.T.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
 
     def _column(self, begin: float, end: float) -> np.ndarray:
         """Average frames `begin` to `end`, the first and the last in part, as INTER_AREA does: float64 [n_mels]."""
@@ -545,3 +557,9 @@ class _Spectrogram:
         row = 4 * self._columns
         self._power.seek(first * row)
         return np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self._columns)
+
+
+def _unless_silent(spectrogram: np.ndarray) -> np.ndarray:
+    if spectrogram.max() == spectrogram.min():
+        raise AudioError("the recording is silent; check that the microphone is on and record again")
+    return spectrogram

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
+import config
 from audio import decoding, features, hum
 from audio.disturbances import RUMBLE_CUTOFF_HZ
 from audio.features import AudioError, extract, load_audio
 from audio.filters import HighPass
 from audio.sound import Sound
+from audio.whitening import Whitening
 from tests.recordings import EXAMPLES
 
 VOICE, RATE = soundfile.read(next(path for path in EXAMPLES if path.name == "voice_es.wav"), dtype="float32")
@@ -61,6 +63,37 @@ def test_a_disturbance_is_taken_off_and_said(sound, note, least):
     assert likeness(heard, CLEAN) > least
     assert heard.peak == pytest.approx(CLEAN.peak, rel=0.25)  # the level is that of the voice
     assert not heard.clipped
+
+
+def wind(times: np.ndarray) -> np.ndarray:
+    """Return a rumble of 5 to 38 Hz that comes and goes, with a root mean square of 1."""
+    spectrum = np.fft.rfft(np.random.default_rng(0).normal(size=len(times)))
+    frequencies = np.fft.rfftfreq(len(times), times[1])
+    spectrum[(frequencies < 5) | (frequencies > 38)] = 0
+    sound = np.fft.irfft(spectrum, len(times))
+    return sound / sound.std()
+
+
+FAINT = {  # sound of about -20 dB of the loudest cell of the vector
+    "offset": ("voice_it.wav", 0.07, np.ones_like, "a constant offset of 0.07"),
+    "rumble": ("voice_it.wav", 0.03, lambda times: np.sin(2 * np.pi * 38 * times), "rumble below 40 Hz"),
+    "hum": ("voice_it.wav", 0.02, lambda times: np.sin(2 * np.pi * 50 * times), "hum of 50 Hz"),
+    "wind": ("voice_fr.wav", 0.03, wind, "rumble below 40 Hz"),
+    "wind on a letter": ("letter_hu.ogg", 0.03, wind, "rumble below 40 Hz"),
+}
+
+
+@pytest.mark.parametrize(("name", "level", "sound", "note"), FAINT.values(), ids=FAINT)
+def test_what_x_t_shows_is_taken_off(name, level, sound, note):
+    """The floor of x_T is 20 dB below the loudest cell of the vector, which is an average over time."""
+    voice = load_audio(config.EXAMPLES_DIR / name).samples
+    faint = (voice + level * sound(np.arange(len(voice)) / 22_050)).astype(np.float32)
+    heard = extract(faint, sample_rate=22_050)
+    assert note in heard.note and heard.note.endswith("taken off")
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+    vectors = np.stack([heard.vector, extract(voice, sample_rate=22_050).vector])
+    one, other = whitening.whiten(((vectors - whitening.mean_db) / whitening.std_db).reshape(2, 4, 32, 32))
+    assert np.vdot(one, other) > 0.98 * np.linalg.norm(one) * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
