@@ -17,7 +17,7 @@ from ldm.checkpoint import load_model
 from painting.foreign_words import translate
 from painting.prompts import GRAMMAR, SMALL_WORDS, Lexicon, PromptInterpreter, bare
 
-# written down before anybody looked at the vocabulary
+# as new users would write them
 FREE_PROMPTS = """
 a tiger in the jungle
 spiral in #ff8800 and #003366
