@@ -179,7 +179,8 @@ class LatentDiffusionPainter:
         texts = {text for s in specs for text in self._texts(s)}
         for text in sorted(texts - self._cut):
             if rest := self.model.cond_stage_model.left_out(text):
-                note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"
+                words = some(list(dict.fromkeys(rest)), NAMED)  # each once
+                note = f"this prompt is too long for the model, which leaves out its end: {words}"
                 warnings.warn(note, PaintingNote, stacklevel=3)
         self._cut |= texts
 

@@ -151,7 +151,7 @@ def test_an_empty_prompt_is_named_once(tmp_path, weights, prompt):
 
 def test_the_end_of_a_prompt_that_is_left_out_is_named_once(tmp_path, weights):
     painter = LatentDiffusionPainter(save_model(tmp_path, weights), precision="fp32", device="cpu")
-    spec = ImageSpec("a golden spiral on purple blue", steps=1, height=64, width=64, scale=1)
+    spec = ImageSpec("a golden spiral on purple blue purple", steps=1, height=64, width=64, scale=1)
     with pytest.warns(PaintingNote, match="leaves out its end: purple, blue$") as caught:
         painter.paint([spec], NOISE)
     assert len(caught) == 1
