@@ -119,6 +119,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> PipelineFiles:
         size += sum(path.stat().st_size for path in weights)
         variants += [variant] if weights else []
     for path in files:
+        _check_plain(path)
         if path.suffix == ".json":
             _check_json(path)
     named = {variant for variant in variants if variant}
@@ -221,6 +222,12 @@ def _keys(value: Any) -> Iterator[str]:
             yield from _keys(inner)
 
 
+def _check_plain(path: Path) -> None:
+    """Raise ValueError if something is there that is no file: opening a named pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a plain file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a json object.
 
@@ -228,6 +235,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it is none, or far too large.
         OSError: the file cannot be read.
     """
+    _check_plain(path)
     if path.stat().st_size > MAX_JSON:
         raise ValueError(f"{path} is too large for a json file of a model")
     try:
@@ -246,6 +254,7 @@ def read_header(path: Path) -> dict[str, Any]:
         ValueError: it is no such file, or cut short.
         OSError: the file cannot be read.
     """
+    _check_plain(path)
     total = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -257,7 +266,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(raw)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read ({error})") from error
     if end > total:
         raise ValueError(f"{path} is cut short: {total} of {end} bytes are here; download it again")
@@ -364,6 +373,9 @@ def check_vae(path: Path) -> None:
         weights, _ = _weights_of(path)
         if not weights or not (path / "config.json").is_file():
             raise ValueError(f"{path} is no autoencoder: it needs config.json and a .safetensors file")
+        name = str(read_json(path / "config.json").get("_class_name"))
+        if not name.startswith(("Autoencoder", "AsymmetricAutoencoder", "ConsistencyDecoder")):
+            raise ValueError(f"{path} is no autoencoder: its config.json is that of a {name}")
         for small in _small_files(path):
             _check_json(small)
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import config
 from painting.pipelines.families import FAMILIES
-from painting.pipelines.files import INDEX, OWN_LDM, gigabytes
+from painting.pipelines.files import INDEX, OWN_LDM, gigabytes, read_json
 
 # names that `--model` knows, and where their publishers have them
 KNOWN = {
@@ -58,7 +58,7 @@ def fetch(repo: str) -> str:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         if INDEX not in sizes:
             raise ValueError(f"{repo} has no {INDEX}: it is not saved as diffusers saves models")
-        index = json.loads(Path(api.hf_hub_download(repo, INDEX, revision=info.sha, local_dir=folder)).read_text())
+        index = read_json(Path(api.hf_hub_download(repo, INDEX, revision=info.sha, local_dir=folder)))
         wanted = files_wanted(repo, index, sizes)
         print(f"{repo}: {announcement(info, [sizes[path] for path in wanted])}; into {folder}", flush=True)
         api.snapshot_download(repo, revision=info.sha, allow_patterns=wanted, local_dir=folder)

@@ -132,6 +132,10 @@ def test_what_cannot_be_used_is_not_fetched(served, tmp_path):
     with pytest.raises(ValueError, match="which this program does not know"):
         hub.fetch("someone/tiny")
     shutil.rmtree(tmp_path / "models")
+    served.files["model_index.json"] = b"[]"
+    with pytest.raises(ValueError, match="should hold a json object"):
+        hub.fetch("someone/tiny")
+    shutil.rmtree(tmp_path / "models")
     served.files["model_index.json"] = FILES["model_index.json"]
     for name in list(served.files):
         if name.startswith("unet/") and name.endswith(".safetensors"):

@@ -1,6 +1,7 @@
 """Folders of pipelines as they come from anywhere: what is read from them, and what is refused before anything runs."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -123,6 +124,11 @@ class Bomb:
         return (exec, (f"import pathlib; pathlib.Path({MARK!r}).touch()",))
 
 
+def write_header(folder: Path, header: bytes) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 def change_index(folder: Path, **changes: Any) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     write_json(folder / "model_index.json", index | changes)
@@ -184,6 +190,29 @@ def _cut_short(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+@harm("model.safetensors is not a plain file")
+def _named_pipe(folder: Path) -> None:
+    """Make weights a pipe to which nobody writes, so that opening it would never end."""
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+
+
+@harm("merges.txt is not a plain file")
+def _named_pipe_of_words(folder: Path) -> None:
+    os.mkfifo(folder / "tokenizer" / "merges.txt")
+
+
+@harm("its header cannot be read .list index out of range")
+def _one_offset(folder: Path) -> None:
+    write_header(folder, b'{"weight": {"data_offsets": [0]}}')
+
+
+@harm("its header cannot be read .cannot convert float infinity")
+def _endless_offset(folder: Path) -> None:
+    write_header(folder, b'{"weight": {"data_offsets": [0, 1e400]}}')
+
+
 @harm("cannot be read as json")
 def _broken_json(folder: Path) -> None:
     (folder / "unet" / "config.json").write_text("[" * 100_000)
@@ -232,6 +261,13 @@ def test_a_lora_is_known_by_its_names(tmp_path, content, words):
     for check in (check_lora, check_vae):
         with pytest.raises(ValueError, match="must be a .safetensors file"):
             check(tmp_path / "it.ckpt")
+
+
+def test_a_network_is_no_autoencoder(tmp_path):
+    folder = save_folder(tmp_path / "model")
+    check_vae(folder / "vae")
+    with pytest.raises(ValueError, match="is no autoencoder: its config.json is that of a UNet2DConditionModel"):
+        check_vae(folder / "unet")
 
 
 def test_a_command_line_does_not_wait_for_diffusers():
