@@ -68,6 +68,8 @@ def parse_options(description: str | None, argv: Sequence[str] | None) -> argpar
     parser = build_parser(description)
     args, explicit = parser.parse_args(argv), explicit_options(parser, argv)
     if args.hub:
+        if beside := sorted(explicit & {"model", "ckpt", "config"}):
+            parser.error(f"--hub names the model already: leave out --{beside[0]}")
         from painting.pipelines.hub import fetch
 
         args.model = fetch(args.hub)

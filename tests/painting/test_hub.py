@@ -170,6 +170,14 @@ def test_names_that_are_none_are_refused(name, capsys):
     assert "is no name of a model on the hub" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("beside", [["--ckpt", __file__], ["--config", __file__]])
+def test_another_model_beside_it_is_refused_before_anything_is_fetched(served, beside, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(None, ["--hub", "someone/tiny", *beside])
+    assert f"--hub names the model already: leave out {beside[0]}" in capsys.readouterr().err
+    assert not served.asked
+
+
 def test_a_known_name_says_where_it_is(capsys):
     with pytest.raises(SystemExit):
         parse_options(None, ["--model", "sd-turbo"])
