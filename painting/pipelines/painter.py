@@ -126,7 +126,8 @@ class DiffusersPainter:
             RuntimeError: there is not enough memory.
         """
         check_start_noise(x_T)
-        self._check_settings(specs[0])
+        for spec in specs:
+            self._check_settings(spec)
         if len(specs) == 1 and specs[0].batch_size > 1 and not self._one_by_one(specs[0]):
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]

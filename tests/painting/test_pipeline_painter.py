@@ -152,6 +152,8 @@ def test_settings_that_a_family_lacks_are_refused_from_python_too(changes, words
     painter = painter_of("FluxPipeline")
     with pytest.raises(ValueError, match=words):
         painter.paint([spec_of(painter, **changes)], start(painter))
+    with pytest.raises(ValueError, match=words):  # whichever image of a batch asks for it
+        painter.paint([spec_of(painter), spec_of(painter, **changes)], torch.cat([start(painter)] * 2))
 
 
 @pytest.mark.parametrize("name, height, width, words", [
