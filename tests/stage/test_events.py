@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -26,10 +27,13 @@ def hub() -> Hub:
 
 
 def in_loop(work: Any) -> Any:
+    """Run work in a thread of its own, because playwright may have left its loop in this one."""
+
     async def run() -> Any:
         return await asyncio.wait_for(work(), PATIENCE)
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(run())).result()
 
 
 def test_the_newest_preview_replaces_the_one_before(hub):
