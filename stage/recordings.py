@@ -166,7 +166,7 @@ class MachineRecording:
         self.meter: Meter | None = Meter(microphone.sample_rate)
         self.loudness: Loudness | None = Loudness(microphone.sample_rate)
         self._most, self._on_bars = max_seconds, on_bars
-        self._stop = threading.Event()
+        self._stop, self._started = threading.Event(), threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._record, daemon=True)
         self._thread.start()
@@ -184,10 +184,16 @@ class MachineRecording:
             return self._stop.is_set() or meter.seconds >= self._most
 
         try:
-            recording = recorder.record(self.path, self._microphone, stop, lambda: None, on_block)
+            recording = recorder.record(self.path, self._microphone, stop, self._started.set, on_block)
             self.note = recording.ended_by or recording.note
         except Exception as error:  # `end` raises it in the thread that asks
             self._failure = error
+        finally:
+            self._started.set()
+
+    def wait_until_started(self) -> None:
+        """Wait until the microphone delivers, so that nothing is lost of what a visitor says after that."""
+        self._started.wait(recorder.FIRST_SOUND)
 
     def end(self) -> None:
         """End the recording.

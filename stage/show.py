@@ -121,7 +121,10 @@ class Show:
                 self.speaking = visitor
                 self.hub.publish("screen", "speak", visitor.prompt)
             self._tell(visitor)
-            return visitor.recording
+            recording = visitor.recording
+        if isinstance(recording, MachineRecording):
+            recording.wait_until_started()  # without the lock: the others need not wait
+        return recording
 
     def _recorder(self, on_bars: Callable[[list[int]], None]) -> Recording:
         """Return a recording that has just begun.
