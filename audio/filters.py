@@ -1,15 +1,21 @@
 """A high-pass filter for sound that comes in blocks.
 
-Import this module only where something is filtered: importing scipy.signal takes longer than making a spectrogram.
+scipy.signal is imported where it is first used, because that takes longer than making a spectrogram.
 """
 
+import importlib
+import threading
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import signal
 
 ORDER = 12  # 72 dB per octave
 BEFORE = 1 << 14  # samples by which a sound is continued in front of its beginning
+
+
+def load_early() -> None:
+    """Import scipy.signal in a thread of its own, so that a filter that is made later need not wait for it."""
+    threading.Thread(target=importlib.import_module, args=("scipy.signal",)).start()
 
 
 class HighPass:
@@ -17,6 +23,9 @@ class HighPass:
 
     def __init__(self, sample_rate: int, cutoff: float, order: int = ORDER) -> None:
         """Let through what lies above `cutoff` in Hz, where 3 dB are lost; an octave below it, 6 dB times the order."""
+        from scipy import signal
+
+        self._signal = signal
         self._sections = signal.butter(order, cutoff, "highpass", fs=sample_rate, output="sos")
         self._state: np.ndarray | None = None
 
@@ -25,8 +34,8 @@ class HighPass:
         if not len(samples):
             return samples
         if self._state is None:
-            self._state = signal.sosfilt_zi(self._sections) * float(samples[0])
-        filtered, self._state = signal.sosfilt(self._sections, samples.astype(np.float64), zi=self._state)
+            self._state = self._signal.sosfilt_zi(self._sections) * float(samples[0])
+        filtered, self._state = self._signal.sosfilt(self._sections, samples.astype(np.float64), zi=self._state)
         return filtered.astype(np.float32)
 
     def filtered(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

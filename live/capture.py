@@ -11,7 +11,7 @@ import numpy as np
 
 import cli
 import config
-from audio import recorder
+from audio import filters, recorder
 from audio.recorder import Microphone, MicrophoneError, Recording
 from live.display import Display
 from live.keyboard import Keyboard
@@ -67,6 +67,7 @@ class Capture:
             OSError: the recording cannot be written.
             ClientDied: the model cannot be loaded (`Pipeline.check`).
         """
+        filters.load_early()  # for the meter
         while True:
             if len(pipeline.prompts.all) > 1:
                 self.display.say(f"{pipeline.prompts} (a number and ENTER chooses another one)")
