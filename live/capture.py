@@ -114,8 +114,8 @@ class Capture:
         """Run the meter for five seconds and print a verdict; return whether there was sound."""
         microphone = self.prepare()
         seconds = self.options.seconds or TEST_SECONDS
+        meter = Meter(microphone.sample_rate)  # first, because it loads scipy
         self.display.say(f"microphone: {microphone.name}, {_channels(microphone)}; speak for {seconds:g} s")
-        meter = Meter(microphone.sample_rate)
         with tempfile.TemporaryDirectory() as folder:
             self._run_meter(Path(folder, "test.wav"), meter, None, lambda: meter.seconds >= seconds, "")
         self.display.say(meter.verdict())

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 import cli
+from audio import filters
 from audio.recorder import MicrophoneError, find_microphone
 from live.pipeline import Pipeline, Take
 from live.session import Entry, Session, new_id
@@ -67,7 +68,8 @@ class Show:
         display.painting = self
 
     def start(self) -> None:
-        """Begin to paint; the model loads meanwhile."""
+        """Begin to paint; the model loads meanwhile, and the filters of the meters."""
+        filters.load_early()
         self._thread.start()
 
     def close(self) -> None:
