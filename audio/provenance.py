@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from .files import atomic_path, read_tensor, sha256_of
 from .row_tables import file_names
+from .torch_zip import EPOCH
 from .whitening import WHITENING_NAME, Whitening
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ LONGEST_NAMES = 64_000_000  # bytes: some million recordings
 LONGEST_NAME = 255  # characters, as many as a file system allows
 STATISTICS = "statistics_sha256"
 RECORDINGS = "recordings_sha256"  # of the table of the rows
-EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that the same latents give the same bytes
 
 
 def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
@@ -75,10 +75,16 @@ def read_latents(path: Path) -> "Tensor":
     return latents
 
 
-def note(path: Path, statistics: str | None, names: Sequence[str] = ()) -> None:
-    """Add to a .pt file, as torch.save has just written it, what is known of its latents; see `save_latents`."""
+def note(
+    path: Path, statistics: str | None, names: Sequence[str] = (), further: Mapping[str, object] | None = None
+) -> None:
+    """Add to a .pt file, as torch.save has just written it, what is known of its latents; see `save_latents`.
+
+    `further` are more records, by name; `read_record` reads them.
+    """
     records: dict[str, object] = {RECORD: {STATISTICS: statistics}} if statistics is not None else {}
     records |= {NAMES: [*names]} if names else {}
+    records |= further or {}
     if not records:
         return
     with zipfile.ZipFile(path, "a") as archive:
@@ -90,7 +96,7 @@ def note(path: Path, statistics: str | None, names: Sequence[str] = ()) -> None:
 def read_note(path: Path) -> str | None:
     """Return the fingerprint that `note` added to the file; None if there is none, or it cannot be read."""
     try:
-        return _statistics_in(_read_record(path, RECORD, LONGEST_RECORD))
+        return _statistics_in(read_record(path, RECORD, LONGEST_RECORD))
     except Exception:  # no zip archive, no such record, or damage, for which zipfile raises nearly any error
         return None
 
@@ -106,7 +112,7 @@ def read_names(path: Path, rows: int) -> list[str]:
     They are for people: a file from elsewhere may hold any text. If there are none, or not so many, all are "".
     """
     try:
-        names = json.loads(_read_record(path, NAMES, LONGEST_NAMES))
+        names = json.loads(read_record(path, NAMES, LONGEST_NAMES))
     except Exception:  # as in `read_note`
         names = None
     if not isinstance(names, list) or len(names) != rows or not all(isinstance(name, str) for name in names):
@@ -114,7 +120,12 @@ def read_names(path: Path, rows: int) -> list[str]:
     return [_printable(name)[:LONGEST_NAME] for name in names]
 
 
-def _read_record(path: Path, name: str, longest: int) -> bytes:
+def read_record(path: Path, name: str, longest: int) -> bytes:
+    """Return the content of a record that `note` added to the file.
+
+    Raises:
+        Exception: nearly any, of a file that is damaged, or has no such record, or one of more than `longest` bytes.
+    """
     with zipfile.ZipFile(path) as archive:
         (record,) = (entry for entry in archive.infolist() if f"/{entry.filename}".endswith(f"/{name}"))
         if record.file_size > longest:
