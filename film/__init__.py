@@ -1,0 +1,1 @@
+"""Films in which a voice moves its image."""
