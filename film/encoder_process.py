@@ -10,14 +10,16 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    import av
-    import numpy as np
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 MESSAGE = struct.Struct("<cQ")  # kind, and bytes of the content
 FRAME, SOUND, END = b"F", b"S", b"E"  # RGB of all pixels; float32 of all channels, sample by sample; nothing
@@ -57,25 +59,31 @@ class Settings:
 class _Film:
     """A film under way."""
 
-    def __init__(self, container: "av.container.OutputContainer", settings: Settings) -> None:
+    def __init__(self, container: "OutputContainer", settings: Settings) -> None:
         self.container, self.settings = container, settings
         self.frames = self.samples = 0
         self.fps = Fraction(*settings.fps)
         container.metadata.update(settings.metadata)
-        name, options = PICTURES[settings.format]
+        self.pictures = self._picture_stream()
+        self.sound = self._sound_stream() if settings.channels else None
+
+    def _picture_stream(self) -> "VideoStream":
+        name, options = PICTURES[self.settings.format]
         options = options | {"g": str(max(1, round(KEY_FRAME_SECONDS * self.fps)))}
-        self.pictures: Any = container.add_stream(name, rate=self.fps, options=options)
-        self.pictures.width, self.pictures.height = settings.size
-        self.pictures.pix_fmt = "yuv420p"
-        context = self.pictures.codec_context
-        context.time_base = 1 / self.fps
+        stream: Any = self.container.add_stream(name, rate=self.fps, options=options)
+        context = stream.codec_context
+        context.width, context.height = self.settings.size
+        context.pix_fmt, context.time_base = "yuv420p", 1 / self.fps
         context.colorspace = context.color_primaries = BT709
         context.color_trc, context.color_range = SRGB, LIMITED
-        self.sound: Any = None
-        if settings.channels:
-            layout = "mono" if settings.channels == 1 else "stereo"
-            self.sound = container.add_stream(SOUNDS[settings.format], rate=settings.sample_rate, layout=layout)
-            self.sound.bit_rate = BIT_RATE * settings.channels
+        return stream
+
+    def _sound_stream(self) -> "AudioStream":
+        layout = "mono" if self.settings.channels == 1 else "stereo"
+        name = SOUNDS[self.settings.format]
+        stream: Any = self.container.add_stream(name, rate=self.settings.sample_rate, layout=layout)
+        stream.codec_context.bit_rate = BIT_RATE * self.settings.channels
+        return stream
 
     def add_frame(self, content: bytes) -> None:
         import av
@@ -93,6 +101,7 @@ class _Film:
         import av
         import numpy as np
 
+        assert self.sound
         samples: np.ndarray = np.frombuffer(content, np.float32).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=self.sound.layout.name)
         frame.sample_rate, frame.pts = self.settings.sample_rate, self.samples
@@ -102,11 +111,11 @@ class _Film:
 
     def end(self) -> None:
         """Write what the encoders hold back."""
-        for stream in (self.pictures, self.sound):
-            if stream is not None:
-                self._write(stream.encode(None))
+        self._write(self.pictures.encode(None))
+        if self.sound:
+            self._write(self.sound.encode(None))
 
-    def _write(self, packets: Any) -> None:
+    def _write(self, packets: Iterable["Packet"]) -> None:
         for packet in packets:
             self.container.mux(packet)
 
