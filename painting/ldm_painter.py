@@ -3,7 +3,8 @@
 import math
 import pkgutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import config
 from ldm.broken_weights import broken_weights
 from ldm.checkpoint import DTYPES, load_model
 from ldm.devices import UnavailableError, choose_device, choose_precision
+from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.tensor_files import some
 from painting.image_spec import SAMPLERS, ImageSpec
 from painting.images import to_uint8
-from painting.painter import OnStep, PaintingNote, Step
+from painting.painter import OnStep, PaintingNote, Step, Transition
 from painting.preview import LinearDecoder
 from painting.prompts import Lexicon, PromptInterpreter, Reading
 
@@ -130,15 +132,34 @@ class LatentDiffusionPainter:
         if len(specs) == 1 and specs[0].batch_size > 1:
             size, index = specs[0].batch_size, specs[0].batch_index
             return self.paint([*specs] * size, x_T.expand(size, -1, -1, -1), on_step)[index : index + 1]
-        self._warn_of_prompts(specs)
-        images = self._sample(specs, x_T, on_step)
+        return self.paint_transitions([Transition((spec,), (1.0,)) for spec in specs], x_T, on_step)
+
+    @torch.inference_mode()
+    def shape_scores(self, x_T: Tensor) -> np.ndarray:
+        """Score the candidates of the prior; see `TransitionPainter.shape_scores`."""
+        prompt_prior = self.model.model.diffusion_model.layout
+        if prompt_prior is None:
+            return np.zeros((len(x_T), 0), np.float32)
+        return prompt_prior.scores(x_T.to(self.device)).cpu().numpy()
+
+    def paint_transitions(
+        self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None = None
+    ) -> np.ndarray:
+        """Sample images [B, H, W, 3] uint8 between prompts and shapes; see `TransitionPainter.paint_transitions`.
+
+        Raises:
+            ValueError: as `paint`.
+        """
+        check_start_noise(x_T)
+        self._warn_of_prompts([spec for one in transitions for spec in one.specs])
+        images = self._sample(transitions, x_T, on_step)
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
             self._refuse_broken_weights()
             warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
             self.precision = "fp32"
             del self.model  # both models together might not fit into memory
             self._load()
-            images = self._sample(specs, x_T, on_step)
+            images = self._sample(transitions, x_T, on_step)
         for image in images:
             self._check(image)
         return to_uint8(images)
@@ -214,12 +235,15 @@ class LatentDiffusionPainter:
         return torch.cat(rows)
 
     @torch.inference_mode()
-    def _sample(self, specs: Sequence[ImageSpec], x_T: Tensor, on_step: OnStep | None) -> Tensor:
+    def _sample(self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None) -> Tensor:
         """Sample and decode: images [B, 3, H, W] in −1…1. All elements are NaN if the first step gives NaN."""
-        spec = specs[0]
-        prompts, negative_prompts = zip(*map(self._texts, specs), strict=True)
-        in_use = {*prompts, *negative_prompts}
+        spec, seeds = transitions[0].specs[0], [one.specs[0].seed for one in transitions]
+        texts = [[self._texts(each) for each in one.specs] for one in transitions]
+        in_use = {text for one in texts for pair in one for text in pair}
         self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in in_use}
+        negative = [pairs[0][1] for pairs in texts]
+        embeddings = [self._embed(prompt for prompt, _ in pairs) for pairs in texts]  # of each image, [prompts, M, D]
+        conditioning = torch.cat([mean(each, one.weights) for each, one in zip(embeddings, transitions, strict=True)])
 
         def after_step(i: int, x: Tensor, pred_x0: Tensor) -> None:
             # NaN stays NaN; the first step alone, because reading a result makes the CPU wait for a GPU
@@ -231,18 +255,34 @@ class LatentDiffusionPainter:
         sampler = pkgutil.resolve_name(SAMPLERS[spec.sampler].target)
         settings = SamplingSettings(spec.steps, spec.scale, spec.eta, spec.guidance_interval, spec.guidance_rescale)
         try:
-            samples = sampler(self.model).run(
+            samples = sampler(self._model_of(transitions, embeddings, x_T)).run(
                 x_T,
                 settings,
-                conditioning=self._embed(prompts),
-                unconditional=self._embed(negative_prompts) if spec.scale != 1 else None,
-                seeds=[s.seed for s in specs],
+                conditioning=conditioning,
+                unconditional=self._embed(negative) if spec.scale != 1 else None,
+                seeds=seeds,
                 on_step=after_step,
             )
         except FloatingPointError:
-            return torch.full((len(specs), 3, spec.height, spec.width), math.nan)
+            return torch.full((len(transitions), 3, spec.height, spec.width), math.nan)
         # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
+
+    def _model_of(
+        self, transitions: Sequence[Transition], embeddings: Sequence[Tensor], x_T: Tensor
+    ) -> "LatentDiffusion | WithPrior":
+        """Return the model; where images lie between prompts or shapes, with their priors [B, C, h, w]."""
+        if all(len(one.specs) == 1 and one.shares is None for one in transitions):
+            return self.model
+        priors = []
+        for one, each, noise in zip(transitions, embeddings, x_T.to(self.device).split(1), strict=True):
+            count = len(each)
+            shares = None if one.shares is None else torch.from_numpy(one.shares).to(self.device).expand(count, -1)
+            prior = self.model.prior(each, noise.expand(count, -1, -1, -1), shares)
+            if prior is None:
+                return self.model
+            priors.append(mean(prior, one.weights))
+        return WithPrior(self.model, torch.cat(priors))
 
     def _preview(self, pred_x0: Tensor) -> np.ndarray:
         if self._linear_decoder is None:
@@ -253,6 +293,30 @@ class LatentDiffusionPainter:
         """Encode images [B, 3, H, W] in −1…1 to latents [B, C, h, w]."""
         first = next(self.model.first_stage_model.parameters())
         return self.model.encode_first_stage(images.to(first.device, first.dtype))
+
+
+class WithPrior:
+    """A model whose prior [B, C, h, w] for the conditioned images is given (`DiffusionModel`)."""
+
+    def __init__(self, model: LatentDiffusion, prior: Tensor) -> None:
+        self.model, self.given = model, prior
+        self.alphas_cumprod, self.parameterization, self.start = (
+            model.alphas_cumprod,
+            model.parameterization,
+            model.start,
+        )
+
+    def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the model as a function; before the images that the prior is for may stand unconditioned ones."""
+        before, prior = len(x_T) - len(self.given), self.given
+        if c is not None and before and (own := self.model.prior(c[:before], x_T[:before])) is not None:
+            prior = torch.cat([own, prior])
+        return partial(self.model.apply_model, c=c, prior=prior)
+
+
+def mean(rows: Tensor, weights: Sequence[float]) -> Tensor:
+    """Return the weighted mean [1, ...] of rows [N, ...]; a single row as it is."""
+    return rows if len(rows) == 1 else torch.einsum("n, n ... -> ...", torch.tensor(weights).to(rows), rows)[None]
 
 
 def is_spoiled(image: Tensor) -> bool:

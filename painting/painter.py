@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -60,4 +60,31 @@ class Painter(Protocol):
         Args:
             on_step: called after each sampling step.
         """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Transition:
+    """An image of a film, on the way from one prompt or shape to the next."""
+
+    specs: tuple[ImageSpec, ...]  # they differ only in their prompts
+    weights: tuple[float, ...]  # of the specs; they sum to 1
+    shares: np.ndarray | None = None  # [K] float32, of the shapes; they sum to 1; None: the start noise chooses
+
+
+@runtime_checkable
+class TransitionPainter(Protocol):
+    """A painter that can also paint what lies between two prompts, and between two shapes."""
+
+    def shape_scores(self, x_T: Tensor) -> np.ndarray:
+        """Score the shapes among which start noise [B, C, h, w] chooses: [B, K] float32, about N(0, 1).
+
+        An image has the shape of the highest score. K is 0 if the model knows no shapes.
+        """
+        ...
+
+    def paint_transitions(
+        self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None = None
+    ) -> np.ndarray:
+        """Sample images [B, H, W, 3] uint8 as `Painter.paint` does, each between prompts and between shapes."""
         ...

@@ -209,38 +209,50 @@ class PromptPrior(nn.Module):
 
     # --- from noise and prompt to the prior ---
 
-    def forward(self, x_T: Tensor, context: Tensor, has_prompt: Tensor) -> Tensor:
+    def scores(self, x_T: Tensor) -> Tensor:
+        """Score the candidates by start noise `x_T` [B, C, H, W]: [B, K], standard normal."""
+        return self._candidate_scores(square_means(x_T.float(), self.knots)[:, 3].flatten(1))
+
+    def shares(self, x_T: Tensor) -> Tensor:
+        """Return the shares of the candidates that `x_T` [B, C, H, W] chooses: [B, K], mostly 1 for one, 0 else."""
+        return _blend_weights(self.scores(x_T), CANDIDATE_MARGIN)
+
+    def forward(self, x_T: Tensor, context: Tensor, has_prompt: Tensor, shares: Tensor | None = None) -> Tensor:
         """Predict the prior [B, C, H, W] for prompts [B, M, context_dim] and start noise `x_T` [B, C, H, W].
 
         It is 0 where `has_prompt` [B] is false.
+
+        Args:
+            shares: of the candidates, [B, K], which sum to 1; None: `x_T` chooses.
         """
         prior = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
         if has_prompt.any():
             # one image at a time, so that its prior is the same to the last bit whatever else is in the batch
-            rows = zip(x_T[has_prompt].float().split(1), context[has_prompt].split(1), strict=True)
+            noises = x_T[has_prompt].float().split(1)
+            chosen = [self.shares(noise) for noise in noises] if shares is None else shares[has_prompt].split(1)
+            rows = zip(noises, context[has_prompt].split(1), chosen, strict=True)
             # bfloat16 rounds probabilities near 1 to 1, for which the Gumbel noise is infinite
             with torch.autocast(x_T.device.type, enabled=False):
-                predicted = torch.cat([self._predict(noise, prompt) for noise, prompt in rows])
+                predicted = torch.cat([self._predict(*row) for row in rows])
             prior[has_prompt] = predicted.float()
         return F.interpolate(prior, x_T.shape[2:], mode="bilinear")
 
-    def _predict(self, x_T: Tensor, context: Tensor) -> Tensor:
+    def _predict(self, x_T: Tensor, context: Tensor, shares: Tensor) -> Tensor:
         """Predict one prior [1, C, size, size] for `x_T` [1, C, H, W] and a prompt [1, M, context_dim]."""
-        composed = self._compose(x_T, context)
+        composed = self._compose(x_T, context, shares)
         prior, *plain = warp(composed, self.viewing_grid(x_T).expand(len(composed), -1, -1, -1)).split(1)
         # the shape belongs to the image, so the viewing grid does not move it
         relief = common_shape(x_T, self.size, self.size) * (self.size / DCT_ORDER)
         return tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * relief)
 
-    def _compose(self, x_T: Tensor, context: Tensor) -> Tensor:
-        """Compose [3, C, size, size] for one `x_T` [1, C, H, W] and one prompt [1, M, context_dim].
+    def _compose(self, x_T: Tensor, context: Tensor, shares: Tensor) -> Tensor:
+        """Compose [3, C, size, size] of candidates with `shares` [1, K], for one `x_T` [1, C, H, W] and one prompt.
 
         The three are the same composition in its own colours, all in the first colour, and all in the second; without
         the last if images have one colour only.
         """
         squares = square_means(x_T, self.knots)
-        weights = _blend_weights(self._candidate_scores(squares[:, 3].flatten(1)), CANDIDATE_MARGIN)
-        chosen = weights.nonzero()[:, 1][None]  # [1, K]: mostly one, rarely two
+        chosen = shares.nonzero()[:, 1][None]  # [1, K]: mostly one, rarely two
         probabilities = self.reader(context)
         attributes = self.sample_attributes(probabilities).take_along_dim(chosen[..., None], dim=1)
         normals = _normals_by_place(squares[:, 2:4].flatten(1), self.knots**2)
@@ -256,9 +268,9 @@ class PromptPrior(nn.Module):
         mirrored = drawn.flip(-1)  # left to right
         drawn = torch.where((variant % 2 == 1)[..., None, None, None], mirrored, drawn)
         places = _place_weights(self.knots, self.size).to(drawn)
-        shares = weights.take_along_dim(chosen, dim=1)[0]
+        weights = shares.take_along_dim(chosen, dim=1)[0]
         axes = "candidate, place h w, palette place candidate c h w -> palette c h w"
-        return einsum(shares, places, drawn, axes)
+        return einsum(weights, places, drawn, axes)
 
     def _candidate_scores(self, normals: Tensor) -> Tensor:
         """Score each candidate by `normals` [B, N ≥ variants] ~ N(0, 1): [B, K], standard normal too.

@@ -325,6 +325,20 @@ def test_pure_noise_prefers_no_candidate(prior):
     assert shares.mean(dim=0).min() > 0.04 and shares.mean(dim=0).max() < 0.06
 
 
+def test_shares_blend_the_candidates_that_a_film_names(prior):
+    """The shares that start noise chooses give its own prior, and those of two candidates what lies between theirs."""
+    x_T, context = torch.randn(1, 4, 8, 8), torch.randn(1, 6, CONTEXT)
+    with torch.inference_mode():
+        own = prior(x_T, context, HAS_PROMPT)
+        assert torch.equal(prior(x_T, context, HAS_PROMPT, prior.shares(x_T)), own)
+        one, other = torch.nn.functional.one_hot(torch.tensor([[2], [7]]), 20).float()
+        ends = [prior(x_T, context, HAS_PROMPT, shares) for shares in (one, other)]
+        middle = prior(x_T, context, HAS_PROMPT, 0.25 * one + 0.75 * other)
+    torch.testing.assert_close(middle, 0.25 * ends[0] + 0.75 * ends[1])
+    assert not torch.allclose(ends[0], ends[1], atol=0.01)
+    assert torch.equal(prior.scores(x_T).argmax(dim=1), prior.shares(x_T).argmax(dim=1))
+
+
 @pytest.mark.slow
 def test_between_two_noises_there_is_no_jump(prior):
     """Smaller steps give smaller changes, also in the place on an arc between them where the prior changes fastest."""
@@ -412,9 +426,8 @@ def test_the_prior_shows_the_shape_that_all_channels_of_the_noise_share(two_colo
         x_T, shape = noise_with_shape(strength, 8, 8)
         with torch.inference_mode():
             predicted = two_colours(x_T, context, HAS_PROMPT)
-            plain, first, second = warp(
-                two_colours._compose(x_T, context), two_colours.viewing_grid(x_T).expand(3, -1, -1, -1)
-            )
+            composed = two_colours._compose(x_T, context, two_colours.shares(x_T))
+            plain, first, second = warp(composed, two_colours.viewing_grid(x_T).expand(3, -1, -1, -1))
         towards = ((predicted[0] - plain) * (first - second)).sum(dim=0)
         if strength:
             assert torch.equal(towards > 0, common_shape(x_T, 8, 8)[0, 0] > 0)

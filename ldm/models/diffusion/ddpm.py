@@ -137,14 +137,25 @@ class LatentDiffusion(nn.Module):
         Raises:
             ValueError: the U-Net has a prior, and there is no conditioning.
         """
+        return partial(self.apply_model, c=c, prior=self.prior(c, x_T))
+
+    def prior(self, c: Tensor | None, x_T: Tensor, shares: Tensor | None = None) -> Tensor | None:
+        """Predict the prior [B, C, h, w] from conditioning `c` [B, M, D] and noise `x_T`; None if the U-Net has none.
+
+        Args:
+            shares: of the candidates, [B, K]; None: `x_T` chooses (`PromptPrior`).
+
+        Raises:
+            ValueError: the U-Net has a prior, and there is no conditioning.
+        """
         prompt_prior = self.model.diffusion_model.layout
         if prompt_prior is None:
-            return partial(self.apply_model, c=c)
+            return None
         if c is None:
             raise ValueError("this model predicts a prior from the prompt: conditioning is needed")
         # training gives the empty prompt a prior of 0, so sampling does too
         has_prompt = (c - self.get_learned_conditioning([""])).abs().amax(dim=(1, 2)) > EMPTY_DISTANCE
-        return partial(self.apply_model, c=c, prior=prompt_prior(x_T, c.to(self.dtype), has_prompt))
+        return prompt_prior(x_T, c.to(self.dtype), has_prompt, shares)
 
     def start(self, x_T: Tensor) -> Tensor:
         """Return the x [B, C, h, w] that sampling from noise `x_T` begins with: without the shape that the prior shows.
