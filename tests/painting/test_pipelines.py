@@ -7,6 +7,7 @@ bit for bit.
 import dataclasses
 import inspect
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -104,21 +105,29 @@ def painted_alone(painter: DiffusersPainter, spec: ImageSpec, generator: torch.G
     return np.stack([np.asarray(image) for image in images])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name, steps", CASES)
-def test_the_image_is_the_same_as_from_the_pipelines_own_draw(name, steps, monkeypatch):
-    painter = painter_of(name)
-    spec = spec_of(painter, steps=steps)
+def painted_twice(painter: DiffusersPainter, spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image of x_T, and that of the pipeline alone, whose generator draws the same x_T."""
     ours, theirs = torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED)
     x_T = draw(painter, ours)
-    monkeypatch.setattr(pipeline_painter, "later_noise", lambda _: ours)  # goes on where the pipeline's does
-    monkeypatch.setattr(pipeline_painter, "seed_of", lambda _: SEED)
     expected_x_T = x_T.clone()
-    image = painter.paint([spec], x_T)
-    torch.manual_seed(SEED)  # of later noise that no generator is handed for
-    assert np.array_equal(image, painted_alone(painter, spec, theirs))
-    assert image.shape == (1, spec.height, spec.width, 3) and image.std() > 5
+    with (
+        mock.patch.object(pipeline_painter, "later_noise", lambda _: ours),  # goes on where the pipeline's does
+        mock.patch.object(pipeline_painter, "seed_of", lambda _: SEED),
+    ):
+        image = painter.paint([spec], x_T)
     assert torch.equal(x_T, expected_x_T)
+    torch.manual_seed(SEED)  # of later noise that no generator is handed for
+    return image, painted_alone(painter, spec, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, steps", CASES)
+def test_the_image_is_the_same_as_from_the_pipelines_own_draw(name, steps):
+    painter = painter_of(name)
+    spec = spec_of(painter, steps=steps)
+    image, alone = painted_twice(painter, spec)
+    assert np.array_equal(image, alone)
+    assert image.shape == (1, spec.height, spec.width, 3) and image.std() > 5
 
 
 @pytest.mark.slow
