@@ -36,6 +36,10 @@ class Layout:
         """Undo `latents`: return [B, C, h, w] of a pipeline's latents."""
         return latents.reshape(-1, *shape)
 
+    def multiple(self, factor: int) -> int:
+        """Return the number of pixels of which the sides of an image are multiples."""
+        return factor * (self.cells or factor)
+
 
 class Even(Layout):
     """Latents with even sides, as networks need that take 2×2 latent pixels for one token."""
@@ -164,6 +168,29 @@ class Family:
     modules: tuple[str, ...] = ()
     tokens: int = 0
 
+    @property
+    def network(self) -> str:
+        """Name the part that removes noise."""
+        part = self.channels.partition(".")[0]
+        return part if not part.isdigit() else "transformer" if self.flow else "unet"
+
+    def size_problem(self, factor: int, height: int, width: int) -> str:
+        """Say why there are no images of this size in pixels, or return "".
+
+        Args:
+            factor: pixels of a latent pixel and side.
+        """
+        multiple = self.layout.multiple(factor)
+        for name, side in (("height", height), ("width", width)):
+            if side % multiple:
+                below = side - side % multiple
+                nearest = f"{below} or {below + multiple}" if below else str(multiple)
+                return f"{name} {side}: {self.text} needs multiples of {multiple}, for instance {nearest}"
+        if self.sizes and (height, width) not in self.sizes:
+            sizes = ", ".join(f"{h}×{w}" for h, w in self.sizes)
+            return f"{height}×{width}: {self.text} has images of {sizes} (height×width) only"
+        return ""
+
 
 UNET, TRANSFORMER = "unet.in_channels", "transformer.in_channels"
 DIFFUSION = ("ddim", "plms", "dpmpp", "dpmpp_sde", "unipc", "deis", "euler", "euler_a", "heun", "lms", "kdpm2",
@@ -250,3 +277,34 @@ _ROWS = (
         scale=4.0, no_negative=" ", side=1024),
 )  # fmt: skip
 FAMILIES = {family.pipeline: family for family in _ROWS}
+
+# classes without a row, and why
+NOT_INSTALLED = "which this program does not install"
+APART = "it is one of two parts that are saved apart; models/README.md says how to save both as one folder"
+REFUSED = {
+    "OmniGenPipeline": f"it needs the package torchvision, {NOT_INSTALLED}",
+    "Cosmos2TextToImagePipeline": f"it needs the packages torchvision and cosmos_guardrail, {NOT_INSTALLED}",
+    "GlmImagePipeline": "a language model drafts its images by chance before the noise comes in",
+    "KandinskyV22Pipeline": APART,
+    "KandinskyV22PriorPipeline": APART,
+    "StableCascadePriorPipeline": APART,
+    "StableCascadeDecoderPipeline": APART,
+}
+
+
+def family_of(name: object, whose: object) -> Family:
+    """Return the row of a class of pipelines.
+
+    Args:
+        name: the class.
+        whose: what is of this class, for the message.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    if family := FAMILIES.get(str(name)):
+        return family
+    if reason := REFUSED.get(str(name)):
+        raise ValueError(f"{whose} is a {name}, which cannot be used here: {reason}")
+    known = ", ".join(row.text for row in FAMILIES.values())
+    raise ValueError(f"{whose} is a {name!r}, a pipeline that this program does not know; it knows {known}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import config
 from ldm.families import recognise
-from painting.pipelines.families import FAMILIES, Family
+from painting.pipelines.families import Family, family_of
 from painting.pipelines.schedulers import name_of
 
 INDEX = "model_index.json"
@@ -43,7 +43,9 @@ class PipelineFiles:
         path: a folder with `model_index.json`, or a single .safetensors file.
         family: the row of its class.
         files: everything that is read, sorted.
-        size: bytes of its weights.
+        size: bytes of its weights on disk.
+        numbers: count of its weights.
+        factor: pixels of a latent pixel and side; None: only the loaded pipeline tells.
         configs: of a single file the folder of its configs; of a folder None.
         variant: of the file names of its weights, such as "fp16"; None: there is none.
         defaults: fields of `ImageSpec` with the model's own defaults.
@@ -53,9 +55,15 @@ class PipelineFiles:
     family: Family
     files: tuple[Path, ...]
     size: int
+    numbers: int
+    factor: int | None = None
     configs: Path | None = None
     variant: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def memory(self, precision: str) -> int:
+        """Return the bytes that the weights take when they are loaded."""
+        return self.numbers * (4 if precision == "fp32" else 2)
 
 
 def find_pipeline(path: Path) -> PipelineFiles | None:
@@ -103,30 +111,39 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> PipelineFiles:
     name = index.get("_class_name")
     if isinstance(name, list) or index.get("_module"):
         raise ValueError(f"{folder} brings a pipeline of its own as Python code, which is never run")
-    family = FAMILIES.get(str(name))
-    if family is None:
-        known = ", ".join(row.text for row in FAMILIES.values())
-        raise ValueError(f"{folder} is a {name!r}, a pipeline that this program does not know; it knows {known}")
-    files, variants, size = [folder / INDEX], [], 0
+    family = family_of(name, folder)
+    network = index.get(family.network)
+    if not isinstance(network, list) or not _is_component(network):
+        raise ValueError(
+            f"{folder / INDEX} names no {family.network}, which {family.text} needs: is the file whole?"
+        )
+    files, variants = [folder / INDEX], []
+    weights: list[Path] = []
     for part, value in index.items():
-        if part.startswith("_") or not isinstance(value, list) or value in ([None, None], []):
-            continue
-        if not _is_component(value):
+        if part.startswith("_") or not isinstance(value, list) or not _is_component(value):
             continue
         _check_class(folder, part, value, family)
-        weights, variant = _weights_of(folder / part)
-        files += [*_small_files(folder / part), *weights]
-        size += sum(path.stat().st_size for path in weights)
-        variants += [variant] if weights else []
-    for path in files:
+        of_part, variant = _weights_of(folder / part)
+        files += _small_files(folder / part)
+        weights += of_part
+        variants += [variant] if of_part else []
+    for path in (*files, *weights):
         _check_plain(path)
         if path.suffix == ".json":
             _check_json(path)
     named = {variant for variant in variants if variant}
     if len(named) > 1:
         raise ValueError(f"{folder} mixes weights named {', '.join(sorted(named))}; keep those of one kind")
-    defaults = _defaults(folder, family, index)
-    return PipelineFiles(folder, family, tuple(sorted(files)), size, None, named.pop() if named else None, defaults)
+    return PipelineFiles(
+        folder,
+        family,
+        tuple(sorted((*files, *weights))),
+        size=sum(path.stat().st_size for path in weights),
+        numbers=sum(map(_numbers, weights)),
+        factor=_factor(folder, family),
+        variant=named.pop() if named else None,
+        defaults=_defaults(folder, family, index),
+    )
 
 
 def _is_component(value: list[Any]) -> bool:
@@ -265,12 +282,25 @@ def read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(raw)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        places = [(int(begin), int(end)) for begin, end in (entry["data_offsets"] for entry in tensors.values())]
+        if any(not 0 <= begin <= end for begin, end in places):
+            raise ValueError("a tensor ends before it begins")
+        end = 8 + length + max((end for _, end in places), default=0)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read ({error})") from error
     if end > total:
         raise ValueError(f"{path} is cut short: {total} of {end} bytes are here; download it again")
     return tensors
+
+
+def _numbers(path: Path) -> int:
+    """Count the numbers in a .safetensors file; the name of their format ends in its bits, such as BF16."""
+    count = 0
+    for entry in read_header(path).values():
+        bits = re.search(r"\d+", str(entry.get("dtype")))
+        begin, end = map(int, entry["data_offsets"])
+        count += 8 * (end - begin) // (int(bits[0]) if bits else 8)
+    return count
 
 
 # --- single files -----------------------------------------------------------------------------------------------------
@@ -292,16 +322,23 @@ def read_single_file(path: Path, layout: str) -> PipelineFiles:
     else:
         configs = LAYOUTS / layout
     index = read_json(configs / INDEX)
-    family = FAMILIES.get(str(index.get("_class_name")))
-    if family is None:
-        raise ValueError(f"{configs} describes no pipeline that this program knows")
+    family = family_of(index.get("_class_name"), configs)
     for part, value in index.items():
         if not part.startswith("_") and isinstance(value, list) and _is_component(value):
             _check_class(configs, part, value, family)
     defaults = _defaults(configs, family, index)
     if few := few_steps(path.stem):
         defaults |= {"steps": few[0], "scale": family.unguided, "sampler": few[1]}
-    return PipelineFiles(path, family, (path,), path.stat().st_size, configs, None, defaults)
+    return PipelineFiles(
+        path,
+        family,
+        (path,),
+        size=path.stat().st_size,
+        numbers=_numbers(path),
+        factor=_factor(configs, family),
+        configs=configs,
+        defaults=defaults,
+    )
 
 
 # --- defaults ---------------------------------------------------------------------------------------------------------
@@ -309,10 +346,12 @@ def _defaults(folder: Path, family: Family, index: Mapping[str, Any]) -> dict[st
     """Return the model's own steps, guidance, size and sampler, read from its configs and its name."""
     stage = "prior_" if family.stage == "prior_pipe" else ""
     scheduler = _config(folder / f"{stage}scheduler", "scheduler_config.json")
-    class_name = str(scheduler.get("_class_name") or (index.get(f"{stage}scheduler") or [None, ""])[1])
+    entry = index.get(f"{stage}scheduler")
+    named = entry[1] if isinstance(entry, list) and _is_component(entry) else ""
+    class_name = str(scheduler.get("_class_name") or named)
     own = name_of(class_name, scheduler, family.flow)
     if own is None:
-        raise ValueError(f"{folder} uses the sampler {class_name}, which this program does not know")
+        raise ValueError(f"{folder} uses the sampler {class_name!r}, which this program does not know")
     if family.flow and own in ODE_OF:  # else the voice would be forgotten in the first step
         own = ODE_OF[own]
     side = _side(folder, family, index)
@@ -350,6 +389,26 @@ def _side(folder: Path, family: Family, index: Mapping[str, Any]) -> int:
     if not isinstance(cells, int) or not isinstance(levels, list):
         return 512
     return min(2048, max(64, cells << (len(levels) - 1)))
+
+
+def _factor(folder: Path, family: Family) -> int | None:
+    """Return the pixels of a latent pixel and side, as far as the configs tell."""
+    if family.factor.isdigit():
+        return int(family.factor)
+    part = "movq" if "movq" in family.factor else "vae"
+    return factor_of(_config(folder / part, "config.json"))
+
+
+def factor_of(autoencoder: Mapping[str, Any]) -> int | None:
+    """Return the pixels of a latent pixel and side, by the config of an autoencoder; None if it does not tell."""
+    ratio = autoencoder.get("spatial_compression_ratio")
+    if isinstance(ratio, int):
+        return ratio
+    halvings = autoencoder.get("temperal_downsample")
+    if isinstance(halvings, list):
+        return 1 << len(halvings)
+    levels = autoencoder.get("encoder_block_out_channels", autoencoder.get("block_out_channels"))
+    return 1 << len(levels) - 1 if isinstance(levels, list | tuple) and levels else None
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import config
-from painting.pipelines.families import FAMILIES
+from painting.pipelines.families import family_of
 from painting.pipelines.files import INDEX, OWN_LDM, gigabytes, read_json
 
 # names that `--model` knows, and where their publishers have them
@@ -84,9 +84,8 @@ def files_wanted(repo: str, index: Mapping[str, Any], sizes: Mapping[str, int]) 
     Raises:
         ValueError: the class is unknown, or a part has no .safetensors.
     """
-    known = (*FAMILIES, OWN_LDM)
-    if index.get("_class_name") not in known:
-        raise ValueError(f"{repo} is a {index.get('_class_name')!r}, which this program does not know")
+    if index.get("_class_name") != OWN_LDM:
+        family_of(index.get("_class_name"), repo)
     parts = [name for name, value in index.items() if isinstance(value, list) and None not in value]
     inside = {part: [path for path in sizes if path.rpartition("/")[0] == part] for part in parts}
     plain, half = {}, {}

@@ -80,32 +80,23 @@ class DiffusersPainter:
         Raises:
             UnavailableError: the family has no images of this size.
         """
-        layout, factor = self.family.layout, int(self._value(self.family.factor))
-        multiple = factor * (layout.cells or factor)
-        for name, side in (("height", height), ("width", width)):
-            if side % multiple:
-                below = side - side % multiple
-                nearest = f"{below} or {below + multiple}" if below else str(multiple)
-                raise UnavailableError(
-                    f"{name} {side}: {self.family.text} needs multiples of {multiple}, for instance {nearest}"
-                )
-        self._check_size(height, width, multiple)
-        channels = int(self._value(self.family.channels)) // self.family.packed
-        return layout.shape(channels, factor, height, width)
+        family, factor = self.family, int(self._value(self.family.factor))
+        if problem := family.size_problem(factor, height, width) or self._area_problem(height, width):
+            raise UnavailableError(problem)
+        channels = int(self._value(family.channels)) // family.packed
+        return family.layout.shape(channels, factor, height, width)
 
-    def _check_size(self, height: int, width: int, multiple: int) -> None:
-        """Raise UnavailableError if the pipeline would paint an image of another size."""
-        if self.family.sizes and (height, width) not in self.family.sizes:
-            sizes = ", ".join(f"{h}×{w}" for h, w in self.family.sizes)
-            raise UnavailableError(f"{height}×{width}: {self.family.text} has images of {sizes} (height×width) only")
-        if self.family.same_area:
-            side = self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-            scale = side / math.sqrt(height * width)
-            painted = tuple(int(length * scale // multiple * multiple) for length in (height, width))
-            if painted != (height, width):
-                raise UnavailableError(
-                    f"{height}×{width}: {self.family.text} has images of one area only, here {painted[0]}×{painted[1]}"
-                )
+    def _area_problem(self, height: int, width: int) -> str:
+        """Say if the pipeline would paint an image of another size, because all have the same area; else return ""."""
+        if not self.family.same_area:
+            return ""
+        factor = self.pipeline.vae_scale_factor
+        multiple = self.family.layout.multiple(factor)
+        scale = self.pipeline.default_sample_size * factor / math.sqrt(height * width)
+        painted = tuple(int(length * scale // multiple * multiple) for length in (height, width))
+        if painted == (height, width):
+            return ""
+        return f"{height}×{width}: {self.family.text} has images of one area only, here {painted[0]}×{painted[1]}"
 
     def _value(self, place: str) -> Any:
         """Return the number `place`, or the value of an attribute of the pipeline, or of a part's config."""

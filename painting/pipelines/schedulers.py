@@ -56,7 +56,9 @@ SCHEDULERS = {
 def name_of(class_name: str, config: Mapping[str, Any], flow: bool) -> str | None:
     """Return the short name of the scheduler that a pipeline was saved with, or None if it has none here."""
     of_class = {
-        name: entry for name, entry in SCHEDULERS.items() if class_name == (entry.flow if flow else entry.diffusion)
+        name: entry
+        for name, entry in SCHEDULERS.items()
+        if class_name and class_name == (entry.flow if flow else entry.diffusion)
     }
     sde = str(config.get("algorithm_type", "")).startswith("sde-")
     return next((name for name, entry in of_class.items() if len(of_class) == 1 or entry.stochastic == sde), None)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from painting.pipelines.families import FAMILIES, REFUSED
 from painting.pipelines.files import check_lora, check_vae, few_steps, find_pipeline, find_pipeline_in
 
 PARTS = {
@@ -53,7 +54,8 @@ def test_a_folder_says_which_family_it_is_and_its_own_defaults(tmp_path):
     found = find_pipeline(save_folder(tmp_path / "model"))
     assert found is not None and found.family.text == "Stable Diffusion 1 and 2"
     assert found.defaults == {"steps": 50, "scale": 7.5, "sampler": "plms", "height": 512, "width": 512}
-    assert found.variant is None and found.size > 0
+    assert found.variant is None and found.size > 12 * 4 and found.numbers == 12 and found.factor == 8
+    assert (found.memory("fp32"), found.memory("bf16")) == (48, 24)
     assert [path.name for path in found.files if path.suffix == ".safetensors"] == [
         "model.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors",
     ]  # fmt: skip
@@ -203,7 +205,7 @@ def _named_pipe_of_words(folder: Path) -> None:
     os.mkfifo(folder / "tokenizer" / "merges.txt")
 
 
-@harm("its header cannot be read .list index out of range")
+@harm("its header cannot be read .not enough values to unpack")
 def _one_offset(folder: Path) -> None:
     write_header(folder, b'{"weight": {"data_offsets": [0]}}')
 
@@ -211,6 +213,22 @@ def _one_offset(folder: Path) -> None:
 @harm("its header cannot be read .cannot convert float infinity")
 def _endless_offset(folder: Path) -> None:
     write_header(folder, b'{"weight": {"data_offsets": [0, 1e400]}}')
+
+
+@harm("its header cannot be read .a tensor ends before it begins")
+def _negative_offset(folder: Path) -> None:
+    write_header(folder, b'{"weight": {"data_offsets": [-9, -5]}}')
+
+
+@harm("model_index.json names no unet, which Stable Diffusion 1 and 2 needs: is the file whole?")
+def _empty_index(folder: Path) -> None:
+    write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
+
+
+@harm("uses the sampler '', which this program does not know")
+def _no_sampler(folder: Path) -> None:
+    change_index(folder, scheduler=["diffusers"])
+    write_json(folder / "scheduler" / "scheduler_config.json", {})
 
 
 @harm("cannot be read as json")
@@ -223,7 +241,7 @@ def _unknown(folder: Path) -> None:
     change_index(folder, _class_name="StableVideoDiffusionPipeline")
 
 
-@harm("uses the sampler MyScheduler")
+@harm("uses the sampler 'MyScheduler'")
 def _unknown_sampler(folder: Path) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "MyScheduler"})
 
@@ -241,6 +259,14 @@ def test_a_broken_or_hostile_folder_is_one_line_and_nothing_runs(tmp_path, monke
     with pytest.raises(ValueError, match=words) as caught:
         find_pipeline(folder)
     assert "\n" not in str(caught.value) and not Path(MARK).exists()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_classes_that_cannot_be_used_are_refused_with_the_reason(tmp_path, name):
+    with pytest.raises(ValueError) as caught:
+        find_pipeline(save_folder(tmp_path / "model", name))
+    assert str(caught.value) == f"{tmp_path / 'model'} is a {name}, which cannot be used here: {REFUSED[name]}"
+    assert name not in FAMILIES
 
 
 @pytest.mark.parametrize("content, words", [
