@@ -1,11 +1,12 @@
 """Turn one recording into latents, the start noise for `txt2img.py --init_latents`.
 
 The z-scores are made by your own calibration if phase 1 has been run, else by the built-in one. They are saved as a
-tensor (1, 4, 32, 32).
+tensor (1, 4, 32, 32). With --windows, each window of the recording becomes latents (N, 4, 32, 32), for a film.
 
 examples:
   python process_live_audio.py --input_file examples/voice_it.wav
   python process_live_audio.py --input_file ann.m4a --output_file ann.pt --save_picture ann.png
+  python process_live_audio.py --input_file song.mp3 --windows 3.0 --hop 0.25 --output_file song.pt
 """
 
 import argparse
@@ -14,6 +15,7 @@ import io
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +26,14 @@ import standby
 
 if TYPE_CHECKING:
     from audio.calibration import VoiceLatents
+    from audio.windows import WindowsReport
 
 PLOT_COLUMNS = 960  # pixels
+SECONDS = (0.1, 60.0)  # a window's length
+HOPS = (0.01, 60.0)  # seconds from one window to the next
+HOP = 0.25  # seconds, if none is given
+FIRST, TRIED = 32, 96  # windows: from the first of these to the second it is measured how long all take
+LONG = 20.0  # seconds; what takes less is not announced
 
 
 def build_parser() -> cli.CommandParser:
@@ -44,6 +52,18 @@ def build_parser() -> cli.CommandParser:
         help="the latents, a .pt file (default: %(default)s)",
     )
     cli.add_channel(parser.add_argument)
+    parser.add_argument(
+        "--windows",
+        type=cli.bounded(float, *SECONDS),
+        metavar="S",
+        help="make latents along the recording, of windows of S seconds each, for a film",
+    )
+    parser.add_argument(
+        "--hop",
+        type=cli.bounded(float, *HOPS),
+        metavar="S",
+        help=f"with --windows: seconds from one window to the next (default: {HOP:g})",
+    )
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
     parser.add_argument("--verbose", action="store_true", help=cli.VERBOSE)
     parser.add_argument(
@@ -61,6 +81,8 @@ def parse(argv: Sequence[str] | None, held: argparse.Namespace | None = None) ->
     options = parser.parse_args(argv, held)
     if not options.input_file and not options.standby:
         parser.error("the following arguments are required: --input_file")
+    if options.hop and not options.windows:
+        parser.error("--hop is from one window to the next: add --windows S")
     return options
 
 
@@ -69,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.standby:
         return standby.serve(parse, options, answer, lambda _: warm_up())
     latents = make_latents(options)
-    print(f'next: python txt2img.py --init_latents {shlex.quote(str(latents))} --prompt "..."')
+    film = f" --film {shlex.quote(str(options.input_file))}" if options.windows else ""
+    print(f'next: python txt2img.py --init_latents {shlex.quote(str(latents))}{film} --prompt "..."')
     return 0
 
 
@@ -107,6 +130,8 @@ def make_latents(options: argparse.Namespace) -> Path:
     folder = config.calibration_dirs()[0]
     if options.verbose:
         print(f"calibration: {'built-in' if folder == config.BUILTIN_CALIBRATION_DIR else folder}")
+    if options.windows:
+        return make_latents_along(options, folder)
     voice = voice_latents(options.input_file, folder, config.RECIPE, channel=options.channel)
     if options.save_picture:
         plot(options.input_file, options.save_picture, voice.info.seconds, options.channel)
@@ -121,6 +146,40 @@ def make_latents(options: argparse.Namespace) -> Path:
     return options.output_file
 
 
+def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:
+    """Write the latents of a recording's windows; return their file. Errors are those of `make_latents`."""
+    from tqdm import tqdm
+
+    from audio.provenance import recording_name
+    from audio.windows import make_windows
+
+    name, began = recording_name(options.input_file), 0.0
+    with tqdm(desc="windows", unit="window", delay=1.0, disable=None) as bar:
+
+        def each(done: int, expected: int) -> None:
+            nonlocal began
+            bar.total = expected or None
+            bar.update(1)
+            if done == FIRST:
+                began = time.monotonic()
+            seconds = (time.monotonic() - began) / (TRIED - FIRST) * (expected - TRIED)
+            if done == TRIED and seconds > LONG:
+                size = expected * 4 * config.VECTOR_SIZE / 1e6
+                tqdm.write(f"{name}: {expected} windows, {size:.0f} MB; this takes about {cli.duration(seconds)}")
+
+        report = make_windows(
+            options.input_file, options.output_file, folder, options.windows, options.hop or HOP, config.RECIPE,
+            options.channel, each,
+        )  # fmt: skip
+    if options.save_picture:
+        plot(options.input_file, options.save_picture, report.seconds, options.channel)
+    warn_along(report, name)
+    pauses = f", {report.pauses} of them pauses" if report.pauses else ""
+    windows = cli.counted(report.windows, "window")
+    print(f"latents of {windows}{pauses}, from {cli.duration(report.seconds)} of sound: {options.output_file}")
+    return options.output_file
+
+
 def plot(recording: Path, path: Path, seconds: float, channel: int | None) -> None:
     """Plot waveform and spectrogram of a recording that lasts so many seconds."""
     from audio import features, plots
@@ -132,24 +191,48 @@ def plot(recording: Path, path: Path, seconds: float, channel: int | None) -> No
 
 def warn(voice: "VoiceLatents", name: str) -> None:
     """Print on stderr the problems of the recording `name`, which is used all the same, and other notes on it."""
-    recording, problems = voice.info, []
-    if recording.seconds < config.SHORT_SECONDS:
-        problems.append(f"{recording.seconds:.2f} s of sound; speak for at least {config.SHORT_SECONDS} s")
-    if recording.damage:
-        problems.append(f"the recording is {recording.damage}; record again")
-    if recording.clipped > config.CLIPPED_SHARE:
-        problems.append(f"{recording.clipped:.1%} of the samples are clipped; speak softer")
-    if recording.peak < config.QUIET_PEAK:
-        problems.append(f"the loudest sample is {recording.peak:.4f} of full scale; speak louder")
+    recording = voice.info
+    problems = problems_of(recording.seconds, recording.damage, recording.clipped, recording.peak)
     if voice.beyond_hz:
-        problems.append(
-            f"the recording has sound above {voice.beyond_hz:.0f} Hz, where the calibration has none; calibrate with "
-            "recordings from this microphone (phase 1)"
-        )
+        problems.append(beyond(voice.beyond_hz))
     for problem in problems:
         print(f"warning: {name}: {problem}", file=sys.stderr)
     if recording.note:
         print(f"note: {name}: {recording.note}", file=sys.stderr)
+
+
+def warn_along(report: "WindowsReport", name: str) -> None:
+    """Do as `warn`, for a recording of which each window has become latents."""
+    problems = problems_of(report.seconds, report.damage, report.clipped, report.peak)
+    if report.beyond_hz and report.beyond > report.windows / 2:
+        problems.append(beyond(report.beyond_hz))
+    for problem in problems:
+        print(f"warning: {name}: {problem}", file=sys.stderr)
+    for note, windows in report.notes.most_common():
+        where = "" if windows == report.windows else f" (in {windows} of {report.windows} windows)"
+        print(f"note: {name}: {note}{where}", file=sys.stderr)
+
+
+def problems_of(seconds: float, damage: str, clipped: float, peak: float) -> list[str]:
+    """Describe what is wrong with a recording; see `features.AudioInfo`."""
+    problems = []
+    if seconds < config.SHORT_SECONDS:
+        problems.append(f"{seconds:.2f} s of sound; speak for at least {config.SHORT_SECONDS} s")
+    if damage:
+        problems.append(f"the recording is {damage}; record again")
+    if clipped > config.CLIPPED_SHARE:
+        problems.append(f"{clipped:.1%} of the samples are clipped; speak softer")
+    if peak < config.QUIET_PEAK:
+        problems.append(f"the loudest sample is {peak:.4f} of full scale; speak louder")
+    return problems
+
+
+def beyond(hertz: float) -> str:
+    """Describe a recording with sound above what the calibration has."""
+    return (
+        f"the recording has sound above {hertz:.0f} Hz, where the calibration has none; calibrate with recordings from "
+        "this microphone (phase 1)"
+    )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ def open_with_av(path: Path | str, block: int = 1 << 18) -> Iterator[Sound]:
             facts["clips"],
             facts["stream"],
             facts["streams"],
+            facts["seconds"],
         )
     finally:
         conversation.close()

@@ -94,6 +94,7 @@ class Story:
     """Facts about a file, collected while it is decoded."""
 
     seconds: float = 0.0  # decoded, with the gaps that were filled
+    length: float = 0.0  # seconds, of all streams, as the header of the first part says or estimates
     promised: float = 0.0  # by the headers; of parts that promise nothing, what they gave
     cut: bool = False
     notes: list[str] = field(default_factory=list)
@@ -151,7 +152,7 @@ def _answers(stretches: Iterator[Stretch], block: int, story: Story) -> Iterator
     shapes = {sound.shape[1] for _, sound in held}
     channels = shapes.pop() if len(shapes) == 1 else 1
     facts = {"rate": rate, "channels": channels, "stream": story.stream, "streams": story.streams}
-    facts |= {"codec": story.codec, "container": story.container, "clips": story.clips}
+    facts |= {"codec": story.codec, "container": story.container, "clips": story.clips, "seconds": story.length}
     yield FACTS, rate, channels, json.dumps(facts).encode()
     step = max(1, block // channels)
     gathered = _Gathered(rate, channels)
@@ -306,6 +307,7 @@ class _Track:
         story.codec, story.container = self.context.name, self.format
         story.clips = not self.context.name.startswith(("pcm_f32", "pcm_f64", "pcm_f16", "pcm_f24"))
         self.claimed = self._claimed()
+        story.length = story.length or self.claimed or max(0.0, (container.duration or 0) / av.time_base)
         story.recorded_rate = max(story.recorded_rate, self._recorded_rate())
 
     def stretches(self) -> Iterator[Stretch]:

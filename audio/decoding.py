@@ -25,6 +25,7 @@ MAX_CHANNELS = 1024  # as libsndfile
 READ_BLOCK = 1 << 18  # samples of all channels decoded at a time: 1 MB
 LIBSNDFILE = "libsndfile"
 IN_MEMORY = "array"  # in place of a decoder
+UNKNOWN_FRAMES = 1 << 48  # from here the number means that a header does not say how many there are
 UNNOTICED = 0.1  # seconds that may be missing
 HEAD = 600  # bytes in which a signature is looked for: three packets of a transport stream
 FLOATING = ("FLOAT", "DOUBLE")  # subtypes without a loudest value
@@ -75,8 +76,9 @@ def sound_of(samples: np.ndarray, sample_rate: int | None) -> Sound:
         )
     frames = samples.reshape(len(samples), -1) if samples.size else samples.reshape(0, 1)
     sound = Sound(
-        int(sample_rate), IN_MEMORY, _array_blocks(frames), channels=frames.shape[1], clips=frames.dtype.kind != "f"
-    )
+        int(sample_rate), IN_MEMORY, _array_blocks(frames), channels=frames.shape[1], clips=frames.dtype.kind != "f",
+        seconds=len(frames) / max(1, int(sample_rate)),
+    )  # fmt: skip
     _check(sound)
     return sound
 
@@ -212,7 +214,8 @@ def _libsndfile(stream: BinaryIO, parts: list[PcmPart], simple: bool, open_files
     )
     blocks = (block for _, block in stretches) if one or not parts else joined(stretches, rate, channels)
     clips = any(file.subtype not in FLOATING for file in files)
-    return Sound(rate, LIBSNDFILE, blocks, _Damage(files, parts, rate), channels, clips)
+    seconds = sum(file.frames / file.samplerate for file in files if file.frames < UNKNOWN_FRAMES)
+    return Sound(rate, LIBSNDFILE, blocks, _Damage(files, parts, rate), channels, clips, seconds=seconds)
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:

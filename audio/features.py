@@ -42,7 +42,7 @@ from .disturbances import (
 )
 from .levels import FULL_SCALE, count_clipped
 from .recipe import AMIN, RECIPE, Recipe
-from .sound import AudioError, Sound
+from .sound import AudioError, Silent, Sound
 
 FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB fit into a processor's cache
 SPOOL = 64 << 20  # bytes of mel power kept in memory, 97 minutes of sound; more goes to a temporary file
@@ -76,6 +76,7 @@ class Features(AudioInfo):
     """A recording that has become a vector."""
 
     vector: np.ndarray  # [spectrogram_size**2] float32, dB: the spectrogram row by row
+    loudest: float  # power of the spectrogram's loudest cell, from which its dB are measured
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def extract(
         OSError: the file does not exist or cannot be read.
     """
     with _heard(_Source(source, recipe, sample_rate, channel)) as (info, spectrogram):
-        return Features(**info(), vector=spectrogram.vector())
+        return Features(**info(), vector=spectrogram.vector(), loudest=float(spectrogram.loudest))
 
 
 def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Waveform:
@@ -365,7 +366,7 @@ class _SampleStats:
                 "record longer"
             )
         if self.off and self._left_energy < NOTHING_LEFT**2 * self.samples:
-            raise AudioError(
+            raise Silent(
                 f"the recording is silent but for {self.off.names()}; check that the microphone is on and record again"
             )
 
@@ -561,5 +562,5 @@ class _Spectrogram:
 
 def _unless_silent(spectrogram: np.ndarray) -> np.ndarray:
     if spectrogram.max() == spectrogram.min():
-        raise AudioError("the recording is silent; check that the microphone is on and record again")
+        raise Silent("the recording is silent; check that the microphone is on and record again")
     return spectrogram

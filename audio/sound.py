@@ -14,6 +14,10 @@ class NotAudio(AudioError):
     """Neither the content nor the name of a file says that it holds sound."""
 
 
+class Silent(AudioError):
+    """A recording holds nothing that can be heard."""
+
+
 class DecoderEnded(OSError):
     """A decoder that failed for a reason outside the file, such as a lack of memory: worth another try."""
 
@@ -31,3 +35,4 @@ class Sound:
     clips: bool = True  # False: floating-point samples, which may exceed full scale
     stream: int = 0  # which of the file's sound streams this is, from 0
     streams: int = 1  # how many there are
+    seconds: float = 0.0  # roughly how long it is, as its header says; 0: it does not say

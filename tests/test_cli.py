@@ -327,7 +327,7 @@ def test_help_shows_examples_that_the_script_understands(script, tmp_path, monke
         words = shlex.split(example)
         for word in words:
             path = Path(word).expanduser()
-            if path.suffix in (".wav", ".m4a", ".pt", ".npy", ".png", ".txt"):  # some have to be there
+            if path.suffix in (".wav", ".m4a", ".mp3", ".pt", ".npy", ".png", ".txt"):  # some have to be there
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("a red flower")
             elif path.name == "recordings":
