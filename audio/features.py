@@ -130,6 +130,28 @@ def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Waveform:
         raise AudioError("the recording is too long for the memory of this machine; cut it") from error
 
 
+def listen(
+    source: Path | str,
+    begin: Callable[[], Callable[[np.ndarray], None]],
+    recipe: Recipe = RECIPE,
+    channel: int | None = None,
+) -> AudioInfo:
+    """Read a recording as `extract` does, for another measure of it; memory does not grow with its length.
+
+    Args:
+        source: a file.
+        begin: called when a reading begins, and again when something is found that is to be taken off. It returns a
+            function that gets the samples [T] of each block, mono at the recipe's sample rate.
+        recipe: as of `extract`.
+        channel: as of `extract`.
+
+    Raises:
+        AudioError, OSError: as `extract`, but silence is allowed.
+    """
+    with _heard(_Source(source, recipe, None, channel), begin) as (info, _):
+        return AudioInfo(**info())
+
+
 def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
     """Turn sound, float32 [T] at the recipe's sample rate, into its vector, float32 [spectrogram_size**2].
 
