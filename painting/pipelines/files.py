@@ -114,9 +114,7 @@ def read_folder(folder: Path, index: Mapping[str, Any]) -> PipelineFiles:
     family = family_of(name, folder)
     network = index.get(family.network)
     if not isinstance(network, list) or not _is_component(network):
-        raise ValueError(
-            f"{folder / INDEX} names no {family.network}, which {family.text} needs: is the file whole?"
-        )
+        raise ValueError(f"{folder / INDEX} names no {family.network}, which {family.text} needs: is the file whole?")
     files, variants = [folder / INDEX], []
     weights: list[Path] = []
     for part, value in index.items():

@@ -3,6 +3,7 @@
 `painting/pipelines/families.py` says what each class of pipelines needs; `painting/pipelines/loading.py` loads them.
 """
 
+import bisect
 import contextlib
 import functools
 import hashlib
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from ldm.checkpoint import DTYPES
 from ldm.devices import UnavailableError
-from ldm.tensor_files import some
 from painting.image_spec import ImageSpec
 from painting.images import to_uint8
 from painting.ldm_painter import NAMED, check_start_noise
@@ -127,9 +127,7 @@ class DiffusersPainter:
         images = self._sample_all(specs, x_T, on_step)
         if self.precision != "fp32" and not np.isfinite(images).all():
             warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
-            self.precision = "fp32"
-            del self.pipeline, self._own  # both together might not fit into memory
-            self._set_up()
+            self._load_again("fp32")
             images = self._sample_all(specs, x_T, on_step)
         if not np.isfinite(images).all():
             raise ValueError(
@@ -137,6 +135,17 @@ class DiffusersPainter:
                 "scale"
             )
         return (images * 255).round().astype(np.uint8)
+
+    def _load_again(self, precision: str) -> None:
+        """Load the pipeline in another precision; if that fails, in its own again, so that the painter stays usable."""
+        before, self.precision = self.precision, precision
+        del self.pipeline, self._own  # both together might not fit into memory
+        try:
+            self._set_up()
+        except Exception:
+            self.precision = before
+            self._set_up()
+            raise
 
     def _check_settings(self, spec: ImageSpec) -> None:
         """Raise ValueError if the family does not have a setting."""
@@ -289,19 +298,19 @@ class DiffusersPainter:
     def _watched(self, stage: Any, steps: int, shape: Shape, on_step: OnStep) -> Iterator[None]:
         """Call `on_step` after each step of the pipeline `stage`."""
         scheduler = stage.scheduler
-        last: dict[str, Tensor] = {}
+        last: dict[str, Callable[[], Tensor]] = {}  # computes only what is shown
 
         @functools.wraps(scheduler.step)  # pipelines look at its signature
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             output = original(model_output, timestep, sample, *args, **kwargs)
-            last["clean"] = clean_estimate(scheduler, model_output, sample, output)
+            last["clean"] = functools.partial(clean_estimate, scheduler, model_output, sample, output)
             return output
 
         def bar(iterable: Iterable[Any] | None = None, total: int | None = None) -> StepCounter:
             return StepCounter(iterable, lambda done: on_step(Step(done, steps, preview)), steps)
 
         def preview() -> np.ndarray:
-            return self._preview(self.family.layout.x_T(last["clean"].detach(), shape))
+            return self._preview(self.family.layout.x_T(last["clean"]().detach(), shape))
 
         original = scheduler.step
         scheduler.step, stage.progress_bar = step, bar
@@ -333,12 +342,13 @@ class DiffusersPainter:
         prompts = {prompt for s in specs for prompt in (s.prompt, s.negative_prompt)}
         for prompt in sorted(prompts - self._cut):
             if rest := self._left_out(prompt):
-                note = f"this prompt is too long for the model, which leaves out its end: {some(rest, NAMED)}"
+                shown = " ".join(rest[:NAMED]) + " …" * (len(rest) > NAMED)
+                note = f'this prompt is too long for the model, which leaves out its end: "{shown}"'
                 warnings.warn(note, PaintingNote, stacklevel=4)
         self._cut |= prompts
 
     def _left_out(self, prompt: str) -> list[str]:
-        """Return the words at the end of a prompt that no text encoder reads."""
+        """Return the words at the end of a prompt that no text encoder reads to their end."""
         reading = {}
         for name, part in self.pipeline.components.items():
             tokenizer = getattr(part, "tokenizer", part)  # of a processor
@@ -348,9 +358,16 @@ class DiffusersPainter:
             return []
         limit = max(reading)
         tokenizer = reading[limit]
-        ids = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         room = limit - len(tokenizer("", verbose=False).input_ids)
-        return tokenizer.decode(ids[room:]).split() if len(ids) > room else []
+
+        def tokens(text: str) -> int:
+            return len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+        if tokens(prompt) <= room:
+            return []
+        words = prompt.split()
+        read = bisect.bisect_right(range(1, len(words) + 1), room, key=lambda count: tokens(" ".join(words[:count])))
+        return words[read:]
 
 
 class StepCounter:
@@ -393,9 +410,14 @@ def later_noise(x_T: Tensor) -> torch.Generator:
 def global_generator(seed: int) -> Iterator[None]:
     """Seed PyTorch's global generators inside the block, for pipelines that draw from them; then give them back."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    of_apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
-        yield
+        try:
+            yield
+        finally:
+            if of_apple is not None:
+                torch.mps.set_rng_state(of_apple)
 
 
 def clean_estimate(scheduler: Any, model_output: Tensor, sample: Tensor, output: Any) -> Tensor:

@@ -43,6 +43,18 @@ def test_the_global_generator_is_lent_and_given_back():
     assert torch.equal(inside, torch.randn(4))
 
 
+def test_the_generator_of_a_mac_is_given_back(monkeypatch):
+    """Stand-ins take the place of Apple's GPU: seeding all generators seeds that one, too."""
+    events: list[Any] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "as it was")
+    monkeypatch.setattr(torch.mps, "set_rng_state", events.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", events.append)
+    with pytest.raises(KeyError), global_generator(7):
+        raise KeyError
+    assert events == [7, "as it was"]
+
+
 @pytest.mark.parametrize("name, sampler", [
     ("StableDiffusionPipeline", "euler_a"), ("StableDiffusionPipeline", "lcm"), ("StableDiffusion3Pipeline", "lcm"),
 ])  # fmt: skip
@@ -98,11 +110,11 @@ def test_every_scheduler_has_its_name_and_exists():
 
 
 @pytest.mark.parametrize("name, limit", [("StableDiffusionPipeline", 75), ("FluxPipeline", 510)])
-def test_the_end_of_a_prompt_that_is_not_read_is_named(name, limit):
+def test_the_end_of_a_prompt_that_is_not_read_is_named_in_whole_words(name, limit):
     """The tokens of the tiny tokenizers are bytes, between two others."""
     painter = painter_of(name)
     prompt = "a" * (limit - 3) + " red cat and dogs"
-    with pytest.warns(PaintingNote, match="which leaves out its end: d, cat, and, dogs"):
+    with pytest.warns(PaintingNote, match='which leaves out its end: "red cat and dogs"'):
         painter.paint([dataclasses.replace(spec_of(painter), prompt=prompt)], start(painter))
     with warnings.catch_warnings():
         warnings.simplefilter("error", PaintingNote)
@@ -130,6 +142,25 @@ def test_nan_is_no_image(monkeypatch):
     assert loaded == ["fp32"] and painter.precision == "fp32"
     with pytest.raises(ValueError, match="the start noise has elements of nan"):
         painter.paint([spec_of(painter)], start(painter) * torch.nan)
+
+
+def test_a_painter_stays_usable_if_there_is_no_memory_for_float32(monkeypatch):
+    painter = painter_of("StableDiffusionPipeline")
+    painter.precision, pipeline = "bf16", painter.pipeline
+
+    def load(precision: str) -> Any:
+        if precision == "fp32":
+            raise RuntimeError("out of memory")
+        return pipeline
+
+    painter._load = load
+    with monkeypatch.context() as patch:
+        patch.setattr(painter, "_run", lambda *_: (np.full((1, 64, 96, 3), np.nan),))
+        with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="out of memory"):
+            painter.paint([spec_of(painter)], start(painter))
+    assert painter.precision == "bf16"
+    painter.precision = "fp32"  # as the tiny weights are
+    assert painter.paint([spec_of(painter)], start(painter)).std() > 5
 
 
 def test_a_blackened_image_is_said(monkeypatch):
