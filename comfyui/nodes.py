@@ -1,0 +1,113 @@
+"""The nodes as ComfyUI shows them: their inputs, and what they call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import named
+from .measuring import measure
+from .model_wrapper import with_noise
+from .voice_noise import NAME, VoiceNoise, later_seed
+
+CATEGORY = "voicetoimg"
+FROM_VOICE, FROM_SEED = "from the voice", "from the seed"
+LARGEST_SEED = 2**53 - 1  # a browser counts exactly up to here
+Inputs = dict[str, dict[str, tuple[Any, ...]]]
+
+
+class VoiceNoiseNode:
+    """Voice Noise: AUDIO to NOISE."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Makes the start noise of any model from a voice: the same voice gives the same noise. Connect it to "
+        "SamplerCustomAdvanced, or by Voice Noise to Model to KSampler. Samplers that add no noise, such as euler, "
+        "dpmpp_2m or uni_pc, keep the voice; dpmpp_2m_sde, lcm and others lose it on SD3, Flux, Wan and Qwen."
+    )
+    RETURN_TYPES = ("NOISE",)
+    OUTPUT_TOOLTIPS = ("Noise of the shape that the model needs.",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """Describe the inputs."""
+        share = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
+        seed = {"default": 0, "min": 0, "max": LARGEST_SEED}
+        return {
+            "required": {
+                "audio": ("AUDIO", {"tooltip": "A voice: Load Audio, Record Audio, or the sound of a video."}),
+                "voice_strength": (
+                    "FLOAT",
+                    share
+                    | {
+                        "tooltip": "Share of the voice in the noise. The rest is other noise for each image of a "
+                        "batch: below 1 they differ."
+                    },
+                ),  # fmt: skip
+                "later_noise": (
+                    [FROM_VOICE, FROM_SEED],
+                    {"tooltip": "What noise depends on that a sampler such as euler_ancestral adds at later steps."},
+                ),
+                "later_seed": ("INT", seed | {"tooltip": f'Only with later_noise "{FROM_SEED}".'}),
+            },
+            "optional": {
+                "calibration": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Folder of your own calibration, such as …/voicetoimg/data/stats. "
+                        "Nothing: the built-in one.",
+                    },
+                ),  # fmt: skip
+            },
+        }
+
+    def make(
+        self,
+        audio: Mapping[str, Any] | None,
+        voice_strength: float,
+        later_noise: str,
+        later_seed: int,
+        calibration: str = "",
+    ) -> tuple[VoiceNoise]:
+        """Measure the voice. The noise itself is made when a sampler asks for it.
+
+        Raises:
+            ValueError: the sound or the calibration cannot be used; one sentence, with the name of the node.
+        """
+        with named(NAME):
+            voices = measure(audio, calibration)
+        return (VoiceNoise(voices, voice_strength, _later_seed(later_noise, voices.fingerprint, later_seed)),)
+
+
+def _later_seed(later_noise: str, fingerprint: bytes, seed: int) -> int:
+    return later_seed(fingerprint if later_noise == FROM_VOICE else str(seed).encode())
+
+
+class VoiceNoiseToModelNode:
+    """Voice Noise to Model: MODEL and NOISE to a MODEL that starts from this noise."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Makes KSampler, and every other sampler node, start from a voice: connect the model here, and what comes out "
+        "to the sampler. The seed of the sampler has no effect then. Of several in a row the last one counts."
+    )
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """Describe the inputs."""
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The model, after its LoRAs."}),
+                "noise": ("NOISE", {"tooltip": "From Voice Noise."}),
+            }
+        }
+
+    def apply(self, model: Any, noise: Any) -> tuple[Any]:
+        """Return a clone of the model that starts from the noise."""
+        return (with_noise(model, noise),)
+
+
+NODE_CLASS_MAPPINGS = {"VoicetoimgNoise": VoiceNoiseNode, "VoicetoimgNoiseToModel": VoiceNoiseToModelNode}
+NODE_DISPLAY_NAME_MAPPINGS = {"VoicetoimgNoise": "Voice Noise", "VoicetoimgNoiseToModel": "Voice Noise to Model"}
