@@ -242,7 +242,7 @@ def test_frames_are_independent(noise):
 
 
 def test_one_frame_is_an_image(noise):
-    """Of models for images whose latents have an axis for frames."""
+    """Some models for images have latents with an axis for frames."""
     assert torch.equal(noise_for(noise, (1, 16, 1, 12, 20))[:, :, 0], noise_for(noise, (1, 16, 12, 20)))
 
 
@@ -280,7 +280,7 @@ def test_numbers_that_are_none(noise, numbers):
 
 @pytest.mark.parametrize("shape", [(4,), (1, 4, 2, 3, 4, 5), (1, 4, 1, 1), (1, 1, 1), (0, 4, 8, 8), (1, 0, 8, 8)])
 def test_latents_that_are_none(noise, shape):
-    """Of [1, C, 1, 1] a flow model would spread one number over the whole image."""
+    """A flow model would spread the one number of [1, C, 1, 1] over the whole image."""
     with pytest.raises(ValueError) as caught:
         noise_for(noise, shape)
     assert_sentence(str(caught.value), str(list(shape)))
