@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -11,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests import sound
+from tests import forked, sound
 
 # Before torch and NumPy are imported, here and in the scripts that tests start: processes that share the cores are
 # slower with several threads each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any test imports config: each worker of pytest-xdist gets a folder of its own, without a calibration.
 os.environ["VOICETOIMG_DATA_DIR"] = tempfile.mkdtemp(prefix="voicetoimg-tests-")
+# A hundred processes would compile the modules of this repository anew, and pytest all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # The main process of pytest-xdist leaves the size of its terminal there, and programs believe it rather than theirs.
 for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
@@ -43,11 +48,16 @@ LONGEST_FIRST = (
     "test_scenes.py",
 )
 # Files that one worker gets together: they import diffusers, which takes ten seconds.
-TOGETHER = {
-    "tests/ldm/test_modules.py": "tests/ldm/test_checkpoint.py",
-    "tests/painting/test_pipeline_painter.py": "tests/painting/test_pipeline_loading.py",
-    "tests/test_txt2img_pipelines.py": "tests/painting/test_pipeline_loading.py",
-}
+TOGETHER = dict.fromkeys(
+    (
+        "tests/ldm/test_checkpoint.py",
+        "tests/ldm/test_modules.py",
+        "tests/painting/test_pipeline_loading.py",
+        "tests/painting/test_pipeline_painter.py",
+        "tests/test_txt2img_pipelines.py",
+    ),
+    "tests/painting/test_pipelines.py",
+)
 SILENCE = 10.0  # seconds after which a line says which files are at work
 
 
@@ -58,9 +68,18 @@ def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     if terminal and not is_worker and config.get_verbosity() <= 0:
         config.pluginmanager.register(FileProgress(terminal))
+    if not is_worker and sys.platform == "linux" and not config.pluginmanager.hasplugin("_cov"):
+        _servers.append(forked.start_server(Path(os.environ["VOICETOIMG_DATA_DIR"])))
+
+
+_servers: "list[subprocess.Popen[bytes]]" = []  # at most one, which all workers use
 
 
 def pytest_unconfigure() -> None:
+    for server in _servers:
+        assert server.stdin
+        server.stdin.close()
+        server.wait()
     shutil.rmtree(os.environ["VOICETOIMG_DATA_DIR"], ignore_errors=True)
 
 

@@ -5,31 +5,27 @@ import os
 import pty
 import select
 import struct
-import subprocess
-import sys
 import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import config
+from tests import forked
 from tests.programs import PATIENCE
 
 
 class Person:
     """A person at a terminal of their own, in which a program runs."""
 
-    def __init__(self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80) -> None:
+    def __init__(
+        self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80, fresh: bool = False
+    ) -> None:
+        """Start a script; a `fresh` one loads its libraries itself."""
         self._terminal, program_side = pty.openpty()
         fcntl.ioctl(program_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            env=environment,
-            stdin=program_side,
-            stdout=program_side,
-            stderr=program_side,
-            start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # so that Ctrl-C in it reaches the program
-        )
+        streams = (program_side, program_side, program_side)
+        self.process = forked.start([str(script), *arguments], environment, config.REPO_DIR, streams, True, fresh)
         os.close(program_side)
         self.seen = ""
         self._read_up_to = 0

@@ -18,6 +18,7 @@ from PIL import Image
 
 import cli
 import config
+from tests import forked
 
 PATIENCE = 300.0  # seconds in which even a busy machine does what a test waits for
 
@@ -26,13 +27,13 @@ TINY = ("--H", 64, "--W", 64)  # a fifth of the work of 256×256
 Finished = subprocess.CompletedProcess[str]
 
 
-def run_script(script: str, *arguments: object, data: Path, text: str | None = None) -> Finished:
-    """Run a script in a process of its own, with `data` as the current and the data folder, and `text` as its input."""
-    command = [sys.executable, str(config.REPO_DIR / script), *map(str, arguments)]
-    environment = os.environ | {"VOICETOIMG_DATA_DIR": str(data)}
-    return subprocess.run(
-        command, env=environment, cwd=data, input=text, capture_output=True, text=True, timeout=PATIENCE
-    )
+def run_script(script: str, *arguments: object, data: Path, text: str | None = None, fresh: bool = False) -> Finished:
+    """Run a script in a process of its own, with `data` as the current and the data folder, and `text` as its input.
+
+    A `fresh` one loads its libraries itself.
+    """
+    words = [str(config.REPO_DIR / script), *map(str, arguments)]
+    return forked.run(words, os.environ | {"VOICETOIMG_DATA_DIR": str(data)}, data, PATIENCE, text, fresh)
 
 
 def run_main(script: str, *arguments: object, data: Path) -> Finished:

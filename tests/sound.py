@@ -41,7 +41,8 @@ class SoundServer:
         self.environment = silent_environment(folder)
         (folder / ".asoundrc").write_text(PULSE_IS_DEFAULT)
         options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "-L", "module-native-protocol-unix"]
-        microphone = f"module-null-sink sink_name=mic rate=48000 {layout}"
+        # with rewinds, the sink takes blocks of two seconds, and all that plays or records waits for them
+        microphone = f"module-null-sink sink_name=mic rate=48000 norewinds=1 {layout}"
         self.log = (folder / "pulseaudio.log").open("wb")
         self.process = subprocess.Popen(
             ["pulseaudio", *options, "-L", microphone], env=self.environment, stdout=self.log, stderr=self.log

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -23,7 +24,7 @@ import run_live_workflow
 from live.keyboard import ONE_PRESS
 from live.pipeline import EARLIER_KEPT, KEPT
 from painting.options import parse_options
-from tests import sound
+from tests import forked, sound
 from tests.person import Person
 from tests.programs import PATIENCE, is_running, run_main, wait_until
 
@@ -106,10 +107,13 @@ def without_microphone(tmp_path) -> dict[str, str]:
 
 
 def run(
-    environment: dict[str, str], *arguments: str, script: Path = WORKFLOW, prompt: tuple[str, ...] = PROMPT, **options
+    environment: dict[str, str],
+    *arguments: str,
+    script: Path = WORKFLOW,
+    prompt: tuple[str, ...] = PROMPT,
+    text: str = "",
 ) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(script), *prompt, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, **options)
+    return forked.run([str(script), *prompt, *arguments], environment, config.REPO_DIR, PATIENCE, text)
 
 
 def error_line(finished: subprocess.CompletedProcess) -> str:
@@ -161,7 +165,10 @@ def children(person: Person) -> dict[str, int]:
     found: dict[str, int] = {}
     for child in Path(f"/proc/{number}/task/{number}/children").read_text().split():
         words = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-        found |= {Path(word).name: int(child) for word in words if word.endswith(".py")}
+        forked_as = Path(f"/proc/{child}/comm").read_text().strip()
+        names = {Path(word).name for word in words if word.endswith(".py")} - {Path(forked.__file__).name}
+        names |= {name for name in ("txt2img.py", "process_live_audio.py") if name[:15] == forked_as}
+        found |= {name: int(child) for name in names}
     return found
 
 
@@ -253,7 +260,7 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
 
 @pytest.mark.slow
 def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_path):
-    person = sit_down(with_microphone, *QUICK, columns=30)
+    person = sit_down(with_microphone, *QUICK, columns=30, fresh=True)
     person.waits_for(READY)
     speak(person, microphone, VOICE)
     assert person.sees_the_end() == 0
@@ -457,19 +464,21 @@ def resident(process: int) -> int:
 
 # --- without a microphone --------------------------------------------------------------------------------------------
 def test_no_microphone(sound_system, without_microphone):
-    line = error_line(run(without_microphone, input="\n\n"))
+    line = error_line(run(without_microphone, text="\n\n"))
     assert "there is no microphone (no sound device at all)" in line and "--input_file" in line
 
 
 def test_no_portaudio(without_microphone, tmp_path):
     (tmp_path / "sounddevice.py").write_text('raise OSError("PortAudio library not found")')
-    line = error_line(run(without_microphone | {"PYTHONPATH": str(tmp_path)}, input="\n\n"))
+    line = error_line(run(without_microphone | {"PYTHONPATH": str(tmp_path)}, text="\n\n"))
     assert "PortAudio library not found" in line and "--input_file" in line
     assert "install" in line
 
 
 def test_closed_standard_input(without_microphone):
-    finished = run(without_microphone, preexec_fn=lambda: os.close(0))
+    command = [sys.executable, str(WORKFLOW), *PROMPT]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PATIENCE}
+    finished = subprocess.run(command, env=without_microphone, preexec_fn=lambda: os.close(0), **options)
     assert "or a recording with --input_file F" in error_line(finished)
 
 
@@ -515,7 +524,7 @@ def test_an_image_has_a_card_and_no_viewer_where_there_is_none(without_microphon
 def test_a_calibration_that_does_not_work_is_noticed_before_anyone_speaks(with_microphone, tmp_path):
     (tmp_path / "data" / "stats").mkdir(parents=True)
     (tmp_path / "data" / "stats" / "mean.npy").write_text("broken")
-    line = error_line(run(with_microphone, input="\n\n"))
+    line = error_line(run(with_microphone, text="\n\n"))
     assert "process_live_audio.py failed with status 1: " in line
 
 

@@ -1,5 +1,6 @@
 """The documents keep their word: commands and Python examples run, and what they name exists."""
 
+import functools
 import importlib
 import os
 import re
@@ -8,17 +9,20 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 import cli
 import config
+import painting
 import painting.options
-from tests.programs import run_main
+from tests.programs import run_main, run_script
 
 DOCUMENTS = (
     "README.md",
@@ -86,6 +90,7 @@ IN_PROCESS = {
     "-m ldm",
     "-m training.scenes",
 }
+FORKED = {"run_live_workflow.py"}  # in a process of its own, which saves the loading of libraries, as after a pipe
 # of Chromium, pip, git, Dask and xcode-select, or given to every script by argparse and cli.py
 OTHER_OPTIONS = {
     "--kiosk",
@@ -151,8 +156,12 @@ def checkout(tmp_path: Path) -> Path:
 
 def run(command: str, checkout: Path) -> tuple[int, str]:
     """Run a command of a document; return its exit status and what it printed."""
-    python, *words = shlex.split(command)
-    if python == "python" and words[0] in IN_PROCESS:
+    before, pipe, last = command.rpartition(" | python ")
+    python, *words = shlex.split(f"python {last}" if pipe else command)
+    if pipe or (python == "python" and words[0] in FORKED):
+        text = subprocess.check_output(before, shell=True, text=True) if pipe else None
+        done = run_script(*words, data=checkout, text=text)
+    elif python == "python" and words[0] in IN_PROCESS:
         done = run_main(words[0], *words[1:], data=checkout)
     elif python == "python" and " ".join(words[:2]) in IN_PROCESS:
         done = run_main(f"{words[1]}.__main__", *words[2:], data=checkout)
@@ -180,11 +189,17 @@ def test_every_command_that_can_be_run_here_does_what_it_says(document, checkout
         assert len(list(checkout.glob("outputs/txt2img-samples/samples/*.png"))) == 2
 
 
+def _paint_in_one_step(paint: Callable[..., Image.Image], *arguments: Any, **settings: Any) -> Image.Image:
+    """Paint with one step where an example does not say how many."""
+    return paint(*arguments, **{"steps": 1, **settings})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if examples(name)])
 def test_python_examples_run(document, checkout, monkeypatch):
     """Each in a namespace of its own, as in a fresh notebook, and without a warning."""
     monkeypatch.chdir(checkout)
+    monkeypatch.setattr(painting, "paint", functools.partial(_paint_in_one_step, painting.paint))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for example in examples(document):

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ import pytest
 
 import config
 from stage.server import listen
-from tests.programs import PATIENCE, run_main, wait_until
+from tests import forked
+from tests.programs import PATIENCE, run_main, run_script, wait_until
 from tests.sound import likeness
 from tests.stage.house import PROMPT, Guest, voice, wav_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
+SCRIPT = str(config.REPO_DIR / "run_live_workflow.py")
 
 
 def free_port() -> int:
@@ -36,12 +37,11 @@ class Program:
     def __init__(self, folder: Path, *words: str) -> None:
         self.port, self.log = free_port(), folder / "log"
         self.url, self.address = f"http://127.0.0.1:{self.port}", self
-        script = config.REPO_DIR / "run_live_workflow.py"
-        command = [sys.executable, str(script), "--stage", "--prompt", PROMPT, f"--stage_port={self.port}", *words]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, env=os.environ | {"VOICETOIMG_DATA_DIR": str(folder)}, stdout=log, stderr=log
-            )
+        command = [SCRIPT, "--stage", "--prompt", PROMPT, f"--stage_port={self.port}", *words]
+        environment = os.environ | {"VOICETOIMG_DATA_DIR": str(folder)}
+        with self.log.open("wb") as log, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), log.fileno(), log.fileno())
+            self.process = forked.start(command, environment, config.REPO_DIR, streams)
         wait_until(lambda: "operator?key=" in self.said or self.process.poll() is not None)
         assert self.process.poll() is None, self.said
 
@@ -115,11 +115,8 @@ def test_without_its_packages_one_line_names_the_command(tmp_path):
 def test_a_model_that_cannot_be_loaded_ends_the_stage_with_one_line(tmp_path):
     weights = tmp_path / "broken.ckpt"
     weights.write_bytes(b"no weights")
-    done = subprocess.run(
-        [sys.executable, str(config.REPO_DIR / "run_live_workflow.py"), "--stage", "--prompt", PROMPT, "--ckpt",
-         str(weights), f"--stage_port={free_port()}"],
-        env=os.environ | {"VOICETOIMG_DATA_DIR": str(tmp_path)}, capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
+    words = ("--stage", "--prompt", PROMPT, "--ckpt", weights, f"--stage_port={free_port()}")
+    done = run_script("run_live_workflow.py", *words, data=tmp_path)
     assert done.returncode == 1 and "broken.ckpt" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
