@@ -1,11 +1,13 @@
 """Decoding by a file's own times, what is there where headers are wrong, and a decoder's process that ends."""
 
+import functools
 import os
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +31,19 @@ SECONDS = soundfile.info(VOICE).duration
 DEADLINE = 120
 
 
-def convert(target: Path, *options: str | Path, source: Path = VOICE) -> Path:
-    command = ["ffmpeg", "-nostdin", "-y", "-v", "error", "-i", source, *options, target]
-    subprocess.run(command, check=True, timeout=DEADLINE)
+def convert(target: Path, *options: str) -> Path:
+    target.write_bytes(converted(target.suffix, options))
     return target
+
+
+@functools.cache
+def converted(suffix: str, options: tuple[str, ...]) -> bytes:
+    """Convert the voice once for all tests that want the same file."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, f"a{suffix}")
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, target]
+        subprocess.run(command, check=True, timeout=DEADLINE)
+        return target.read_bytes()
 
 
 def piped(target: Path, *options: str) -> Path:
