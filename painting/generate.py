@@ -117,7 +117,7 @@ def generate_images(
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
     for place, batch in enumerate(batches):
         chosen = [specs[index] for index in batch]
-        step = _counted(on_step, place, len(batches)) if on_step else None
+        step = counted(on_step, place, len(batches)) if on_step else None
         images = painter.paint(chosen, start_noise(chosen), step)
         for number, (index, spec, image) in enumerate(zip(batch, chosen, images, strict=True)):
             spec = dataclasses.replace(spec, precision=painter.precision)  # the painter may have changed it
@@ -130,10 +130,10 @@ def generate_images(
     journal.close()
 
 
-def _counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
-    """Wrap `on_step` so that steps are counted over all batches."""
+def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
+    """Wrap `on_step` so that the steps of one of several batches are counted over all of them."""
 
-    def counted(step: Step) -> None:
+    def over_all(step: Step) -> None:
         on_step(Step(batch * step.total + step.number, batches * step.total, step.preview))
 
-    return counted
+    return over_all

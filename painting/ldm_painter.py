@@ -142,6 +142,13 @@ class LatentDiffusionPainter:
             return np.zeros((len(x_T), 0), np.float32)
         return prompt_prior.scores(x_T.to(self.device)).cpu().numpy()
 
+    @torch.inference_mode()
+    def outlines(self, transitions: Sequence[Transition], x_T: Tensor) -> np.ndarray:
+        """Return the priors of images; see `TransitionPainter.outlines`."""
+        embeddings = [self._embed(self._texts(spec)[0] for spec in one.specs) for one in transitions]
+        priors = self._priors(transitions, embeddings, x_T)
+        return (x_T if priors is None else priors).cpu().numpy()
+
     def paint_transitions(
         self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None = None
     ) -> np.ndarray:
@@ -274,15 +281,20 @@ class LatentDiffusionPainter:
         """Return the model; where images lie between prompts or shapes, with their priors [B, C, h, w]."""
         if all(len(one.specs) == 1 and one.shares is None for one in transitions):
             return self.model
+        prior = self._priors(transitions, embeddings, x_T)
+        return self.model if prior is None else WithPrior(self.model, prior)
+
+    def _priors(self, transitions: Sequence[Transition], embeddings: Sequence[Tensor], x_T: Tensor) -> Tensor | None:
+        """Predict priors [B, C, h, w], averaged over the prompts of each image; None if the model has none."""
         priors = []
         for one, each, noise in zip(transitions, embeddings, x_T.to(self.device).split(1), strict=True):
             count = len(each)
             shares = None if one.shares is None else torch.from_numpy(one.shares).to(self.device).expand(count, -1)
             prior = self.model.prior(each, noise.expand(count, -1, -1, -1), shares)
             if prior is None:
-                return self.model
+                return None
             priors.append(mean(prior, one.weights))
-        return WithPrior(self.model, torch.cat(priors))
+        return torch.cat(priors)
 
     def _preview(self, pred_x0: Tensor) -> np.ndarray:
         if self._linear_decoder is None:

@@ -83,6 +83,13 @@ class TransitionPainter(Protocol):
         """
         ...
 
+    def outlines(self, transitions: Sequence[Transition], x_T: Tensor) -> np.ndarray:
+        """Estimate without sampling what images show, as coarse latents [B, C, h, w] float32.
+
+        It is for how much one image differs from another. A model without such an estimate returns the start noise.
+        """
+        ...
+
     def paint_transitions(
         self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None = None
     ) -> np.ndarray:

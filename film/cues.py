@@ -1,0 +1,60 @@
+"""Prompts that change at times of a film: lines such as "0:12.5 a blue butterfly"."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TIME = re.compile(r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2}(?:\.\d{1,3})?)")
+EXAMPLE = "such as: 0:12.5 a blue butterfly"
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A prompt, and the time from which on a film shows it."""
+
+    seconds: float
+    prompt: str
+
+
+def read_cues(lines: Sequence[str]) -> list[Cue]:
+    """Read lines, each a time (M:SS, M:SS.5 or H:MM:SS) and a prompt.
+
+    Raises:
+        ValueError: a line is something else, the first one does not begin at 0:00, or the times do not rise.
+    """
+    cues: list[Cue] = []
+    for line in lines:
+        time, _, prompt = line.partition(" ")
+        match = TIME.fullmatch(time)
+        if not match or float(match[3]) >= 60 or (match[1] and int(match[2]) >= 60):
+            raise ValueError(
+                f"the line {line!r} does not begin with a time; each line is a time and a prompt, {EXAMPLE}"
+            )
+        seconds = int(match[1] or 0) * 3600 + int(match[2]) * 60 + float(match[3])
+        if not prompt.strip():
+            raise ValueError(f"the line {line!r} has no prompt; each line is a time and a prompt, {EXAMPLE}")
+        if cues and seconds <= cues[-1].seconds:
+            raise ValueError(f"the line {line!r} is not later than the one before it; times must rise")
+        cues.append(Cue(seconds, prompt.strip()))
+    if not cues or cues[0].seconds > 0:
+        raise ValueError(f"the first prompt must begin at 0:00; {EXAMPLE.replace('0:12.5', '0:00')}")
+    return cues
+
+
+def weights_at(cues: Sequence[Cue], time: float, fade: float) -> list[tuple[int, float]]:
+    """Return the cues that a time in seconds shows, with weights that sum to 1.
+
+    From its own time on a prompt comes in over `fade` seconds, or at once if `fade` is 0.
+    """
+    weights, left = [], 1.0
+    for number in range(len(cues) - 1, -1, -1):
+        since = time - cues[number].seconds
+        if since < 0 and number:
+            continue
+        way = min(since / fade, 1.0) if fade and number else 1.0
+        own = way * way * (3 - 2 * way)  # slow at both ends
+        weights.append((number, left * own))
+        left *= 1 - own
+        if own == 1:
+            break
+    return [(number, weight) for number, weight in weights if weight > 0]

@@ -1,0 +1,141 @@
+"""Make a film: choose what each frame shows, paint the frames that are missing, and write them with the sound."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import cli
+from audio.motion import Motion
+from files import alternatives, reserve
+from film.film_file import FilmWriter
+from film.frames import FrameStore
+from film.pace import frames_of_sound, pace_of
+from film.pulse import zoomed, zooms
+from film.scenario import Scenario
+from painting.generate import counted
+from painting.painter import OnStep
+
+SPARE = 1.1  # of the disk that the frames need, which must be free
+FILM_SHARE = 0.5  # of the size of the frames, at most, that the film itself needs
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The sound of a film."""
+
+    path: Path
+    motion: Motion
+
+
+def make_film(
+    scenario: Scenario,
+    recording: Recording,
+    store: FrameStore,
+    path: Path,
+    pulse: float,
+    record: Mapping[str, object] | None,
+    on_step: OnStep,
+    say: Callable[[str], None],
+) -> Path:
+    """Paint what is missing of a film, write it, and remove its frames.
+
+    Args:
+        scenario: its frames.
+        recording: its sound.
+        store: its frames that are painted already; closed and removed at the end.
+        path: of the film, whose name gets a number if it is taken.
+        pulse: see `pulse.zooms`.
+        record: what the film is made of, for its metadata; None: no metadata.
+        on_step: called after each sampling step; it counts the steps of all batches.
+        say: takes lines for people.
+
+    Returns:
+        Its path.
+
+    Raises:
+        ValueError: the recording or the start noise cannot be used.
+        OSError: there is no room, or a file cannot be read or written.
+    """
+    settings = scenario.settings
+    if store.missing:
+        prepare(scenario, recording.motion)
+        paint(scenario, store, on_step, say)
+    loudness = frames_of_sound(recording.motion.loudness, recording.motion.rate, settings.frames, settings.fps)
+    near = zooms(loudness, settings.fps, pulse)
+    metadata = {"title": path.stem, "comment": json.dumps(record, ensure_ascii=False)} if record else {}
+    finished = store.folder / path.name
+    size = (settings.image.width, settings.image.height)
+    with FilmWriter(finished, settings.fps, size, recording.path, metadata) as film:
+        frames = tqdm(store.frames(), "writing", settings.frames, unit="frame", disable=None, leave=False)
+        for frame, zoom in zip(frames, near, strict=True):
+            film.add(zoomed(frame, zoom))
+    made = reserve(path.parent, alternatives(path.name))
+    os.replace(finished, made)
+    store.close()
+    store.remove()
+    return made
+
+
+def prepare(scenario: Scenario, motion: Motion) -> None:
+    """Choose the shapes of a film, and its pace after the sound."""
+    settings = scenario.settings
+    with tqdm(desc="planning", total=100, unit="%", delay=1, disable=None, leave=False) as bar:
+        half = 0.0
+        for share in scenario.prepare():
+            bar.update(50 * share - half)
+            half = 50 * share
+        if not settings.smooth or settings.frames < 2:
+            return
+        lengths = np.empty(settings.frames - 1)
+        for frame, length in enumerate(scenario.lengths()):
+            lengths[frame] = length
+            bar.update(50 / len(lengths))
+    changes = frames_of_sound(motion.flux, motion.rate, settings.frames, settings.fps)
+    scenario.follow(lengths, pace_of(changes[:-1]))
+
+
+def paint(scenario: Scenario, store: FrameStore, on_step: OnStep, say: Callable[[str], None]) -> None:
+    """Paint the batches that are missing."""
+    missing, settings = store.missing, scenario.settings
+    if len(missing) < store.batches:
+        done = sum(len(store.batch(number)) for number in store.painted)
+        say(f"resuming: {done} of {settings.frames} frames are painted")
+    for place, number in enumerate(missing):
+        frames, begun = store.batch(number), time.monotonic()
+        store.add(number, scenario.paint(frames, counted(on_step, place, len(missing))))
+        if place == 0:
+            _forecast(scenario, store, (time.monotonic() - begun) / len(frames), say)
+
+
+def _forecast(scenario: Scenario, store: FrameStore, each: float, say: Callable[[str], None]) -> None:
+    """Say after the first batch what the film takes.
+
+    Raises:
+        OSError: there is not so much room on the disk.
+    """
+    settings = scenario.settings
+    left = sum(len(store.batch(number)) for number in store.missing)
+    a_frame = store.size() / sum(len(store.batch(number)) for number in store.painted)
+    say(
+        f"film: {cli.counted(settings.frames, 'frame')} of {settings.image.width}x{settings.image.height}, "
+        f"{settings.fps} a second; {each:.2f} s a frame: {cli.duration(each * left)} for the {left} that are left, and "
+        f"{_megabytes(a_frame * settings.frames)} of disk until it is made"
+    )
+    needed, free = (left + FILM_SHARE * settings.frames) * a_frame * SPARE, shutil.disk_usage(store.folder).free
+    if needed > free:
+        raise OSError(
+            f"{store.folder.parent}: the frames need {_megabytes(needed)}, and {_megabytes(free)} are free; free some "
+            "space, or choose another folder"
+        )
+
+
+def _megabytes(size: float) -> str:
+    return f"{math.ceil(size / 1e6)} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
