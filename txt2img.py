@@ -7,6 +7,7 @@ examples:
   python txt2img.py --prompt "calm blue waves" --walk ann.pt bob.pt --frames 24
   python txt2img.py --prompt "a red flower" --seed 3 --n_samples 4 --save_x_T noise.pt
   python txt2img.py --prompts prompts.txt --init_latents live_latent.pt --size 512x256
+  python txt2img.py --prompt "a golden spiral on purple" --init_latents song.pt --film song.mp3
   python txt2img.py --replay outputs/txt2img-samples/samples/sample_a-red-flower_0000.png
 """
 
@@ -39,12 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     cli.show_warnings()
     if args.standby:
         return standby.serve(parse_request, args, answer, lambda emit: warm_up(args, emit))
-    paint(args)
+    make_film(args) if args.film else paint(args)
     return 0
 
 
 def answer(args: argparse.Namespace, emit: standby.Emit) -> dict[str, list[str]]:
-    """Make the images of one request."""
+    """Make the images of one request, or its film."""
+    if args.film:
+        return {"films": [str(make_film(args, emit))]}
     return {"pictures": [str(path) for path in paint(args, emit)]}
 
 
@@ -140,6 +143,43 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
     if made_from:
         inputs.check_replay(made_from, specs[0])
     return specs, inputs
+
+
+def _how_to_name(model: str, here: str) -> str:
+    """Say which option names the model of an image, unless another version of it is here."""
+    if model == here:
+        return ""
+    known = Path(model).name == model and (config.MODELS_DIR / model).is_dir()
+    return f": add --model {model}" if known else ": name it with --model, if it is in models/, or with --ckpt"
+
+
+def make_film(args: argparse.Namespace, emit: standby.Emit | None = None) -> Path:
+    """Make the film that a command line asks for; return its path.
+
+    Args:
+        emit: takes progress as events; None: draw bars in the terminal, and print the path.
+
+    Raises:
+        ValueError: recording, latents, model and options do not go together, or one of them is broken.
+        OSError: a file cannot be read or written.
+    """
+    from film.command import Film
+    from painting.progress import Progress
+
+    device = device_of(args)
+    film = Film(args, device)
+    check_writable(film.folder)
+    painter = painter_of(film.inputs.model, film.settings.image.precision, device)
+    shape = shape_of(painter, film.inputs, film.specs)
+    print_readings(painter, film.prompted)
+    with (
+        Progress(film.settings.image.steps, emit=emit) as progress,
+        cli.keeping("painted frames are kept; the same command resumes"),
+    ):
+        path = film.make(painter, shape, progress)
+    if emit is None:
+        print(f"film: {path}")
+    return path
 
 
 def device_of(args: argparse.Namespace) -> "torch.device":

@@ -56,6 +56,12 @@ MOST_STEPS = 50  # of most samplers; more of them hardly change an image
 FEW_STEPS = 12  # a model that has no more by default is made for no more
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
+ABOUT_FILMS = ("fps", "smooth", "pulse", "loop_film", "draft", "film_format")
+DRAFT = {"fps": 8, "steps": 4}  # of a draft film
+NOT_IN_FILMS = (
+    "mix", "walk", "replay", "subject_idx", "n_samples", "n_iter", "save_x_T", "skip_grid", "preview_every",
+    "preview_pause",
+)  # fmt: skip
 ABOUT_GUIDANCE = ("negative_prompt", "guidance_interval", "guidance_rescale")
 
 
@@ -121,7 +127,8 @@ def _checked(parser: cli.CommandParser, args: argparse.Namespace, explicit: set[
         parser.error("--guidance_interval: LO must not be above HI")
     if args.save_x_T and args.save_x_T.resolve() in [path.resolve() for path in latent_files(args)]:
         parser.error(f"--save_x_T {args.save_x_T} is the file of the latents: name another")
-    if problem := _size_problem(args, explicit) or _voices_problem(args) or _ignored_option(args, explicit):
+    problem = _size_problem(args, explicit) or _voices_problem(args) or _film_problem(args, explicit)
+    if problem := problem or _ignored_option(args, explicit):
         parser.error(problem)
     args.size = None  # --H and --W hold it
     return args
@@ -253,6 +260,25 @@ def _voices_problem(args: argparse.Namespace) -> str:
     return ""
 
 
+def _film_problem(args: argparse.Namespace, explicit: set[str]) -> str:
+    """Set what was not given to the defaults of a draft; say what is wrong with the options of films, or return ""."""
+    if not args.film:
+        return ""
+    if args.standby:
+        return "--standby waits for requests; give --film in a request, not at the start"
+    if not args.init_latents:
+        return "--film needs the latents along the recording: name their file with --init_latents"
+    for name in NOT_IN_FILMS:
+        if name in explicit:
+            return f"--{name} is not for films: leave it out"
+    if args.draft:
+        least = args.pipeline.family.least_steps if args.pipeline else 1
+        for name, value in DRAFT.items():
+            if name not in args.given:
+                setattr(args, name, max(value, least) if name == "steps" else value)
+    return ""
+
+
 def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
     """Name the first explicit option that would be ignored, or return ""."""
     # in standby the option may be meant for later requests
@@ -261,6 +287,7 @@ def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
         (args.replay, DECIDED_BY_IMAGE, "is decided by the image that --replay makes again: leave it out"),
         (no_latents, ABOUT_LATENTS, "has no effect without latents: name a file with --init_latents, or leave it out"),
         (not args.walk and not args.standby, ("frames",), "is for --walk: leave it out"),
+        (not args.film and not args.standby, ABOUT_FILMS, "is for --film: leave it out"),
         (not args.mix and not args.standby, ("weights",), "is for the voices of --mix: leave it out"),
         (args.x_T == "raw", ABOUT_WHITENING, "has no effect with --x_T raw, which keeps latents as they are: leave one "
             "of them out"),
@@ -287,6 +314,7 @@ def build_parser(description: str | None) -> cli.CommandParser:
     add_image(parser).add_argument("--replay", type=cli.existing_file, metavar="PNG", help="make this image again, by "
         "the text in its file; needs --init_latents if it was made from latents")  # fmt: skip
     _add_start_noise(parser)
+    _add_film(parser)
     add_setting(add_sampling(parser), "batch_size", default=4, help="images sampled together; more need more memory "
         "(default: %(default)s)")  # fmt: skip
     add_model(parser)
@@ -368,6 +396,21 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
         "times, with further seeds (default: 1)")  # fmt: skip
     add("--save_x_T", type=cli.new_file(".pt"), metavar="F", help="also write x_T of the images, as the sampler gets "
         "it: --init_latents F --x_T raw makes the same images again")  # fmt: skip
+
+
+def _add_film(parser: cli.CommandParser) -> None:
+    add = parser.add_argument_group("film").add_argument
+    add("--film", type=cli.existing_file, metavar="F", help="a film of this recording with its sound; --init_latents "
+        "names the latents along it, and --prompts may hold a time before each prompt, such as 0:12.5")  # fmt: skip
+    add("--fps", type=cli.bounded(int, 1, 60), default=24, metavar="N", help="frames a second (default: %(default)s)")
+    add("--smooth", type=cli.bounded(float, 0, 30), default=1.5, metavar="S", help="seconds around a moment from which "
+        "its image is made; with 0 it is that of the window around it (default: %(default)s)")  # fmt: skip
+    add("--pulse", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="how much nearer the image comes "
+        "where the sound is loud (default: %(default)g)")  # fmt: skip
+    add("--loop_film", action="store_true", help="let the end of the film pass into its beginning")
+    add("--draft", action="store_true", help=f"a quick film with {DRAFT['fps']} frames a second and {DRAFT['steps']} "
+        "steps, if these are not given")  # fmt: skip
+    add("--film_format", choices=["mp4", "webm"], default="mp4", help="H.264 and AAC, or VP9 and Opus (default: mp4)")
 
 
 def add_voice(add: Add) -> None:
