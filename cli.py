@@ -29,6 +29,10 @@ REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name; most systems allow 255 bytes",
     errno.EPIPE: "the reader of this output closed the pipe; files already written are kept",
 }
+# Turns for which threads of libgomp (OpenMP of GCC, which torch has on Linux) wait for each other awake: 50 µs. Its own
+# 5 ms keep a core busy whenever the system takes another one away, so that images take ten times as long beside other
+# programs.
+SPIN_COUNT = "5000"
 USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)  # the rooms raise them with messages for the user
 
 
@@ -202,11 +206,14 @@ def keeping(what: str) -> Iterator[None]:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and exit with its status.
 
+    The variable GOMP_SPINCOUNT is set before torch can be imported, unless the user has set it.
+
     The status is 0 if all is done, 1 after a failure with one line on stderr, 2 for a wrong command line (argparse,
     WrongOption), and 130 after Ctrl-C. USER_ERRORS become the line on stderr. VOICETOIMG_TRACEBACK=1 adds the
     traceback.
     """
     _open_closed_streams()
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     # As an exception, these signals run `finally` blocks, which remove temporary files; SIGHUP comes when a terminal is
     # closed, and nohup ignores it on purpose.
     for name in ("SIGTERM", "SIGHUP"):

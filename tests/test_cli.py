@@ -55,6 +55,18 @@ def test_exit_status_and_line(body, status, line):
     assert said == line if line is not None else "nowhere is not installed" in said and said.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has libgomp on Linux")
+def test_threads_of_torch_do_not_keep_cores_busy_for_long(monkeypatch):
+    """libgomp itself says what it has read."""
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "VERBOSE")
+    for own, used in ((None, cli.SPIN_COUNT), ("7", "7")):
+        if own:
+            monkeypatch.setenv("GOMP_SPINCOUNT", own)
+        process = python("import cli\ndef main(): import torch\ncli.run(main)")
+        assert f"GOMP_SPINCOUNT = '{used}'" in process.communicate()[1]
+
+
 def test_a_bug_keeps_its_traceback():
     process = python("import cli\ndef main(): {}['missing']\ncli.run(main)")
     assert "Traceback" in process.communicate()[1]
