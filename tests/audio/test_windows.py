@@ -168,10 +168,10 @@ def test_what_ends_early_leaves_the_file_that_was_there(ends, tmp_path):
 
 
 def test_recordings_that_cannot_be_used_are_named(tmp_path):
-    def refusal(samples: np.ndarray, **settings: float) -> str:
+    def refusal(samples: np.ndarray, window: float = 3.0) -> str:
         soundfile.write(tmp_path / "a.wav", samples, 8_000, "FLOAT")
         with pytest.raises(AudioError) as caught:
-            make_windows(tmp_path / "a.wav", tmp_path / "a.pt", config.BUILTIN_CALIBRATION_DIR, **settings)
+            make_windows(tmp_path / "a.wav", tmp_path / "a.pt", config.BUILTIN_CALIBRATION_DIR, window)
         assert not (tmp_path / "a.pt").exists()
         return str(caught.value).removeprefix(f"{tmp_path / 'a.wav'}: ")
 
