@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 PAINTING = (  # what txt2img.py is started with; each request has a prompt and a number of steps
     "negative_prompt", "reading", "size", "H", "W", "x_T", "voice_strength", "layout_strength", "seed", "sampler",
     "eta", "scale", "guidance_interval", "guidance_rescale", "model", "ckpt", "hub", "lora", "vae", "offload",
-    "config", "precision", "device", "outdir", "preview_every", "no_metadata", "verbose",
+    "config", "precision", "device", "outdir", "preview_every", "preview_pause",
+    "no_metadata", "verbose",
 )  # fmt: skip
+STAGE_PREVIEW_PAUSE = 0.4  # seconds; browsers draw on the processor that paints
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
 
@@ -120,8 +122,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     check_stage(parser, options, explicit)
     if options.stage:  # what is shown there is kept, and previews are shown
         options.keep = options.card = options.loop = True
-        explicit |= {"preview_every"}
+        explicit |= {"preview_every", "preview_pause"}
         options.preview_every = options.preview_every or 1
+        options.preview_pause = options.preview_pause or STAGE_PREVIEW_PAUSE
     if options.title and not (options.keep or options.session):
         parser.error("--title is for the web page of --keep or --session: add one of them")
     options.prompts = options.prompts or [options.prompt]

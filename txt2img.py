@@ -99,7 +99,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     images = dict(journal.finished)
     missing = [index for index in range(len(specs)) if index not in journal.finished]
     with (
-        Progress(specs[0].steps, preview, args.preview_every, emit) as progress,
+        Progress(specs[0].steps, preview, args.preview_every, emit, args.preview_pause) as progress,
         cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
     ):
         name = functools.partial(stem, walk=bool(args.walk), words=not args.no_metadata)

@@ -297,6 +297,7 @@ def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
             "--model"),
         (args.preview_every and not args.replay and args.preview_every > args.steps, ("preview_every",),
             f"{args.preview_every} is never reached in {args.steps} steps"),
+        (not args.preview_every and not args.standby, ("preview_pause",), "is for --preview_every: leave it out"),
     )  # fmt: skip
     for applies, names, problem in rules:
         for name in names if applies else ():
@@ -465,6 +466,8 @@ def add_output(parser: cli.CommandParser) -> Add:
         "%(default)s)")  # fmt: skip
     add("--preview_every", type=cli.bounded(int, *FIELDS["steps"].metadata["allowed"]), metavar="K", help="every K "
         "steps, write the state of the images, small and in rough colours, to DIR/preview.png")  # fmt: skip
+    add("--preview_pause", type=cli.bounded(float, 0.0, 3600.0), default=0.0, metavar="S", help="leave out what would "
+        "be written less than S seconds after the one before (default: %(default)g)")  # fmt: skip
     add("--no_metadata", action="store_true", help="do not write into image files how they were made")
     add("--verbose", action="store_true", help=cli.VERBOSE)
     return add

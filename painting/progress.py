@@ -1,5 +1,7 @@
 """Progress of sampling, shown where someone looks: a bar in a terminal, events in standby, a preview file in both."""
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ class Progress:
         preview: Path | None = None,
         every: int = 0,
         emit: Callable[[dict[str, Any]], None] | None = None,
+        pause: float = 0.0,
     ) -> None:
         """Show nothing yet.
 
@@ -31,8 +34,10 @@ class Progress:
             preview: file that is rewritten every `every` steps of a batch.
             emit: takes events {"progress": [step, total]} and {"preview": path}; None: draw a bar on standard error,
                 if that is a terminal.
+            pause: seconds after a preview in which no other one is written.
         """
         self.steps, self.preview, self.every, self.emit = steps, preview, every, emit
+        self._pause, self._written = pause, -math.inf  # time.monotonic() of the last preview
         self._bar: tqdm[Any] | None = None
 
     def __call__(self, step: Step) -> None:
@@ -48,8 +53,9 @@ class Progress:
             self._bar = self._bar or tqdm(total=step.total, desc="sampling", unit="step", bar_format=BAR, disable=None)
             self._bar.update(step.number - self._bar.n)
         step_of_batch = (step.number - 1) % self.steps + 1
-        if self.preview and step_of_batch % self.every == 0:
+        if self.preview and step_of_batch % self.every == 0 and time.monotonic() - self._written >= self._pause:
             save_preview(step.preview(), self.preview)
+            self._written = time.monotonic()
             if self.emit:
                 self.emit({"preview": str(self.preview)})
 

@@ -1,6 +1,7 @@
 """The preview while sampling: the map from latents to colours, the file, and the events."""
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 import config
 from ldm.checkpoint import load_model
-from painting import preview
+from painting import preview, progress
 from painting.painter import Step
 from painting.preview import LinearDecoder, colour_fields, save_preview
 from painting.progress import Progress
@@ -91,11 +92,23 @@ def test_previews_and_events_come_when_they_are_due(tmp_path):
     events: list[dict] = []
     made: list[int] = []
     path = tmp_path / "preview.png"
-    with Progress(5, path, 2, events.append) as progress:
+    with Progress(5, path, 2, events.append) as shown:
         for number in range(1, 11):
             step = Step(number, 10, lambda: made.append(1) or np.zeros((1, 8, 8, 3), np.uint8))  # type: ignore[func-returns-value]
-            progress(step)
+            shown(step)
     assert [event["progress"] for event in events if "progress" in event] == [[n, 10] for n in range(1, 11)]
     after = [events[i - 1]["progress"][0] for i, event in enumerate(events) if "preview" in event]
     assert after == [2, 4, 7, 9] and len(made) == 4  # previews cost nothing where none is due
     assert all(event["preview"] == str(path) for event in events if "preview" in event)
+
+
+def test_previews_leave_a_pause_and_the_first_comes_at_once(tmp_path, monkeypatch):
+    now, written = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "save_preview", lambda *_: written.append(now))
+    shown = Progress(10, tmp_path / "preview.png", 1, pause=0.35)
+    with shown:
+        for number in range(1, 11):
+            now = round(number * 0.1, 1)
+            shown(Step(number, 10, lambda: np.zeros((1, 8, 8, 3), np.uint8)))
+    assert written == [0.1, 0.5, 0.9]
