@@ -10,6 +10,7 @@ from typing import Any
 
 import segno
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -141,12 +142,16 @@ class _Pages:
         """Return the endpoint of one kind of file: image, voice or card."""
 
         async def answer(request: Request) -> Response:
-            found = self._show.find(request.path_params["id"])
+            id = request.path_params["id"]
+            found = self._show.find(id)
             name = getattr(found[1], kind) if found else ""
             if not found or not name:
                 return self.missing()
             path = found[0] if kind == "image" else self._show.session.folder / name
-            return FileResponse(path) if path.is_file() else self.missing()
+            if not path.is_file():
+                return self.missing()
+            told = BackgroundTask(self._show.on_fetched, id) if kind == "image" else None
+            return FileResponse(path, background=told)
 
         return answer
 

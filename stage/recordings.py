@@ -168,6 +168,7 @@ class MachineRecording:
         self._most, self._on_bars = max_seconds, on_bars
         self._stop, self._started = threading.Event(), threading.Event()
         self._failure: Exception | None = None
+        self.broke = False  # the microphone ended, or gave no sound: it may be another one next time
         self._thread = threading.Thread(target=self._record, daemon=True)
         self._thread.start()
 
@@ -186,8 +187,10 @@ class MachineRecording:
         try:
             recording = recorder.record(self.path, self._microphone, stop, self._started.set, on_block)
             self.note = recording.ended_by or recording.note
+            self.broke = bool(recording.ended_by) or meter.silent
         except Exception as error:  # `end` raises it in the thread that asks
             self._failure = error
+            self.broke = True
         finally:
             self._started.set()
 

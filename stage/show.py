@@ -2,20 +2,17 @@
 
 import argparse
 import base64
-import io
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import cli
-from audio import filters
-from audio.recorder import MicrophoneError, find_microphone
+from audio import filters, recorder
+from audio.recorder import Microphone, MicrophoneError
 from live.pipeline import Pipeline, Take
 from live.session import Entry, Session, new_id
 from stage import told
@@ -32,8 +29,7 @@ TIDY = 5.0  # seconds between two looks for what is lost or to be forgotten, whi
 SHOWN_FOR = 90.0  # seconds after which a visitor's page forgets a picture by itself
 FREE_LENGTH = 200  # characters of a prompt that a visitor types
 REMEMBERED = 20  # times of pictures, for the artist
-PREVIEW_QUALITY = 80  # of JPEG
-PREVIEW_PAUSE = 0.25  # seconds; browsers draw on the processor that paints
+SHOW_FIRST = 0.5  # seconds in which open pages may get a new image before its card is made on the same processor
 
 
 class Show:
@@ -58,9 +54,10 @@ class Show:
         self.waiting: deque[Ticket] = deque()
         self.current: Ticket | None = None
         self._latest: dict[str, Ticket] = {}  # images that are not in the session yet
+        self._fetched: Counter[str] = Counter()  # pages that have got the image of an id, of those in `_latest`
         self.speaking: Visitor | None = None  # whose voice the screen shows
         self.rough = ""  # preview of the current image, as a data URL
-        self._sent = 0.0  # time.monotonic() at which it was sent
+        self._found: tuple[str, Microphone] | None = None  # `microphone`, and what it is; None: not found, or lost
         self._closing = False
         self.lock = threading.RLock()
         self._news = threading.Condition(self.lock)
@@ -137,12 +134,29 @@ class Show:
         path, seconds = self.pipeline.files.new_recording(), self.options.max_seconds
         if not self.microphone:
             return Upload(path, seconds, on_bars)
-        try:
-            microphone = find_microphone(self.microphone, self.options.channel)
-        except MicrophoneError as error:
-            self.display.warn(cli.describe(error))
-            raise Refusal("microphone", 503) from None
-        return MachineRecording(path, microphone, seconds, on_bars)
+        return MachineRecording(path, self._machine_microphone(), seconds, on_bars)
+
+    def _machine_microphone(self) -> Microphone:
+        """Return the microphone of this machine. It is kept until a recording fails, because finding it takes time.
+
+        Raises:
+            Refusal: there is no such microphone, or it cannot be opened.
+        """
+        if self._found is None or self._found[0] != self.microphone:
+            try:
+                if not any(isinstance(one.recording, MachineRecording) for one in self.visitors.values()):
+                    recorder.forget_devices()  # which ends recordings
+                self._found = (self.microphone, recorder.find_microphone(self.microphone, self.options.channel))
+            except MicrophoneError as error:
+                self._found = None
+                self.display.warn(cli.describe(error))
+                raise Refusal("microphone", 503) from None
+        return self._found[1]
+
+    def _lose_microphone(self, recording: Recording) -> None:
+        """Find the microphone anew next time if a recording has failed: the numbers of devices may have changed."""
+        if isinstance(recording, MachineRecording) and recording.broke:
+            self._found = None
 
     def _allowed(self, prompt: str) -> str:
         """Return a prompt that a visitor may use.
@@ -211,6 +225,7 @@ class Show:
             raise Refusal("microphone", 503) from error
         except OSError as error:
             self._fail_to_write(visitor, error)
+        self._lose_microphone(recording)
         if recording.note:
             self.display.warn(f"note: {recording.note}")
         problem, advice = verdict(recording)
@@ -239,6 +254,7 @@ class Show:
                 return
             with suppress(OSError, MicrophoneError):
                 recording.end()
+            self._lose_microphone(recording)
             self._quiet(visitor)
             unusable, _ = verdict(recording)
             with suppress(OSError):
@@ -271,6 +287,9 @@ class Show:
 
     # --- the painter --------------------------------------------------------------------------------------------------
     def _paint_all(self) -> None:
+        if self.microphone:
+            with self.lock, suppress(Refusal):  # which is on the artist's page
+                self._machine_microphone()
         try:
             self.pipeline.await_encoder()
             self.pipeline.generator.await_ready(self.display)
@@ -318,7 +337,7 @@ class Show:
                 self._failed(ticket)
             elif entry := self.session.find(ticket.id):
                 self.session.change(entry, wave=ticket.wave)
-                del self._latest[ticket.id]
+                del self._latest[ticket.id], self._fetched[ticket.id]
         self.hub.publish("gallery", "changed", None)
         self._tell_all()
 
@@ -333,11 +352,7 @@ class Show:
         self._send_current("progress", [step, steps])
 
     def on_preview(self, path: Path) -> None:
-        """Send a rough version of the current image, unless one was sent a moment ago."""
-        now = time.monotonic()
-        if not self.current or (self.rough and now - self._sent < PREVIEW_PAUSE):
-            return
-        self._sent = now
+        """Send a rough version of the current image."""
         with suppress(OSError):  # replaced or removed meanwhile: the next one follows
             self.rough = _data_url(path)
             self._send_current("preview", self.rough)
@@ -348,8 +363,8 @@ class Show:
                 self.hub.publish(topic, name, content, passing=True)
 
     def on_image(self, path: Path, seconds: float) -> None:
-        """Show a finished image."""
-        with self.lock:
+        """Show a finished image; return when the pages that show it have got it, or SHOW_FIRST seconds later."""
+        with self._news:
             ticket = self.current
             if not ticket:
                 return
@@ -360,6 +375,15 @@ class Show:
             visitor.ticket, visitor.picture, visitor.since = None, ticket.id, time.monotonic()
             self._tell(visitor)
             self.hub.publish("screen", "picture", told.card(ticket.id, ticket.prompt, ticket.wave))
+            pages = self.hub.count("screen") + self.hub.count(visitor.topic)
+            self._news.wait_for(lambda: self._fetched[ticket.id] >= pages or self._closing, SHOW_FIRST)
+
+    def on_fetched(self, id: str) -> None:
+        """Note that a page has got an image."""
+        with self._news:
+            if id in self._latest:
+                self._fetched[id] += 1
+                self._news.notify_all()
 
     # --- pictures -----------------------------------------------------------------------------------------------------
     def find(self, id: str) -> tuple[Path, Entry] | None:
@@ -452,8 +476,5 @@ class Show:
 
 
 def _data_url(path: Path) -> str:
-    """Return an image as JPEG in a data URL."""
-    with Image.open(path) as image:
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=PREVIEW_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    """Return a PNG file as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -6,10 +6,13 @@ import re
 import wave
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from audio import recorder
+from audio.recorder import Microphone, MicrophoneError
 from stage import show as shows
 from stage.recordings import AFTER, BEFORE, Upload
 from tests.programs import wait_until
@@ -174,6 +177,60 @@ def test_a_recording_that_gives_no_picture_is_kept_and_said(stage, guest):
     assert kept and Path(kept[1]).is_file()
     guest.speak(voice(1.0))
     guest.waits_for_picture()
+
+
+class Machine:
+    """A microphone of this machine that gives a second of sound."""
+
+    def __init__(self) -> None:
+        self.found, self.level, self.fault = 0, 0.2, ""
+
+    def find(self, *_: object) -> Microphone:
+        self.found += 1
+        return Microphone(0, "test", RATE, 1)
+
+    def record(self, path: Path, microphone: Microphone, stop: Any, started: Any, on_block: Any) -> recorder.Recording:
+        if self.fault == "none comes":
+            raise MicrophoneError("no sound comes from the microphone 'test'")
+        started()
+        block = voice(1.0, level=self.level)
+        path.write_bytes(wav_of(block))
+        on_block(block.astype(np.float32) / 32768, 0)
+        wait_until(stop)
+        return recorder.Recording(path, 1.0, RATE, 1, 0, 0.0, self.fault)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    one = Machine()
+    monkeypatch.setattr(recorder, "find_microphone", one.find)
+    monkeypatch.setattr(recorder, "record", one.record)
+    monkeypatch.setattr(recorder, "forget_devices", lambda: None)
+    return one
+
+
+def test_the_microphone_of_the_machine_is_kept_until_a_recording_fails(tmp_path, machine):
+    """Finding it opens a stream, for which a visitor would have to wait at each press."""
+    with house(tmp_path, "--mic", "test") as stage:
+        guest = stage.guest()
+        guest.get("/")
+
+        def press() -> str:
+            answer = guest.piece(guest.begin(), 0, b"", last=True)[1]["problem"]
+            if not answer:
+                guest.waits_for_picture()
+            return answer
+
+        wait_until(lambda: machine.found == 1)  # before the first press
+        assert press() == press() == "" and machine.found == 1
+        machine.level = 0.0
+        assert press() == "silent" and press() == "silent" and machine.found == 2
+        machine.level, machine.fault = 0.2, "the microphone was unplugged"
+        assert press() == "" and machine.found == 3
+        machine.fault = "none comes"
+        assert press() == "microphone" and machine.found == 4
+        machine.fault = ""
+        assert press() == press() == "" and machine.found == 5
 
 
 def test_the_queue_is_bounded_and_places_are_told(tmp_path):
