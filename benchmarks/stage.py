@@ -22,16 +22,21 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cli
 import config
+from benchmarks.enter_to_image import speak_once
+from tests import sound
+from tests.person import Person
 from tests.programs import wait_until
 from tests.stage import browser
-from tests.stage.house import Guest, voice
+from tests.stage.house import Guest, voice, wav_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from playwright.sync_api import Browser, Page
 
 VOICE = config.EXAMPLES_DIR / "voice_it.wav"  # 5.0 s
@@ -40,19 +45,37 @@ SPOKEN = 5.0  # seconds of each recording
 SETTLED = 3.0  # seconds before the first recording
 VISITORS, SCREENS, PHONES = 20, 3, 5
 FIRST = 10  # recording from which growth of memory is counted
+SHOWN = ("image on /", "image on /screen")
+MOST_RATIO = 1.25  # of the time from the button to these, against ENTER to PNG at a terminal
+MOST_FIRST = 0.35  # seconds to the first preview
+MOST_GROWTH = 20.0  # MB from that one to the last
+MOST_SLOPE, MOST_HANDLES = 1.0, 1.0  # MB, and open files, an hour while nobody speaks
 SIZES = {"wall": (1920, 1080), "laptop": (1280, 720), "tablet": (768, 1024), "phone": (390, 844)}
-# Notes in a page when the picture, or a rough one, is first painted by the browser.
-WATCH = """() => { window.seen = {}; const note = (name) => seen[name] ??= Date.now();
-  const look = () => {
-    for (const image of document.querySelectorAll("main img")) {
-      if (!image.complete || !image.naturalWidth) continue;
-      const src = image.getAttribute("src");
-      if (src.startsWith("data:")) note("preview");
-      else if (src.startsWith("/image/") && src !== window.old) note("image");
-    }
-    requestAnimationFrame(look);
-  };
-  window.old = document.querySelector("main img.on, #picture")?.getAttribute("src"); look(); }"""
+# Notes when the button is let go, and when a preview and the image are decoded and painted; it draws nothing itself.
+WATCH = """() => {
+  const old = document.querySelector("main img.on, #picture")?.getAttribute("src");
+  window.seen = {};
+  window.whole = new Promise((resolve) => {
+    const note = (name) => {
+      seen[name] ??= Date.now();
+      if (name === "image") { watcher.disconnect(); resolve(seen); }
+    };
+    const look = async (image) => {
+      const src = image.getAttribute("src") ?? "";
+      const name = src.startsWith("data:") ? "preview" : src.startsWith("/image/") && src !== old ? "image" : "";
+      if (!name || name in seen) return;
+      await image.decode().catch(() => {});
+      if (image.isConnected && image.getAttribute("src") === src)
+        requestAnimationFrame(() => setTimeout(note, 0, name));
+    };
+    const watcher = new MutationObserver((changes) => {
+      for (const { target, addedNodes } of changes)
+        for (const node of [target, ...addedNodes]) if (node instanceof HTMLImageElement) look(node);
+    });
+    watcher.observe(document.querySelector("main"), { subtree: true, childList: true, attributeFilter: ["src"] });
+  });
+  addEventListener("keyup", () => (seen.released ??= Date.now()), { once: true, capture: true });
+}"""
 
 
 class Program:
@@ -121,44 +144,66 @@ def visitor_page(chromium: "Browser", url: str) -> "Page":
 
 
 # --- latency ----------------------------------------------------------------------------------------------------------
-def latency(recordings: int, steps: int) -> None:
-    """Print the medians of a show on pages, and of one at a terminal, in turn on the same machine."""
-    shown: dict[str, list[float]] = {"preview on /": [], "image on /": [], "image on /screen": []}
-    with program(f"--prompt={PROMPT}", f"--steps={steps}") as stage, browser.chromium(VOICE) as chromium:
-        page = visitor_page(chromium, stage.url)
-        screen = chromium.new_context(viewport={"width": 1920, "height": 1080}).new_page()
-        screen.goto(f"{stage.url}/screen")
-        for _ in range(recordings):
-            for one in (page, screen):
-                one.evaluate(WATCH)
-            page.keyboard.down("Space")
-            page.wait_for_timeout(1000 * SPOKEN)
-            released = page.evaluate("Date.now()")
-            page.keyboard.up("Space")
-            wait_until(lambda: "image" in page.evaluate("seen") and "image" in screen.evaluate("seen"))
-            seen = page.evaluate("seen")
-            shown["preview on /"].append((seen["preview"] - released) / 1000)
-            shown["image on /"].append((seen["image"] - released) / 1000)
-            shown["image on /screen"].append((screen.evaluate("seen")["image"] - released) / 1000)
-            page.click("#again")
-            page.wait_for_selector("[data-state=ready]")
-    terminal = _terminal(steps, recordings)
-    print(f"{steps} steps, medians of {recordings} (least to most):")
-    for name, seconds in shown.items():
-        against = f", {statistics.median(seconds) / terminal:.2f} of the terminal" if name.startswith("image") else ""
-        spread = f"({min(seconds):.2f} to {max(seconds):.2f})"
-        print(f"  {name:18}{statistics.median(seconds):6.2f} s  {spread}{against}")
-    print(f"  {'ENTER to PNG':18}{terminal:6.2f} s")
+def latency(recordings: int, steps: int) -> bool:
+    """Print the medians of a show on pages and of one at a terminal, whose recordings take turns; return the verdict.
 
-
-def _terminal(steps: int, recordings: int) -> float:
-    from benchmarks.enter_to_image import workflow
-    from tests import sound
-
+    The pages are blank while the terminal has its turn.
+    """
     if lacking := sound.missing():
         cli.fail(lacking)
-    with sound.sound_server() as server:
-        return statistics.median(workflow(server, steps, recordings))
+    seconds: dict[str, list[float]] = {name: [] for name in ("preview on /", *SHOWN, "ENTER to PNG")}
+    options = (f"--prompt={PROMPT}", f"--steps={steps}")
+    with (
+        program(*options) as stage,
+        browser.chromium(VOICE) as chromium,
+        sound.sound_server() as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        environment = server.environment | {"VOICETOIMG_DATA_DIR": folder}
+        person = Person(environment, *options, "--loop", script=config.REPO_DIR / "run_live_workflow.py")
+        person.waits_for("Press ENTER to start recording...")
+        pages = [chromium.new_context(permissions=["microphone"], locale="en-GB").new_page()]
+        pages.append(chromium.new_context(viewport={"width": 1920, "height": 1080}).new_page())
+        for turn in range(recordings + 1):  # the first one of each warms up
+            times = _on_pages(pages, stage.url)
+            time.sleep(SETTLED)  # in which the card is made
+            times["ENTER to PNG"] = speak_once(person, server, Path(folder))
+            for name, value in times.items() if turn else ():
+                seconds[name].append(value)
+        person.presses("q\n")
+        person.sees_the_end()
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {name: medians[name] / medians["ENTER to PNG"] for name in SHOWN}
+    print(f"{steps} steps, medians of {recordings} (least to most):")
+    for name, values in seconds.items():
+        ratio = f", {ratios[name]:.2f} of the terminal (at most {MOST_RATIO:g})" if name in ratios else ""
+        most = f" (at most {MOST_FIRST:g} s)" if name.startswith("preview") else ""
+        print(f"  {name:18}{medians[name]:6.2f} s  ({min(values):.2f} to {max(values):.2f}){ratio}{most}")
+    kept = max(ratios.values()) <= MOST_RATIO and medians["preview on /"] <= MOST_FIRST
+    print("kept" if kept else "NOT KEPT")
+    return kept
+
+
+def _on_pages(pages: list["Page"], url: str) -> dict[str, float]:
+    """Speak once on the visitor's page, and return the seconds from the release to what the pages show."""
+    visitor, screen = pages
+    screen.goto(f"{url}/screen")
+    visitor.goto(url)
+    visitor.wait_for_selector("[data-state=ready]")
+    time.sleep(SETTLED)  # in which the microphone opens
+    wait_until(lambda: visitor.inner_text("#message") == "")  # the model is loaded
+    for page in pages:
+        page.evaluate(WATCH)
+    visitor.keyboard.down("Space")
+    visitor.wait_for_timeout(1000 * SPOKEN)
+    visitor.keyboard.up("Space")
+    seen, on_screen = visitor.evaluate("whole"), screen.evaluate("whole")
+    visitor.click("#again")
+    visitor.wait_for_selector("[data-state=ready]")
+    for page in pages:
+        page.goto("about:blank")
+    times = {"preview on /": seen["preview"], "image on /": seen["image"], "image on /screen": on_screen["image"]}
+    return {name: (value - seen["released"]) / 1000 for name, value in times.items()}
 
 
 # --- many visitors ----------------------------------------------------------------------------------------------------
@@ -169,97 +214,131 @@ class _House:
         self.url, self.address = stage.url, stage
 
 
-def crowd(recordings: int, steps: int) -> None:
-    """Let visitors speak at once, again and again, until there are so many recordings."""
-    left = iter(range(recordings))
-    lock, memory, wrong = threading.Lock(), [], []
+@dataclass
+class _Crowd:
+    """Visitors who speak again and again, until there were so many recordings."""
+
+    stage: Program
+    recordings: int
+    memory: list[float] = field(default_factory=list)  # MB of the server after each image
+    images: dict[str, int] = field(default_factory=dict)  # id: number of the recording
+    wrong: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Prepare to number the recordings."""
+        self._left, self._lock = iter(range(self.recordings)), threading.Lock()
+
+    def visit(self, guest: Guest) -> None:
+        """Speak as one visitor."""
+        with guest.events("visitor") as events:
+            while True:
+                with self._lock:
+                    if (turn := next(self._left, None)) is None:
+                        return
+                id = _speak(guest, events, voice(1.5, seed=turn))
+                with self._lock:
+                    self.memory.append(self.stage.memory())
+                    if not id or id in self.images:
+                        self.wrong.append(f"recording {turn}: {'the image of another' if id else 'no image'}")
+                    self.images[id] = turn
+                for _ in range(PHONES if id and turn % 10 == 0 else 0):
+                    status, _ = Guest(_House(self.stage)).get(f"/p/{id}")  # type: ignore[arg-type]
+                    if status != 200:
+                        self.wrong.append(f"recording {turn}: /p/ answers {status}")
+
+
+def crowd(recordings: int, steps: int) -> bool:
+    """Let visitors speak at once; print whether each gets an image, and the memory; return the verdict."""
     with program(f"--prompt={PROMPT}", f"--steps={steps}") as stage, contextlib.ExitStack() as open_pages:
         guests = [Guest(_House(stage)) for _ in range(VISITORS)]  # type: ignore[arg-type]
         for guest in guests:
             guest.get("/")
         for _ in range(SCREENS):
             _watch(open_pages, Guest(_House(stage)))  # type: ignore[arg-type]
-
-        def visit(number: int) -> None:
-            guest = guests[number]
-            with guest.events("visitor") as events:
-                while True:
-                    with lock:
-                        if (turn := next(left, None)) is None:
-                            return
-                    spoken = voice(1.5, seed=turn)
-                    id = _speak(guest, events, spoken)
-                    with lock:
-                        memory.append(stage.memory())
-                        if not id:
-                            wrong.append(turn)
-                    for _ in range(PHONES if turn % 10 == 0 else 0):
-                        assert Guest(_House(stage)).get(f"/p/{id}")[0] == 200  # type: ignore[arg-type]
-
+        one = _Crowd(stage, recordings)
         with ThreadPoolExecutor(VISITORS) as pool:
-            list(pool.map(visit, range(VISITORS)))
-        time.sleep(SETTLED)  # in which the last image comes into the session
-        ids = set(re.findall(r'data-id="([^"]+)"', guests[0].get("/gallery")[1]))
-        print(f"{recordings} recordings of {VISITORS} visitors: {len(ids)} images, {len(wrong)} without")
-        growth = memory[-1] - memory[min(FIRST, len(memory) - 1)]
-        print(f"memory of the server: {memory[-1]:.0f} MB, {growth:+.1f} MB since recording {FIRST}")
+            list(pool.map(one.visit, guests))
+        wait_until(lambda: len(_gallery(guests[0])) == recordings or bool(one.wrong))
+        gallery = _gallery(guests[0])
+        one.wrong += [f"recording {turn}: not in the gallery" for id, turn in one.images.items() if id not in gallery]
+        print(f"{recordings} recordings of {VISITORS} visitors: {len(gallery)} images", *one.wrong, sep="\n  ")
+        growth = one.memory[-1] - one.memory[min(FIRST, recordings) - 1]
+        kept = not one.wrong and growth <= MOST_GROWTH
+        print(
+            f"memory of the server: {one.memory[-1]:.0f} MB, {growth:+.1f} MB since recording {min(FIRST, recordings)} "
+            f"(at most {MOST_GROWTH:g}): {'kept' if kept else 'NOT KEPT'}"
+        )
+        return kept
+
+
+def _gallery(guest: Guest) -> set[str]:
+    """Return the ids of the images in the gallery."""
+    return set(re.findall(r'data-id="([^"]+)"', guest.get("/gallery")[1]))
 
 
 def _watch(stack: contextlib.ExitStack, guest: Guest) -> None:
-    """Read the events of a screen until the end."""
+    """Follow the events of a screen until the end, and fetch its images."""
     events = stack.enter_context(guest.events("screen"))
-    threading.Thread(target=lambda: _exhaust(events), daemon=True).start()
+
+    def follow() -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # as http.client says of a closed connection
+            for _, name, content in events:
+                if name == "picture":
+                    guest.get(f"/image/{content['id']}")
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
-def _exhaust(events: Iterator[Any]) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # as http.client says of a closed connection
-        for _ in events:
-            pass
-
-
-def _speak(guest: Guest, events: Iterator[Any], spoken: Any) -> str:
-    """Speak until there is room, and return the id of the image that this visitor is told of."""
+def _speak(guest: Guest, events: Iterator[Any], spoken: "np.ndarray") -> str:
+    """Speak until there is room, and return the id of the image that this visitor is told of, "" if there is none."""
     while True:
         status, answer = guest.post("/recordings", {"prompt": ""})
         if status == 201:
             break
         time.sleep(0.5)  # the page says: in a minute
-    from tests.stage.house import wav_of
-
-    assert guest.piece(answer["recording"], 0, wav_of(spoken), last=True)[1]["problem"] == ""
+    verdict = guest.piece(answer["recording"], 0, wav_of(spoken), last=True)[1]
     spoke = False
-    for _, name, content in events:
+    for _, name, content in events if not verdict["problem"] else ():
         if name == "you":
             spoke = spoke or content["state"] in ("waiting", "painting")
             if spoke and content["picture"]:
+                status, _ = guest.get(f"/image/{content['picture']}")
                 guest.post("/again")
-                return str(content["picture"])
+                return str(content["picture"]) if status == 200 else ""
             if spoke and content["problem"]:
                 return ""
     return ""
 
 
 # --- idle -------------------------------------------------------------------------------------------------------------
-def idle(minutes: float) -> None:
-    """Print memory and open files every tenth of the time, and their slope."""
+def idle(minutes: float) -> bool:
+    """Print memory and open files of the server every tenth of the time, and their slopes; return whether it is flat.
+
+    The pages have no microphone, which a browser would listen to all the time.
+    """
     with program(f"--prompt={PROMPT}", "--steps=5") as stage, browser.chromium(VOICE) as chromium:
-        page = visitor_page(chromium, stage.url)
-        for path in ("/screen", "/gallery"):
-            chromium.new_page().goto(stage.url + path)
-        page.keyboard.down("Space")
-        page.wait_for_timeout(2000)
-        page.keyboard.up("Space")
-        page.wait_for_selector("[data-state=picture]")
-        points = []
-        for _ in range(11):
-            points.append((stage.memory(), stage.files()))
-            print(f"{time.strftime('%H:%M:%S')} {points[-1][0]:.1f} MB, {points[-1][1]} open files", flush=True)
-            page.wait_for_timeout(minutes * 60_000 / 10)
-        (first, files), (last, files_last) = points[1], points[-1]
-        hours = 0.9 * minutes / 60
+        guest = Guest(_House(stage))  # type: ignore[arg-type]
+        guest.get("/")
+        with guest.events("visitor") as events:
+            assert _speak(guest, events, voice(1.5))
+        for path in ("/", "/screen", "/gallery"):
+            chromium.new_context().new_page().goto(stage.url + path)
+        time.sleep(SETTLED)
+        points: list[tuple[float, float, int]] = []  # hours, MB, open files
+        started = time.monotonic()
+        for tenth in range(11):
+            while (left := started + tenth * minutes * 6 - time.monotonic()) > 0:
+                time.sleep(left)
+            points.append(((time.monotonic() - started) / 3600, stage.memory(), stage.files()))
+            print(f"{time.strftime('%H:%M:%S')} {points[-1][1]:.1f} MB, {points[-1][2]} open files", flush=True)
+        hours, memory, files = zip(*points[1:], strict=True)  # the first tenth may still fill caches
+        megabytes, handles = (statistics.linear_regression(hours, values).slope for values in (memory, files))
+        flat = megabytes <= MOST_SLOPE and handles <= MOST_HANDLES
         print(
-            f"slope: {(last - first) / hours:+.2f} MB an hour, {(files_last - files) / hours:+.1f} open files an hour"
+            f"{minutes:g} minutes idle; an hour: {megabytes:+.2f} MB (at most {MOST_SLOPE:g}), "
+            f"{handles:+.2f} open files (at most {MOST_HANDLES:g}): {'flat' if flat else 'NOT FLAT'}"
         )
+        return flat
 
 
 # --- pictures of the pages --------------------------------------------------------------------------------------------
@@ -321,8 +400,8 @@ def _tour(context: Any, stage: Program, folder: Path, size: str) -> None:
     take(page, "operator", 1000)
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> int:
+    """Run the command line; the exit status is 1 if a bar is not kept."""
     parser = cli.CommandParser(__doc__)
     parser.add_argument("command", choices=("latency", "crowd", "idle", "screens"))
     parser.add_argument("--recordings", type=cli.bounded(int, 2), metavar="N", help="default: 10; of crowd 100")
@@ -333,14 +412,16 @@ def main() -> None:
     if args.command != "crowd" and (lacking := browser.missing()):
         cli.fail(lacking)
     if args.command == "latency":
-        latency(args.recordings or 10, args.steps or 20)
+        fine = latency(args.recordings or 10, args.steps or 20)
     elif args.command == "crowd":
-        crowd(args.recordings or 100, args.steps or 5)
+        fine = crowd(args.recordings or 100, args.steps or 5)
     elif args.command == "idle":
-        idle(args.minutes)
+        fine = idle(args.minutes)
     else:
         screens(args.folder)
+        fine = True
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
