@@ -16,6 +16,7 @@ import numpy as np
 
 from .features import listen, mel_filterbank
 from .recipe import RECIPE, Recipe
+from .sound import AudioError, DecoderEnded
 
 RATE = 100.0  # measures a second
 FRAME = 1024  # samples, 46 ms
@@ -47,7 +48,7 @@ def measure_motion(source: Path | str, recipe: Recipe = RECIPE, channel: int | N
         channel: see `features.extract`.
 
     Raises:
-        AudioError, OSError: see `features.listen`.
+        AudioError, OSError: see `features.listen`; the message names the file.
     """
     meter: _Meter
 
@@ -56,7 +57,10 @@ def measure_motion(source: Path | str, recipe: Recipe = RECIPE, channel: int | N
         meter = _Meter(recipe)
         return meter.add
 
-    listen(source, begin, recipe, channel)
+    try:
+        listen(source, begin, recipe, channel)
+    except (AudioError, DecoderEnded) as error:
+        raise type(error)(f"{source}: {error}") from error
     return meter.end()
 
 

@@ -69,7 +69,11 @@ def write_tensor(file: BinaryIO, shape: tuple[int, ...], blocks: Iterable["np.nd
     Raises:
         OSError: the file cannot be written.
     """
-    with zipfile.ZipFile(_structure(shape)) as structure, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        tempfile.TemporaryFile() as whole,
+        zipfile.ZipFile(_structure(shape, whole)) as structure,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for record in structure.infolist():
             if record.filename != DATA:
                 archive.writestr(zipfile.ZipInfo(record.filename, EPOCH), structure.read(record))
@@ -82,11 +86,10 @@ def write_tensor(file: BinaryIO, shape: tuple[int, ...], blocks: Iterable["np.nd
                 target.write(block.astype("<f4", "C", copy=False).data.cast("B"))
 
 
-def _structure(shape: tuple[int, ...]) -> BinaryIO:
-    """Let torch save a tensor without its elements: a file that has room for them, which takes no space."""
+def _structure(shape: tuple[int, ...], file: BinaryIO) -> BinaryIO:
+    """Let torch save a tensor without its elements to `file`, which has room for them that takes no space."""
     import torch
 
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the archive's last reference)
     with torch.serialization.skip_data():
         torch.save(torch.empty(shape), file)
     return file

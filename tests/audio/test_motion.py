@@ -88,5 +88,5 @@ def test_silence_has_no_flux_and_what_is_no_sound_is_refused(tmp_path):
     found = measure_motion(written(tmp_path / "a.wav", np.zeros(8_000), 8_000))
     assert (found.loudness == SILENCE).all() and (found.flux == 0).all() and len(found.flux) == 100
     (tmp_path / "b.wav").write_text("no sound")
-    with pytest.raises(AudioError):
+    with pytest.raises(AudioError, match="b.wav: not a recording"):
         measure_motion(tmp_path / "b.wav")
