@@ -21,6 +21,8 @@ SQUARES = 4  # squares along each side of a channel; their means are the lowest 
 LEAST_ROWS = 4  # of a square; the means of smaller ones would hold more of the variance than the low frequencies do
 OVERLAP = 16  # two windows may overlap by 1/16 of their length
 LEADING = 64  # axes that set those means, one for each square of four channels
+LARGEST_KEPT = 1 << 20  # elements, 50 MB: what is drawn for larger latents, of videos, is not kept in memory
+NEAR = 256  # elements of a row within which pairs are near neighbours, for speed alone
 
 
 def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -128,14 +130,20 @@ def _parts(size: int) -> list[slice]:
     return [slice(end - length, end) for length, end in zip(lengths, np.cumsum(lengths).tolist(), strict=True)]
 
 
-# RandomState's stream is frozen: no version of NumPy will change it
-@functools.lru_cache(maxsize=4)  # 24 MB for the largest shapes in use
 def _scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw the signs and the permutation of each round of `scatter`."""
+    """Return the signs and the permutation of each round of `scatter`."""
+    return _kept_scattering(size) if size <= LARGEST_KEPT else _draw_scattering(size)
+
+
+# RandomState's stream is frozen: no version of NumPy will change it
+def _draw_scattering(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     covered = sum(part.stop - part.start for part in _parts(size))
     rounds = 2 if covered > size else 3  # disjoint parts, of which some are small, need a round more
     draw = np.random.RandomState(SPREAD_SEED).random_sample
     return [(np.where(draw(size) < 0.5, -1.0, 1.0), np.argsort(draw(size), kind="stable")) for _ in range(rounds)]
+
+
+_kept_scattering = functools.lru_cache(maxsize=4)(_draw_scattering)
 
 
 @functools.lru_cache(maxsize=4)
@@ -148,13 +156,26 @@ def hadamard(rows: np.ndarray) -> np.ndarray:
 
     It is its own inverse. It uses only additions and one division, in one order: the same bits on every machine.
     """
-    size = rows.shape[1]
+    count, size = rows.shape
+    near = min(size, NEAR)
+    # first the steps that pair near neighbours, along the first axis of [near, ...], where NumPy adds long runs
+    columns = _butterflies(np.ascontiguousarray(rows.reshape(-1, near).T)[None])
+    far = _butterflies(np.ascontiguousarray(columns[0].T).reshape(count, -1, near))
+    return far.reshape(count, size) / math.sqrt(size)
+
+
+def _butterflies(x: np.ndarray) -> np.ndarray:
+    """Compute the sums and differences of a Walsh-Hadamard transform along the middle axis of a new array [B, n, m]."""
+    _, size, length = x.shape
+    other = np.empty_like(x)
     half = 1
     while half < size:
-        pairs = rows.reshape(len(rows), -1, 2, half)
-        rows = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
+        pairs, made = (array.reshape(-1, 2, half * length) for array in (x, other))
+        np.add(pairs[:, 0], pairs[:, 1], out=made[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=made[:, 1])
+        x, other = other, x
         half *= 2
-    return rows.reshape(-1, size) / math.sqrt(size)
+    return x
 
 
 def pairwise_sum(x: np.ndarray) -> np.ndarray:

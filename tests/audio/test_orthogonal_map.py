@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from audio import orthogonal_map
 from audio.gaussianity import correlation, spatial_power
 from audio.orthogonal_map import hadamard, pairwise_sum, scatter, spread
 
@@ -50,8 +51,10 @@ def test_pairwise_sum():
 
 def test_hadamard_is_orthogonal():
     scipy_linalg = pytest.importorskip("scipy.linalg")
-    wanted = scipy_linalg.hadamard(64) / 8
-    np.testing.assert_allclose(hadamard(np.eye(64)), wanted, atol=1e-12)
+    for size in (1, 2, 64, 1024):  # below and above the block of near neighbours
+        rows = np.eye(size)
+        np.testing.assert_allclose(hadamard(rows), scipy_linalg.hadamard(size) / size**0.5, atol=1e-12)
+        np.testing.assert_array_equal(rows, np.eye(size))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -75,6 +78,15 @@ def test_spread_is_orthogonal_for_few_and_many_axes(axes, shape):
 def test_scatter_is_orthogonal(size):
     basis = scatter(np.eye(256), size)
     np.testing.assert_allclose(basis @ basis.T, np.eye(256), atol=1e-12)
+
+
+def test_what_large_latents_need_is_not_kept(codes, monkeypatch):
+    """A video's would take hundreds of megabytes. The bits are the same."""
+    kept = scatter(codes, 1000)
+    monkeypatch.setattr(orthogonal_map, "LARGEST_KEPT", 999)
+    before = orthogonal_map._kept_scattering.cache_info()
+    assert np.array_equal(scatter(codes, 1000), kept)
+    assert orthogonal_map._kept_scattering.cache_info() == before
 
 
 @pytest.mark.slow
