@@ -199,6 +199,7 @@ def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
         "guidance_interval": True,
         "negative_prompt": not family.negative,
         "scale": not family.guidance,
+        "reading": True,
     }
     for name, lacks in lacking.items():
         if lacks and name in explicit:
@@ -226,10 +227,7 @@ def unguided(args: argparse.Namespace) -> float:
 
 
 def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
-    """Let --size set --H and --W; say what is wrong with them, or return "".
-
-    Sizes of another model are known once it is loaded.
-    """
+    """Let --size set --H and --W; say what is wrong with them, or return ""."""
     if args.replay:
         return ""
     if args.size:
@@ -237,7 +235,9 @@ def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
             return "--size and --H or --W say the same: give --size alone, or --H and --W"
         args.W, args.H = args.size
     if args.pipeline:
-        return ""
+        factor = args.pipeline.factor
+        problem = args.pipeline.family.size_problem(factor, args.H, args.W) if factor else ""
+        return f"--size: {problem}" if problem else ""
     multiple, whose = (
         (8, "models need") if is_another_model(args) else (config.BUILTIN_MULTIPLE, "the built-in model needs")
     )

@@ -119,6 +119,7 @@ class Family:
         layout: how x_T becomes `latents=`.
         packed: how many of these channels hold one channel of x_T.
         factor: attribute of the pipeline with the pixels of a latent pixel and side, or a number.
+        of_tokens: that attribute counts 2×2 latent pixels of the autoencoder as one.
         sizes: the only sizes (height, width) in pixels; empty: any.
         same_area: images have the area for which the model was made, whatever is asked for.
         loudness: factor by which the pipeline multiplies its own draw, but not noise that it is given.
@@ -145,6 +146,7 @@ class Family:
     layout: Layout = Layout()
     packed: int = 1
     factor: str = "vae_scale_factor"
+    of_tokens: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     same_area: bool = False
     loudness: float = 1.0
@@ -260,8 +262,8 @@ _ROWS = (
     Family("Kandinsky 5", "Kandinsky5T2IPipeline", "transformer.in_visual_dim", ChannelsLast(),
         factor="vae_scale_factor_spatial", sizes=KANDINSKY_5_SIZES, samplers=("euler",), scale=3.5, side=1024,
         tokens=512),
-    Family("Bria", "BriaPipeline", TRANSFORMER, PackedHalves(), packed=4, samplers=("euler",), steps=30, side=1024,
-        tokens=128),
+    Family("Bria", "BriaPipeline", TRANSFORMER, PackedHalves(), packed=4, of_tokens=True, samplers=("euler",),
+        steps=30, side=1024, tokens=128),
     Family("Ovis-Image", "OvisImagePipeline", TRANSFORMER, Packed(), packed=4, samplers=("euler",), side=1024,
         tokens=256),
     Family("PRX", "PRXPipeline", TRANSFORMER, Even(), one_guided=True, samplers=("euler",), steps=28, scale=4.0,
@@ -270,7 +272,8 @@ _ROWS = (
         samplers=("euler",), steps=28, scale=4.0, arguments=UNBINNED, side=1024),
     Family("Krea 2", "Krea2Pipeline", TRANSFORMER, Packed(), packed=4, samplers=("euler",), steps=28, scale=4.5,
         unguided=0.0, side=1024, tokens=512),
-    Family("ERNIE-Image", "ErnieImagePipeline", TRANSFORMER, samplers=("euler",), scale=4.0, side=1024),
+    Family("ERNIE-Image", "ErnieImagePipeline", TRANSFORMER, of_tokens=True, samplers=("euler",), scale=4.0,
+        side=1024),
     Family("LongCat-Image", "LongCatImagePipeline", "16", Packed(), samplers=("euler",), scale=4.5, side=1024,
         arguments={"enable_prompt_rewrite": False}),
     Family("Nucleus-Image", "NucleusMoEImagePipeline", TRANSFORMER, Packed(), packed=4, samplers=("euler",),

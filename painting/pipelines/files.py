@@ -394,7 +394,8 @@ def _factor(folder: Path, family: Family) -> int | None:
     if family.factor.isdigit():
         return int(family.factor)
     part = "movq" if "movq" in family.factor else "vae"
-    return factor_of(_config(folder / part, "config.json"))
+    found = factor_of(_config(folder / part, "config.json"))
+    return 2 * found if found and family.of_tokens else found
 
 
 def factor_of(autoencoder: Mapping[str, Any]) -> int | None:

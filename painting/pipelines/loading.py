@@ -8,6 +8,8 @@ import functools
 import gzip
 import logging
 import os
+import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from typing import Any
 import torch
 
 from ldm.checkpoint import DTYPES
+from painting.painter import PaintingNote
 from painting.pipelines.files import LAYOUTS, PipelineFiles, check_lora, check_vae, gigabytes
-from painting.pipelines.painter import DiffusersPainter
+from painting.pipelines.painter import DiffusersPainter, is_out_of_memory
 
 INSTALL = "make diffusers, or python -m pip install -r requirements-diffusers.txt"
 MISSING = ("newly initialized", "| MISSING", "MISSING:")  # what transformers says of weights that a file lacks
@@ -65,13 +68,29 @@ def load_diffusers_painter(
 
 
 def what_is_loaded(found: PipelineFiles, precision: str) -> str:
-    """Return one line about a pipeline before it is loaded: its family, its size and its defaults."""
+    """Return one line about a pipeline before it is loaded: its family, the memory of its weights and its defaults."""
     defaults = found.defaults
     return (
-        f"model: {found.path}, {found.family.text}, {gigabytes(found.size)} of weights, computed in {precision}; by "
+        f"model: {found.path}, {found.family.text}, {gigabytes(found.memory(precision))} of weights in {precision}; by "
         f"default {defaults['steps']} steps of {defaults['sampler']}, scale {defaults['scale']:g}, "
         f"{defaults['width']}x{defaults['height']} pixels"
     )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes of memory are free on a GPU, or in the computer."""
+    import psutil  # accelerate needs it
+
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _warn_of_memory(found: PipelineFiles, precision: str, device: torch.device) -> None:
+    """Warn if the weights need more memory than is free: a system may end the program without a word."""
+    needed, free = found.memory(precision), free_memory(device)
+    if needed > free:
+        remedy = "try a lower precision, offloading parts of the model, or a smaller model"
+        note = f"the weights take {gigabytes(needed)} of memory, and {gigabytes(free)} are free; {remedy}"
+        warnings.warn(note, PaintingNote, stacklevel=2)
 
 
 def import_diffusers() -> Any:
@@ -108,6 +127,7 @@ def _load(
 ) -> Any:
     """Load the pipeline with its additions, and move it to the device."""
     diffusers = import_diffusers()
+    _warn_of_memory(found, precision, torch.device("cpu") if offload else device)
     try:
         with _complete(found.path):
             made = getattr(diffusers, found.family.pipeline)
@@ -123,10 +143,13 @@ def _load(
             pipeline.enable_sequential_cpu_offload(device=device)
         else:
             pipeline.to(device)
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        needed = gigabytes(found.memory(precision))
         raise RuntimeError(
-            f"out of memory: the weights take {gigabytes(found.size)} on disk; try a lower precision, or offloading "
-            "parts of the model"
+            f"out of memory: the weights take {needed} in {precision}; try a lower precision, offloading parts of the "
+            "model, or a smaller model"
         ) from error
     return pipeline
 
@@ -149,11 +172,13 @@ def _complete(path: Path) -> Iterator[None]:
     try:
         with _heard(said):
             yield
-    except (MissingPackages, MemoryError, torch.OutOfMemoryError):
+    except MissingPackages:
         raise
     except ImportError as error:
         raise MissingPackages(f"{path} needs a package that is not installed ({_line(error)}): {INSTALL}") from error
     except Exception as error:  # each part raises its own kinds
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"{path} cannot be loaded: {_line(error)}") from error
     if lacking := next((text for text in said if any(mark in text for mark in MISSING)), None):
         raise ValueError(f"{path} lacks weights: {_line(lacking)}")
@@ -180,7 +205,7 @@ def _heard(said: list[str]) -> Iterator[None]:
 
 
 def _line(text: object) -> str:
-    return " ".join(str(text).split())[:240]
+    return textwrap.shorten(str(text), 240, placeholder=" …")
 
 
 # --- single files -----------------------------------------------------------------------------------------------------

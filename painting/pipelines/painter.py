@@ -226,10 +226,8 @@ class DiffusersPainter:
 
                 images.append(self._sample([spec], x_T[place : place + 1], counted if on_step else None))
             return np.concatenate(images)
-        except MemoryError as error:
-            raise RuntimeError(NO_MEMORY) from error
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        except Exception as error:
+            if is_out_of_memory(error):
                 raise RuntimeError(NO_MEMORY) from error
             raise
 
@@ -393,6 +391,12 @@ class StepCounter:
         if self._done < self._steps:
             self._done += 1
             self._report(self._done)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that there is not enough memory, of a GPU or of the computer."""
+    said = ("not enough memory", "can't allocate memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def seed_of(x_T: Tensor) -> int:

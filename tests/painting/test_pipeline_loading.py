@@ -15,6 +15,9 @@ from torch import Tensor
 
 import painting
 from ldm.diffusers_names import autoencoder_name, unet_name
+from painting.painter import PaintingNote
+from painting.pipelines import loading
+from painting.pipelines import painter as pipeline_painter
 from painting.pipelines.files import LAYOUTS, find_pipeline
 from painting.pipelines.loading import clip_tokenizer, clip_vocabulary, import_diffusers
 from tests.painting import tiny_pipelines
@@ -163,8 +166,9 @@ def test_names_and_steps_of_single_files(saved, tmp_path):
         assert found.configs == LAYOUTS / configs
 
 
-def test_bfloat16_is_near_float32(saved):
-    full, half = (paint(saved["sd1"], precision=precision).astype(int) for precision in ("fp32", "bf16"))
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_float32(saved, precision):
+    full, half = (paint(saved["sd1"], precision=kind).astype(int) for kind in ("fp32", precision))
     assert 0 < np.abs(full - half).mean() < 12
 
 
@@ -176,6 +180,81 @@ def test_in_bfloat16_too_the_image_is_that_of_the_pipelines_own_draw(saved):
         0
     ]
     assert np.array_equal(ours, np.asarray(alone))
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+class StandIn:
+    """Stands in for a pipeline, and for a GPU that this machine may lack: it records where its parts should be."""
+
+    scheduler = None
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def to(self, device: torch.device) -> None:
+        self.asked.append(("whole", device.type))
+
+    def enable_model_cpu_offload(self, device: torch.device) -> None:
+        self.asked.append(("parts", device.type))
+
+    def enable_sequential_cpu_offload(self, device: torch.device) -> None:
+        self.asked.append(("layers", device.type))
+
+    def set_progress_bar_config(self, disable: bool) -> None:
+        self.asked.append(("no bar", disable))
+
+
+def load_stand_in(saved: dict[str, Path], monkeypatch: Any, stand_in: StandIn, offload: str | None, free: int) -> None:
+    found: Any = find_pipeline(saved["sd1"])
+    monkeypatch.setattr(loading, "_read_folder", lambda *_: stand_in)
+    monkeypatch.setattr(loading, "free_memory", lambda device: free)
+    loading.load_diffusers_painter(found, "bf16", torch.device("cuda"), offload=offload)
+
+
+@pytest.mark.parametrize("offload, how", [(None, "whole"), ("model", "parts"), ("sequential", "layers")])
+def test_offloading_is_asked_of_the_pipeline(saved, monkeypatch, offload, how):
+    stand_in = StandIn()
+    load_stand_in(saved, monkeypatch, stand_in, offload, 1 << 40)
+    assert stand_in.asked == [(how, "cuda"), ("no bar", True)]
+
+
+def test_too_little_memory_is_said_before_it_is_taken(saved, monkeypatch):
+    assert loading.free_memory(torch.device("cpu")) > 1 << 20
+    with pytest.warns(PaintingNote, match="the weights take 1 MB of memory, and 1 MB are free; try a lower precision"):
+        load_stand_in(saved, monkeypatch, StandIn(), None, 10)
+
+
+@pytest.mark.parametrize("fails", [
+    "CUDA out of memory. Tried to allocate 20 GiB", "DefaultCPUAllocator: can't allocate memory: you tried to allocate",
+    "DefaultCPUAllocator: not enough memory: you tried to allocate",
+])  # fmt: skip
+def test_a_model_that_does_not_fit_is_one_line(saved, monkeypatch, fails):
+    kind = torch.OutOfMemoryError if "CUDA" in fails else RuntimeError
+    stand_in = StandIn()
+
+    def full(device: torch.device) -> None:
+        raise kind(fails)
+
+    monkeypatch.setattr(stand_in, "to", full)
+    words = "^out of memory: the weights take 1 MB in bf16; try a lower precision, offloading parts of the model, or a"
+    with pytest.raises(RuntimeError, match=words):
+        load_stand_in(saved, monkeypatch, stand_in, None, 1 << 40)
+
+
+def test_offloading_needs_a_gpu(saved):
+    with pytest.raises(ValueError, match="and there is no GPU"):
+        paint(saved["sd1"], offload="model")
+
+
+def test_large_images_are_decoded_in_tiles(saved, monkeypatch):
+    painter: Any = painting.load_painter(saved["sd1"], precision="fp32", device="cpu")
+    x_T = torch.randn(1, *painter.latent_shape(**SIZE), generator=torch.Generator().manual_seed(1))
+    images = []
+    for tiled_from in (64 * 96 + 1, 64 * 96):
+        monkeypatch.setattr(pipeline_painter, "TILED_FROM", tiled_from)
+        images.append(np.asarray(painting.paint("a red cat", x_T, painter=painter, steps=1, **SIZE)))
+        assert painter.pipeline.vae.use_tiling == (tiled_from == 64 * 96) and painter.pipeline.vae.use_slicing
+    assert images[0].shape == images[1].shape and not np.array_equal(*images)
 
 
 # --- LoRAs, autoencoders ----------------------------------------------------------------------------------------------

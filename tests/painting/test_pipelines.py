@@ -22,6 +22,7 @@ from painting import preview
 from painting.image_spec import ImageSpec
 from painting.pipelines import painter as pipeline_painter
 from painting.pipelines.families import DIFFUSION, FAMILIES, ChannelsLast, Family
+from painting.pipelines.files import factor_of
 from painting.pipelines.painter import DiffusersPainter
 from tests.painting import tiny_pipelines
 
@@ -191,6 +192,17 @@ def test_each_sampler_that_is_offered_paints(name, sampler):
     assert np.abs(painter.paint([spec], x_T[1:])[0].astype(int) - images[1]).max() <= 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sizes_are_known_before_a_pipeline_is_loaded(name):
+    """The configs in a folder tell how many pixels a latent pixel has."""
+    painter = painter_of(name)
+    parts, family = painter.pipeline.components, painter.family
+    actual, autoencoder = int(painter._value(family.factor)), parts.get("vae") or parts.get("movq")
+    if not family.factor.isdigit():
+        assert actual == factor_of(autoencoder.config) * (2 if family.of_tokens else 1)
+
+
 def test_every_family_has_a_tiny_pipeline():
     assert tiny_pipelines.BUILDERS.keys() == FAMILIES.keys()
     assert len(FAMILIES) >= 30
@@ -213,8 +225,10 @@ def test_a_voice_is_gaussian_noise_at_the_shapes_of_the_families(shape, voices):
     parts = [(Voices(latents, whitening), 0, 1.0)]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).numpy()
     x_T = initial_noise(parts, noise, 0.9)
-    found = examine(x_T)
-    assert x_T.shape == shape and not complaints(found), complaints(found)
+    shaped = initial_noise(parts, noise, 0.9, layout_strength=0.5)  # every channel gets the shape of the sound
+    assert x_T.shape == shaped.shape == shape and cosine(x_T, shaped) < 0.9999
+    assert not complaints(examine(x_T)), complaints(examine(x_T))
+    assert examine(shaped).gaussian
     # two voices are as far apart as at 256×256 pixels, so each is found again among others as well as there
     apart = [cosine(*whitening.whiten(latents, size)) for size in (shape, (4, 32, 32))]
     assert abs(apart[0] - apart[1]) < 1e-5
