@@ -128,7 +128,7 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
     from painting.inputs import Inputs
     from painting.model_files import model_files
     from painting.plan import check_subjects, plan, rows_of
-    from painting.png_text import read_chunks
+    from painting.png_text import OtherModel, read_chunks
 
     with cli.blaming("--replay"):
         replayed, made_from = read_chunks(args.replay) if args.replay else (None, None)
@@ -141,7 +141,10 @@ def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["I
     if args.verbose:
         print_whitening(inputs)
     if made_from:
-        inputs.check_replay(made_from, specs[0])
+        try:
+            inputs.check_replay(made_from, specs[0])
+        except OtherModel as error:
+            raise ValueError(f"{error}{_how_to_name(made_from.model, inputs.model.name)}") from error
     return specs, inputs
 
 

@@ -21,6 +21,10 @@ WEB_CHUNK = "parameters"
 MAX_SIDE = ALLOWED["height"][1]  # pixels
 
 
+class OtherModel(ValueError):
+    """An image was made by another model than the one that is here."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Hashes of everything that an image was made from: enough to tell whether it can be made again."""
@@ -54,8 +58,18 @@ class Provenance:
         return cls(**{**values, "recordings": tuple(map(str, names))})
 
     def check(self, now: "Provenance") -> None:
-        """Raise ValueError if the files that are here `now` would give another image."""
-        things = {"model_sha256": f"the model {self.model}", "latents_sha256": "the same latents"}
+        """Raise ValueError if the files that are here `now` would give another image.
+
+        Raises:
+            OtherModel: the model is another one.
+            ValueError: something else is.
+        """
+        if self.model_sha256 != now.model_sha256:
+            raise OtherModel(
+                f"the image cannot be made again without the model {self.model}, sha256 {self.model_sha256[:10]}; here "
+                f"is {now.model}, {now.model_sha256[:10]}"
+            )
+        things = {"latents_sha256": "the same latents"}
         things["calibration_sha256"] = "the calibration that whitened its latents"
         for name, thing in things.items():
             then, here = getattr(self, name), getattr(now, name)

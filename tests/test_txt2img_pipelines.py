@@ -38,7 +38,7 @@ def images(data: Path) -> list[Path]:
     return sorted((data / "outputs" / "txt2img-samples" / "samples").glob("*.png"))
 
 
-def test_a_voice_becomes_an_image_that_can_be_made_again(models, voices, tmp_path):
+def test_a_voice_becomes_an_image_that_can_be_made_again(models, voices, tmp_path, monkeypatch):
     command = ("--ckpt", models / "sd", SIZE, "--steps", 2, "--init_latents", voices)
     made = run_main("txt2img.py", *command, "--prompt", "a red cat", "--preview_every", 1, data=tmp_path)
     assert made.returncode == 0 and not made.stderr, made.stderr
@@ -56,7 +56,11 @@ def test_a_voice_becomes_an_image_that_can_be_made_again(models, voices, tmp_pat
     other = run_main(
         "txt2img.py", "--ckpt", models / "flux", "--replay", first, "--init_latents", voices, data=tmp_path
     )
-    assert other.returncode == 1 and "cannot be made again without the model sd" in other.stderr
+    assert other.returncode == 1 and "cannot be made again without the model sd, sha256 " in other.stderr
+    unnamed = run_main("txt2img.py", "--replay", first, "--init_latents", voices, data=tmp_path)
+    assert "; here is chladni, " in unnamed.stderr and "name it with --model, if it is in models/" in unnamed.stderr
+    monkeypatch.setattr(config, "MODELS_DIR", models)
+    assert txt2img._how_to_name("sd", "chladni") == ": add --model sd" and not txt2img._how_to_name("sd", "sd")
 
 
 def test_mixes_walks_and_batches(models, voices, tmp_path):
@@ -95,7 +99,8 @@ def test_a_job_is_resumed(models, tmp_path, monkeypatch):
     (["--negative_prompt", "x"], "--negative_prompt: FLUX.1 has no such setting"),
     (["--guidance_interval", "0", "0.5"], "--guidance_interval: FLUX.1 has no such setting"),
     (["--eta", "0.5"], "--eta: FLUX.1 has no such setting"),
-    (["--size", "520"], "FLUX.1 needs multiples of 16, for instance 512 or 528"),
+    (["--reading", "all"], "--reading: FLUX.1 has no such setting"),
+    (["--size", "520"], "--size: height 520: FLUX.1 needs multiples of 16, for instance 512 or 528"),
     (["--offload", "model", SIZE], "there is no GPU"),
 ])  # fmt: skip
 def test_what_a_family_does_not_have_is_refused_by_name(models, tmp_path, words, message):
