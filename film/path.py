@@ -13,7 +13,7 @@ import numpy as np
 
 from audio.initial_noise import Voices, initial_noise
 
-POINTS = 17  # of the bell at which windows are weighed
+POINTS = 4  # of the bell for each window that it reaches; with fewer the way would be less even
 REMEMBERED = 256  # windows whose noise is kept, 16 kB each for 256×256 pixels
 Weights = list[tuple[int, float]]  # rows of the latents, and their shares of the variance, which sum to 1
 
@@ -44,6 +44,8 @@ class Path:
                 most of it. 0: the two windows nearest to a moment.
             loop: after its end the film begins again.
         """
+        hop = float(np.diff(centres).min()) if len(centres) > 1 else seconds
+        self._bell = bell(smooth, math.ceil(2 * POINTS * smooth / hop)) if smooth else ()
         self.centres, self.seconds, self.smooth, self.loop = centres, seconds, smooth, loop
         self._voices = _Remembering(voices)
         self._noise, self._strengths = noise, (voice_strength, layout_strength)
@@ -67,7 +69,7 @@ class Path:
             amplitudes = self._between(moment)
         else:
             amplitudes = {}
-            for offset, share in bell(self.smooth):
+            for offset, share in self._bell:
                 for row, amplitude in self._between(moment + offset).items():
                     amplitudes[row] = amplitudes.get(row, 0.0) + share * amplitude
         if len(amplitudes) == 1:
@@ -108,10 +110,9 @@ class Path:
         return np.interp(times, knots, [first, 2 * before, self.seconds - 2 * after, last])
 
 
-@functools.cache
-def bell(width: float) -> Sequence[tuple[float, float]]:
+def bell(width: float, points: int) -> Sequence[tuple[float, float]]:
     """Return offsets within ± `width`, and the heights of a raised cosine there, which sum to 1."""
-    offsets = np.linspace(-width, width, POINTS + 2)[1:-1]
+    offsets = np.linspace(-width, width, max(points, 3) + 2)[1:-1]
     heights = np.cos(np.pi / 2 * offsets / width) ** 2
     return list(zip(offsets.tolist(), (heights / heights.sum()).tolist(), strict=True))
 

@@ -1,0 +1,43 @@
+"""Prompts with times."""
+
+import pytest
+
+from film.cues import Cue, read_cues, weights_at
+
+
+def test_times_and_prompts_are_read():
+    lines = ["0:00 a golden spiral", "0:12.5   a blue butterfly", "1:02:03.25 waves 3:4"]
+    cues = [Cue(0, "a golden spiral"), Cue(12.5, "a blue butterfly"), Cue(3723.25, "waves 3:4")]
+    assert read_cues(lines) == cues
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (["a golden spiral"], "'a golden spiral' does not begin with a time"),
+        (["0:00 a", "12 b"], "'12 b' does not begin"),
+        (["0:00 a", "0:60 b"], "'0:60 b' does not begin"),
+        (["0:00 a", "1:60:00 b"], "'1:60:00 b' does not begin"),
+        (["0:00 a", "-0:01 b"], "'-0:01 b' does not begin"),
+        (["0:00 a", "0:01,5 b"], "'0:01,5 b' does not begin"),
+        (["0:00 a", "0:01"], "'0:01' has no prompt"),
+        (["0:00 a", "0:05 b", "0:05 c"], "'0:05 c' is not later"),
+        (["0:01 a"], "must begin at 0:00"),
+    ],
+)
+def test_a_wrong_line_is_quoted(lines, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_cues(lines)
+
+
+def test_a_prompt_comes_in_from_its_time_on():
+    cues = [Cue(0, "a"), Cue(10, "b"), Cue(10.5, "c")]
+    assert weights_at(cues, 0.0, 1.0) == [(0, 1.0)]
+    assert weights_at(cues, 10.0, 1.0) == [(0, 1.0)]
+    assert weights_at(cues, 10.25, 0.5) == [(1, 0.5), (0, 0.5)]
+    assert weights_at(cues, 99.0, 1.0) == [(2, 1.0)]
+    for time in (10.6, 10.9, 11.2):
+        weights = dict(weights_at(cues, time, 1.0))
+        assert sum(weights.values()) == pytest.approx(1) and 0 < weights[2] < 1
+    assert len(weights_at(cues, 10.9, 1.0)) == 3
+    assert [weights_at(cues, time, 0.0) for time in (9.99, 10.0, 10.5)] == [[(n, 1.0)] for n in range(3)]
