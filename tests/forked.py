@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "VOICETOIMG_TESTS_SERVER"  # variable with the path of the server's socket
@@ -158,7 +158,7 @@ def _take_terminal() -> None:
 def serve(listener: socket.socket) -> None:
     """Fork a process for each script that is asked for."""
     while True:
-        ready, *_ = select.select([listener, 0], [], [])
+        ready, _, _ = select.select([listener.fileno(), 0], [], [])
         if 0 in ready:
             return
         with suppress(ChildProcessError):
@@ -199,17 +199,18 @@ def _keep(connection: socket.socket) -> NoReturn:
 class Forking(subprocess.Popen[bytes]):
     """A `Popen` that forks this process for a script in standby, so that it need not load libraries again."""
 
-    def __init__(self, command: Sequence[str], **options: object) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> None:
         """Fork if the command has --standby, else start it."""
         if "--standby" in command:
-            environment = options.get("env") or os.environ
-            options["preexec_fn"] = functools.partial(become, list(command[1:]), environment)
-        super().__init__(command, **options)  # type: ignore[call-overload]
+            options["preexec_fn"] = functools.partial(become, list(command[1:]), os.environ if env is None else env)
+        super().__init__(command, env=env, **options)
 
 
 def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     """Run a script in this forked process, whose standard streams and folder are those of the script."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    with suppress(OSError):  # of other systems than Linux
+        Path("/proc/self/comm").write_text(Path(words[0]).name[:15])  # by which tests find it
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them tells a Popen that this process has started
     atexit._clear()
     variables = dict(environment)
     os.environ.clear()
@@ -220,9 +221,7 @@ def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     sys.argv = words
     paths = [str(Path(words[0]).parent), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.path[:] = [*paths, *filter(_is_library, sys.path)]
-    with suppress(OSError):  # of other systems than Linux
-        Path("/proc/self/comm").write_text(Path(words[0]).name[:15])  # by which tests find it
-    subprocess.Popen = Forking  # type: ignore[misc]
+    subprocess.Popen = Forking  # type: ignore[assignment, misc]
     status = _run(words[0])
     assert kept is not None
     threading._shutdown()  # type: ignore[attr-defined]
@@ -260,12 +259,11 @@ def _default_signals() -> None:
 def _open_streams() -> None:
     """Open the standard streams, with the encoding of PYTHONIOENCODING."""
     encoding, _, errors = os.environ.get("PYTHONIOENCODING", "").partition(":")
-    how = {"encoding": encoding or "utf-8", "closefd": False}
-    in_terminal = os.isatty(1)
-    sys.stdin = sys.__stdin__ = open(0, errors=errors or "strict", **how)  # type: ignore[call-overload]  # noqa: SIM115
-    sys.stdout = sys.__stdout__ = open(1, "w", 1 if in_terminal else -1, errors=errors or "strict", **how)  # type: ignore[call-overload]  # noqa: SIM115
-    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", **how)  # type: ignore[call-overload]  # noqa: SIM115
-    assert isinstance(sys.stdout, io.TextIOWrapper)
+    encoding, errors = encoding or "utf-8", errors or "strict"
+    files = [open(number, "wb" if number else "rb", closefd=False) for number in range(3)]  # noqa: SIM115
+    sys.stdin = io.TextIOWrapper(files[0], encoding, errors)
+    sys.stdout = io.TextIOWrapper(files[1], encoding, errors, line_buffering=os.isatty(1))
+    sys.stderr = io.TextIOWrapper(files[2], encoding, "backslashreplace", line_buffering=True)
 
 
 def _forget_modules() -> list[object]:

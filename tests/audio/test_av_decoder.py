@@ -41,7 +41,7 @@ def converted(suffix: str, options: tuple[str, ...]) -> bytes:
     """Convert the voice once for all tests that want the same file."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, f"a{suffix}")
-        command = ["ffmpeg", "-nostdin", "-v", "error", "-i", VOICE, *options, target]
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(VOICE), *options, str(target)]
         subprocess.run(command, check=True, timeout=DEADLINE)
         return target.read_bytes()
 
