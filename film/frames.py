@@ -40,9 +40,9 @@ class FrameStore:
         self.folder = folder / f".{name[:60]}-{key}"
         self.count, self.batch_size = count, batch_size
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock: int | None = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         if not lock(self._lock):
-            os.close(self._lock)
+            self.close()
             raise OSError(f"another process makes this film: its frames are in {self.folder}")
         self.painted = self._read()
 
@@ -94,10 +94,13 @@ class FrameStore:
 
     def close(self) -> None:
         """Let another process go on with the film."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def remove(self) -> None:
-        """Remove the folder, because the film is made; `close` comes first."""
+        """Remove the folder, because the film is made."""
+        self.close()  # a system may refuse to remove an open file
         shutil.rmtree(self.folder)
 
     def _path(self, number: int) -> Path:

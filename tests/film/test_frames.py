@@ -20,7 +20,6 @@ def test_frames_come_back_in_order_and_without_loss(tmp_path):
         store.add(number, frames_of(store.batch(number)))
     assert [len(store.batch(number)) for number in range(store.batches)] == [4, 4, 2] and not store.missing
     np.testing.assert_array_equal(np.stack(list(store.frames())), frames_of(range(10)))
-    store.close()
     store.remove()
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,210 @@
+"""txt2img.py --film from latents along a recording to a film: small, of few frames, with the built-in model."""
+
+import json
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+import film.making
+import process_live_audio
+import txt2img
+from film.frames import FrameStore
+from painting.ldm_painter import LatentDiffusionPainter
+from painting.painter import PaintingNote
+from tests.programs import TINY, Finished, paint, run_main
+from tests.recordings import RATE, speech
+
+SECONDS, WINDOW, HOP = 2.0, 1.0, 0.25
+SMALL = (*TINY, "--steps", 2, "--scale", 1, "--fps", 5, "--batch_size", 3)  # ten frames in four batches
+
+
+@pytest.fixture(scope="session")
+def song(tmp_path_factory) -> Path:
+    """A recording of two seconds; beside it song.pt, the latents along it."""
+    folder = tmp_path_factory.mktemp("song")
+    soundfile.write(folder / "song.wav", speech(SECONDS, RATE), RATE)
+    arguments = [f"--input_file={folder / 'song.wav'}", f"--output_file={folder / 'song.pt'}"]
+    assert process_live_audio.main([*arguments, f"--windows={WINDOW}", f"--hop={HOP}"]) == 0
+    return folder / "song.wav"
+
+
+def run(song: Path, outdir: Path, *arguments: object) -> Finished:
+    """Make a small film in this process."""
+    options = ("--init_latents", song.with_suffix(".pt"), "--film", song, *SMALL, "--outdir", outdir, *arguments)
+    return run_main("txt2img.py", *options, data=outdir.parent)
+
+
+def frames_of(path: Path) -> np.ndarray:
+    """Decode a film: frames [F, H, W, 3]."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture
+def kept(monkeypatch) -> list[np.ndarray]:
+    """The frames of the films that a test makes, as they are before they are encoded."""
+    frames: list[np.ndarray] = []
+    read = FrameStore.frames
+
+    def noted(self):
+        for frame in read(self):
+            frames.append(frame)
+            yield frame
+
+    monkeypatch.setattr(FrameStore, "frames", noted)
+    return frames
+
+
+def test_a_film_has_the_frames_the_sound_and_what_made_it(song, tmp_path):
+    result = run(song, tmp_path / "out", "--prompt", "a golden spiral on purple")
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "out" / "films" / "song.mp4"
+    assert f"film: {path}\n" in result.stdout and list(path.parent.iterdir()) == [path]
+    assert re.search(r"film: 10 frames of 64x64, 5 a second; \d+\.\d\d s a frame: .* for the 7 that are left, and 1 MB",
+                     result.stdout)  # fmt: skip
+    assert "drawn: spiral, gold, purple\n" in result.stdout
+    with av.open(str(path)) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        assert (video.frames, video.average_rate, video.width, video.height) == (10, 5, 64, 64)
+        assert sound.duration * sound.time_base == pytest.approx(SECONDS, abs=0.05)
+        record = json.loads(container.metadata["comment"])
+    assert record["picture"]["prompt"] == "a golden spiral on purple" and record["picture"]["seed"] == 42
+    assert record["film"]["cues"] == [[0.0, "a golden spiral on purple"]] and record["film"]["smooth"] == 1.5
+    assert len(record["made_from"]["model_sha256"]) == len(record["made_from"]["latents_sha256"]) == 64
+    again = run(song, tmp_path / "out", "--prompt", "a golden spiral on purple")
+    assert f"film: {path.with_name('song_2.mp4')}\n" in again.stdout, "nothing is overwritten"
+    np.testing.assert_array_equal(frames_of(path), frames_of(path.with_name("song_2.mp4")))
+
+
+def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, kept):
+    """With four frames a second frame 3 lies at 0.75 s, the middle of the window that begins at 0.25 s."""
+    result = run(song, tmp_path / "out", "--smooth", 0, "--fps", 4, "--prompt", "a golden spiral on purple")
+    assert result.returncode == 0, result.stderr
+    for frame, row in ((2, 0), (3, 1), (5, 3)):
+        options = ("--init_latents", song.with_suffix(".pt"), "--subject_idx", row, *TINY, "--steps", 2, "--scale", 1)
+        (still,) = paint(tmp_path / f"still{row}", *options)
+        assert np.abs(still.astype(int) - kept[frame]).max() <= 1
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit(9)])
+def test_an_interrupted_film_goes_on(song, tmp_path, monkeypatch, kept, end):
+    """After each batch once: the frames are the same bytes, and none is painted twice."""
+    assert run(song, tmp_path / "whole").returncode == 0
+    whole, painted = list(kept), []
+    paint_batch = LatentDiffusionPainter.paint_transitions
+
+    def one_batch(self, transitions, x_T, on_step=None):
+        if len(painted) % 2:
+            painted.append(0)
+            raise end
+        images = paint_batch(self, transitions, x_T, on_step)
+        painted.append(len(images))
+        return images
+
+    kept.clear()
+    monkeypatch.setattr(LatentDiffusionPainter, "paint_transitions", one_batch)
+    results = [run(song, tmp_path / "out") for _ in range(4)]
+    assert [result.returncode == 0 for result in results] == [False, False, False, True]
+    if end is KeyboardInterrupt:
+        assert results[0].returncode == 130
+        assert "interrupted: painted frames are kept; the same command resumes" in results[0].stderr
+    assert "resuming: 9 of 10 frames are painted" in results[3].stdout
+    np.testing.assert_array_equal(kept, whole)
+    assert [count for count in painted if count] == [3, 3, 3, 1]
+    assert [path.name for path in (tmp_path / "out" / "films").iterdir()] == ["song.mp4"]
+
+
+def test_another_command_has_frames_of_its_own(song, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("no encoder")
+
+    monkeypatch.setattr(film.making, "FilmWriter", fail)  # every run fails when all frames are painted
+    for more in ((), ("--seed", 1), ("--smooth", 1), ("--loop_film",), ("--prompt", "waves"), ("--steps", 3)):
+        result = run(song, tmp_path / "out", *more)
+        assert result.returncode != 0 and "resuming" not in result.stdout
+    assert len(list((tmp_path / "out" / "films").iterdir())) == 6
+
+
+def test_prompts_change_on_cue(song, tmp_path, kept):
+    cues = tmp_path / "cues.txt"
+    cues.write_text("# two prompts\n0:00 a golden spiral on purple\n0:01 calm blue and turquoise waves\n")
+    result = run(song, tmp_path / "out", "--prompts", cues, "--smooth", 0.4, "--steps", 4)
+    assert result.returncode == 0, result.stderr
+    assert "a golden spiral on purple: drawn: " in result.stdout
+    blueness = [frame[..., 2].mean() - frame[..., 0].mean() for frame in kept]
+    assert max(blueness[:6]) < 0 < min(blueness[7:])
+    assert max(blueness[:6]) < blueness[6] < min(blueness[7:]), "0.2 s after the cue half of each is there"
+
+
+def test_formats_pulses_circles_and_drafts(song, tmp_path):
+    result = run(song, tmp_path / "out", "--film_format", "webm", "--loop_film", "--pulse", 1, "--no_metadata")
+    assert result.returncode == 0, result.stderr
+    with av.open(str(tmp_path / "out" / "films" / "song.webm")) as container:
+        assert container.streams.video[0].codec_context.name == "vp9" and "COMMENT" not in container.metadata
+    args = txt2img.parse(["--init_latents", str(song.with_suffix(".pt")), "--film", str(song), "--draft"])
+    assert (args.fps, args.steps) == (8, 4)
+    args = txt2img.parse(["--init_latents", str(song.with_suffix(".pt")), "--film", str(song), "--draft", "--steps=9"])
+    assert (args.fps, args.steps) == (8, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--fps", 0), "--fps: 0 is not a whole number from 1 to 60"),
+        (("--film_format", "avi"), "invalid choice: 'avi'"),
+        (("--n_samples", 2), "--n_samples is not for films: leave it out"),
+        (("--standby",), "--standby waits for requests; give --film in a request, not at the start"),
+    ],
+)
+def test_wrong_options_are_one_line(song, tmp_path, arguments, problem):
+    result = run(song, tmp_path / "out", *arguments)
+    assert result.returncode == 2 and problem in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_wrong_files_are_one_line(song, voices, tmp_path):
+    other = tmp_path / "other.wav"
+    soundfile.write(other, speech(1.0, RATE), RATE)
+    cues = tmp_path / "cues.txt"
+    cues.write_text("0:00 a\nlater b\n")
+    for arguments, problem in (
+        (("--film", other), f"{song.with_suffix('.pt')} are of another recording; make them again"),
+        (("--init_latents", voices), "2 latents without times"),
+        (("--prompts", cues), "--prompts: the line 'later b' does not begin with a time"),
+    ):
+        result = run(song, tmp_path / "out", *arguments)
+        assert result.returncode == 2 and problem in result.stderr and len(result.stderr.splitlines()) == 1
+    result = run_main("txt2img.py", "--film", song, data=tmp_path)
+    assert result.returncode == 2 and "--film needs the latents along the recording" in result.stderr
+    result = run_main("txt2img.py", "--smooth", 2, data=tmp_path)
+    assert result.returncode == 2 and "--smooth is for --film: leave it out" in result.stderr
+
+
+def test_a_full_disk_is_told_before_it_is_full(song, tmp_path, monkeypatch):
+    monkeypatch.setattr(film.making.shutil, "disk_usage", lambda folder: film.making.shutil._ntuple_diskusage(9, 9, 1))
+    result = run(song, tmp_path / "out")
+    assert result.returncode == 1 and "the frames need 1 MB, and 1 MB are free" in result.stderr
+
+
+def test_a_model_that_cannot_pass_between_prompts_changes_at_once(song, tmp_path, monkeypatch, kept):
+    for name in ("paint_transitions", "outlines", "shape_scores"):
+        assert hasattr(LatentDiffusionPainter, name)
+
+    class Plain:
+        """A painter with the methods that every painter has."""
+
+        def __init__(self, painter: LatentDiffusionPainter) -> None:
+            self.painter, self.precision, self.defaults = painter, painter.precision, painter.defaults
+            self.latent_shape, self.describe, self.paint = painter.latent_shape, painter.describe, painter.paint
+
+    load = txt2img.painter_of
+    monkeypatch.setattr(txt2img, "painter_of", lambda *which: Plain(load(*which)))
+    cues = tmp_path / "cues.txt"
+    cues.write_text("0:00 a golden spiral on purple\n0:01 calm blue and turquoise waves\n")
+    result = run(song, tmp_path / "out", "--prompts", cues)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("the image changes at once where one prompt follows another") == 1
+    assert issubclass(PaintingNote, UserWarning) and len(kept) == 10
