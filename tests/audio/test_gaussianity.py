@@ -72,6 +72,12 @@ def test_what_is_wrong_is_said(latent, words):
     assert words in verdict(examine(latent))
 
 
+@pytest.mark.parametrize("shape", [(4, 8, 8), (4, 16, 16), (32, 16, 16), (16, 24, 24), (3, 64, 64)])
+def test_noise_of_any_size_is_like_noise(shape):
+    draws = np.random.default_rng(0).standard_normal((50, *shape))
+    assert {verdict(examine(one)) for one in draws} == {"like noise"}
+
+
 def test_a_small_fault_is_called_close():
     assert verdict(examine(np.repeat(NOISE[0][:2], 2, axis=0))).startswith("close to noise: channels correlate by 1")
     assert verdict(examine(NOISE[0] + 3)).startswith("not like noise: ")
