@@ -1,4 +1,5 @@
 # make demo: an image from a recorded voice      make live: from the microphone
+# make film: a film of a recording              VOICE=song.mp3 PROMPT="..."
 # make stage: web pages, on which visitors speak
 # make test: all tests                           make test-quick: the quick ones
 # make lint: style and types                     make coverage: the lines that no test runs
@@ -11,6 +12,7 @@ STEPS ?= 20
 # processes that run tests: one more than there are cores, because some tests wait; each takes about 1 GB of memory
 JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$cores -lt 8 ] || cores=8; echo $$((cores + 1)))
 VENV := .venv
+FILMS := $${VOICETOIMG_DATA_DIR:-.}/outputs/txt2img-samples/films
 PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
@@ -18,7 +20,7 @@ SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
 export PYTHON PROMPT VOICE STEPS VOICES BENCH_QUICK
 
-.PHONY: demo live stage diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
+.PHONY: demo live film stage diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
 .DEFAULT_GOAL := demo
 .NOTPARALLEL:
 
@@ -29,6 +31,12 @@ demo: $(VENV)/.ready
 live: $(VENV)/.ready
 	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
 	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
+
+# the latents along the recording go beside the films
+film: $(VENV)/.ready
+	@mkdir -p "$(FILMS)"
+	@$(PY) process_live_audio.py --input_file "$$VOICE" --windows 3.0 --output_file "$(FILMS)/voice.pt"
+	@$(PY) txt2img.py --init_latents "$(FILMS)/voice.pt" --film "$$VOICE" --prompt "$$PROMPT" --steps "$$STEPS"
 
 diffusers: $(VENV)/.ready-diffusers
 

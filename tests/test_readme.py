@@ -49,6 +49,7 @@ NOT_RUN = {
     "make live": "needs a microphone: tests/test_live_workflow.py speaks into one",
     "make stage": "goes on until Ctrl-C: tests/stage/ serves its pages",
     "python run_live_workflow.py --stage": "as above",
+    "make film": "takes minutes: tests/film/test_film.py makes a small one",
     "make bench": "takes long, and needs recordings",
     "make train": "takes a day: tests/training/test_training.py trains a small model",
     "python -m training words": "as above",
