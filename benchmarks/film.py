@@ -71,6 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Print nothing of what the scripts print."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 # --- recordings and films --------------------------------------------------------------------------------------------
 def recording(folder: Path, number: int, seconds: float) -> Path:
     """Write a recording of real voices, and the latents along it beside it."""
@@ -83,7 +90,7 @@ def recording(folder: Path, number: int, seconds: float) -> Path:
     shift = number // len(paths) * rate  # after one round, another second of each
     soundfile.write(path, np.resize(np.roll(voices, -shift), round(seconds * rate)), rate)
     words = [f"--input_file={path}", f"--output_file={path.with_suffix('.pt')}", f"--windows={WINDOW}", f"--hop={HOP}"]
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+    with quiet():
         process_live_audio.main(words)
     return path
 
@@ -152,7 +159,7 @@ def measure_following(folder: Path, args: argparse.Namespace) -> None:
     for number in range(args.films):
         voice = recording(folder, number, args.seconds)
         more = ("--size", args.size, "--steps", args.steps, "--pulse", args.pulse)
-        with contextlib.redirect_stdout(None):
+        with quiet():
             txt2img.main(words_of(voice, folder, *more))
         speed = changes(folder / "films" / f"{voice.stem}.mp4")
         motion = measure_motion(voice)
@@ -195,7 +202,7 @@ def measure_moments(folder: Path, args: argparse.Namespace) -> None:
     """Compare frames in the middle of windows with the images of the windows."""
     fps, rate = round(1 / HOP), config.RECIPE.sample_rate
     voice = recording(folder, 0, 6.0)
-    with kept_frames() as frames, contextlib.redirect_stdout(None):
+    with kept_frames() as frames, quiet():
         txt2img.main(words_of(voice, folder, "--smooth", 0, "--fps", fps))
     samples, _ = soundfile.read(voice, dtype="float32")
     largest = []
@@ -203,7 +210,7 @@ def measure_moments(folder: Path, args: argparse.Namespace) -> None:
         cut, latents = folder / f"cut{row}.wav", folder / f"cut{row}.pt"
         begin = round(row * HOP * rate)
         soundfile.write(cut, samples[begin : begin + round(WINDOW * rate)], rate, subtype="FLOAT")
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        with quiet():
             process_live_audio.main([f"--input_file={cut}", f"--output_file={latents}"])
             words = ["--init_latents", latents, "--prompt", PROMPT, "--outdir", folder / f"cut{row}"]
             (path,) = txt2img.paint(txt2img.parse(list(map(str, words))))

@@ -51,8 +51,8 @@ def weights_at(cues: Sequence[Cue], time: float, fade: float) -> list[tuple[int,
         since = time - cues[number].seconds
         if since < 0 and number:
             continue
-        way = min(since / fade, 1.0) if fade and number else 1.0
-        own = way * way * (3 - 2 * way)  # slow at both ends
+        # evenly, because a model paints mostly one prompt until nearly half of the other is there
+        own = min(since / fade, 1.0) if fade and number else 1.0
         weights.append((number, left * own))
         left *= 1 - own
         if own == 1:
