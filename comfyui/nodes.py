@@ -11,6 +11,13 @@ from .voice_noise import NAME, VoiceNoise, later_seed
 CATEGORY = "voicetoimg"
 FROM_VOICE, FROM_SEED = "from the voice", "from the seed"
 LARGEST_SEED = 2**53 - 1  # a browser counts exactly up to here
+TOOLTIPS = {
+    "audio": "A voice: Load Audio, Record Audio, or the sound of a video.",
+    "voice_strength": "Share of the voice in the noise. The rest is seeded noise, another for each image of a batch.",
+    "later_noise": "Source of the noise that samplers such as euler_ancestral add at later steps.",
+    "later_seed": f'Has an effect with later_noise "{FROM_SEED}" only.',
+    "calibration": "Folder of your own calibration, such as …/voicetoimg/data/stats. Nothing: the built-in one.",
+}
 Inputs = dict[str, dict[str, tuple[Any, ...]]]
 
 
@@ -30,35 +37,20 @@ class VoiceNoiseNode:
     @classmethod
     def INPUT_TYPES(cls) -> Inputs:
         """Describe the inputs."""
-        share = {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01}
-        seed = {"default": 0, "min": 0, "max": LARGEST_SEED}
         return {
             "required": {
-                "audio": ("AUDIO", {"tooltip": "A voice: Load Audio, Record Audio, or the sound of a video."}),
+                "audio": ("AUDIO", {"tooltip": TOOLTIPS["audio"]}),
                 "voice_strength": (
                     "FLOAT",
-                    share
-                    | {
-                        "tooltip": "Share of the voice in the noise. The rest is other noise for each image of a "
-                        "batch: below 1 they differ."
-                    },
-                ),  # fmt: skip
-                "later_noise": (
-                    [FROM_VOICE, FROM_SEED],
-                    {"tooltip": "What noise depends on that a sampler such as euler_ancestral adds at later steps."},
+                    {"default": 1.0, "min": 0.0, "max": 1.0, "step": 0.01, "tooltip": TOOLTIPS["voice_strength"]},
                 ),
-                "later_seed": ("INT", seed | {"tooltip": f'Only with later_noise "{FROM_SEED}".'}),
+                "later_noise": ([FROM_VOICE, FROM_SEED], {"tooltip": TOOLTIPS["later_noise"]}),
+                "later_seed": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": LARGEST_SEED, "tooltip": TOOLTIPS["later_seed"]},
+                ),
             },
-            "optional": {
-                "calibration": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "tooltip": "Folder of your own calibration, such as …/voicetoimg/data/stats. "
-                        "Nothing: the built-in one.",
-                    },
-                ),  # fmt: skip
-            },
+            "optional": {"calibration": ("STRING", {"default": "", "tooltip": TOOLTIPS["calibration"]})},
         }
 
     def make(
@@ -109,5 +101,8 @@ class VoiceNoiseToModelNode:
         return (with_noise(model, noise),)
 
 
-NODE_CLASS_MAPPINGS = {"VoicetoimgNoise": VoiceNoiseNode, "VoicetoimgNoiseToModel": VoiceNoiseToModelNode}
+NODE_CLASS_MAPPINGS: dict[str, Any] = {
+    "VoicetoimgNoise": VoiceNoiseNode,
+    "VoicetoimgNoiseToModel": VoiceNoiseToModelNode,
+}
 NODE_DISPLAY_NAME_MAPPINGS = {"VoicetoimgNoise": "Voice Noise", "VoicetoimgNoiseToModel": "Voice Noise to Model"}

@@ -57,7 +57,7 @@ def unpack_latents(packed: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
 @pytest.fixture
 def comfy(monkeypatch) -> None:
     """Those modules of ComfyUI that the wrapper imports."""
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         "comfy": {},
         "comfy.patcher_extension": {"WrappersMP": SimpleNamespace(OUTER_SAMPLE="outer_sample")},
         "comfy.nested_tensor": {"NestedTensor": NestedTensor},
