@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def _folder(calibration: str) -> Path:
         return place(CALIBRATION)
     if len(text) > 1 and text[0] in "/\\" and text[1] in "/\\":
         raise ValueError(f"the calibration {text} is on another machine; copy its folder to this one")
-    folder = Path(text).expanduser().absolute()
+    folder = Path(os.path.expanduser(text)).absolute()  # Path's own fails for users that do not exist
     if missing := [name for name in CALIBRATION_FILES if not (folder / name).is_file()]:
         raise ValueError(
             f"no calibration in {folder}, {', '.join(missing)} is missing; name the folder data/stats of voicetoimg, "

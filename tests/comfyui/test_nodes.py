@@ -185,6 +185,7 @@ def assert_sentence(message: str, part: str) -> None:
     ("calibration", "part"),
     [
         ("/nowhere/stats", "mean.npy, std.npy, whitening.npz is missing"),
+        ("~nobody-here/stats", "~nobody-here/stats, mean.npy"),
         (r"\\host\share\stats", "is on another machine"),
         ("//host/share/stats", "is on another machine"),
         (r"\/host\share", "is on another machine"),
