@@ -52,7 +52,7 @@ def test_a_film_stays_with_its_recording(sound, lengths):
 
 
 def test_jumps_of_the_path_are_spread(sound):
-    """Where the path changes five times as fast for a third of a second, the film takes more time."""
+    """A film takes more time where the path changes five times as fast for a third of a second."""
     lengths = np.ones(300)
     lengths[100:108] = 5
     changes = lengths_along(paced(lengths, pace_of(sound), FPS), lengths)
