@@ -12,9 +12,11 @@ examples:
 """
 
 import argparse
+import contextlib
 import functools
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,7 @@ from painting.options import latent_files, parse_options, parse_request
 if TYPE_CHECKING:
     import torch
 
+    from painting.generate import PaintAll
     from painting.image_spec import ImageSpec
     from painting.inputs import Inputs
     from painting.model_files import ModelFiles
@@ -101,9 +104,12 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
     with (
         Progress(specs[0].steps, preview, args.preview_every, emit, args.preview_pause) as progress,
         cli.keeping("finished images are kept; the same command resumes" if len(specs) > 1 else ""),
+        painted_elsewhere(args, inputs.model, specs[0].precision, device) as paint_all,
     ):
         name = functools.partial(stem, walk=bool(args.walk), words=not args.no_metadata)
-        made = generate_images(specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress, name)
+        made = generate_images(
+            specs, painter, start_noise, text_of, journal, samples, args.batch_size, progress, name, paint_all
+        )
         for index, path in zip(missing, made, strict=True):
             if emit is None:  # in standby the answer names the images
                 print_image(path, [f"{index + 1} of {len(specs)}", *inputs.recordings(specs[index])], len(specs))
@@ -178,11 +184,33 @@ def make_film(args: argparse.Namespace, emit: standby.Emit | None = None) -> Pat
     with (
         Progress(film.settings.image.steps, emit=emit) as progress,
         cli.keeping("painted frames are kept; the same command resumes"),
+        painted_elsewhere(args, film.inputs.model, film.settings.image.precision, device) as paint_all,
     ):
-        path = film.make(painter, shape, progress)
+        path = film.make(painter, shape, progress, paint_all)
     if emit is None:
         print(f"film: {path}")
     return path
+
+
+@contextlib.contextmanager
+def painted_elsewhere(
+    args: argparse.Namespace, model: "ModelFiles", precision: str, device: "torch.device"
+) -> Iterator["PaintAll | None"]:
+    """Connect to the cluster of --dask_scheduler, which paints batches; None: they are painted here.
+
+    Raises:
+        RuntimeError: Dask is not installed, or the cluster cannot be used.
+    """
+    if not args.dask_scheduler:
+        yield None
+        return
+    from tqdm import tqdm
+
+    from painting.cluster import WantedModel, connect
+
+    wanted = WantedModel.of(model, precision, device.type)
+    with connect(args.dask_scheduler, wanted, functools.partial(tqdm.write, file=sys.stderr)) as pool:
+        yield pool.paint
 
 
 def device_of(args: argparse.Namespace) -> "torch.device":

@@ -1,5 +1,7 @@
 """A Dask cluster that measures recordings in place of this machine's cores. Needs `requirements-dask.txt`.
 
+Other work that divides into items is done by a subclass of `ClusterPool`; below, an item is a path.
+
 Each task names its worker. The scheduler alone would also give tasks to a worker that joins in the middle and does not
 see the recordings, or has other versions of the libraries. So a worker is asked first, and checks again with each task.
 A task of a worker that ends is done again: file by file, because one of its files may have ended the worker.
@@ -56,13 +58,14 @@ class Unfit:
 
 
 @dataclass(frozen=True)
-class _Call:
-    """A call of `work` that happens when this is unpickled."""
+class Call:
+    """A call of a function that happens when this is unpickled."""
 
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return work, self.arguments
+        return self.function, self.arguments
 
 
 def work(function: Measure | None, folder: str, paths: list[str], wanted: dict[str, str]) -> list[FileResult] | Unfit:
@@ -116,7 +119,7 @@ def versions() -> dict[str, str]:
 # --- here ------------------------------------------------------------------------------------------------------------
 @dataclass
 class _Task:
-    paths: list[str]  # none: the worker is only asked whether it can be used
+    paths: list[Any]  # or other items; none: the worker is only asked whether it can be used
     deaths: int = 0  # workers that have ended while they had this task; if any, it is one file
 
     @property
@@ -141,6 +144,8 @@ class _Worker:
 class ClusterPool:
     """Measures files on the workers of a cluster that are fit for it, also on those that join later."""
 
+    what = "recordings"  # that workers get
+
     def __init__(
         self, client: "Client", address: str, folder: Path, files_a_task: int, say: Callable[[str], None]
     ) -> None:
@@ -155,7 +160,7 @@ class ClusterPool:
         self._waiting: collections.deque[_Task] = collections.deque()
         self._futures: dict[Any, tuple[str, Future]] = {}  # worker and future of each task under way, by key
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._given_up: list[FileResult] = []
+        self._given_up: list[Any] = []
         self._function: Measure | None = None
         self._next_look, self._count, self._told = 0.0, 0, False
         self._alone_since = time.monotonic()
@@ -167,17 +172,22 @@ class ClusterPool:
             raise RuntimeError(
                 f"the Dask scheduler at {self._address} has no workers; {HOW_TO_START.format(address=self._address)}"
             )
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self.patience
         while not any(worker.fit for worker in self._workers.values()):
             if problems := self._problems(all_of_them=True):
                 raise RuntimeError(problems[0])
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"none of the Dask workers at {self._address} has answered in {ANSWER_SECONDS:.0f} s; "
+                    f"none of the Dask workers at {self._address} has answered in {self.patience:.0f} s; "
                     f"wait until they are free, or {HOW_TO_START.format(address=self._address)}"
                 )
             list(self._collect())
             self._look()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for the first worker to answer."""
+        return ANSWER_SECONDS
 
     def run(self, function: Measure, paths: list[str]) -> Iterator[FileResult]:
         """Yield one result for each path, as they come.
@@ -186,6 +196,14 @@ class ClusterPool:
             RuntimeError: the scheduler has gone, or all workers have become unfit.
         """
         self._function = function
+        yield from self.do(paths)
+
+    def do(self, paths: list[Any]) -> Iterator[Any]:
+        """Yield one result for each item, as they come.
+
+        Raises:
+            RuntimeError: see `run`.
+        """
         size = self._files_a_task
         chunks = (paths[begin : begin + size] for begin in range(0, len(paths), size))
         self._waiting.extend(map(_Task, chunks))
@@ -242,7 +260,11 @@ class ClusterPool:
         if task.deaths + 1 < MOST_DEATHS:
             self._waiting.extendleft(_Task([path], task.deaths + 1) for path in reversed(task.paths))
         else:
-            self._given_up += [FileResult(path, reason=CRASHED) for path in task.paths]
+            self._given_up += map(self._result_of_crash, task.paths)
+
+    def _result_of_crash(self, path: Any) -> Any:
+        """Return the result of an item that has ended MOST_DEATHS workers."""
+        return FileResult(path, reason=CRASHED)
 
     def _refuse(self, address: str, problem: str) -> None:
         """Give a worker no more tasks."""
@@ -256,7 +278,7 @@ class ClusterPool:
             for address, worker in self._workers.items():
                 if worker.problem and not worker.told:
                     worker.told = True
-                    self._say(f"the worker {address} {worker.problem}; it gets no recordings")
+                    self._say(f"the worker {address} {worker.problem}; it gets no {self.what}")
 
     def _problems(self, all_of_them: bool = False) -> list[str]:
         """Return why workers cannot be used; with `all_of_them`, only if that is true of each."""
@@ -290,8 +312,15 @@ class ClusterPool:
                 return
             self._submit(min(free)[1], self._waiting.popleft())
 
+    def _call(self, paths: list[Any]) -> Call:
+        """Return what a worker does for some items, or, without any, to find out whether it is fit.
+
+        It answers with a list of results, or an `Unfit`.
+        """
+        return Call(work, (self._function if paths else None, self._folder, paths, versions()))
+
     def _submit(self, address: str, task: _Task) -> None:
-        call = _Call((self._function if task.paths else None, self._folder, task.paths, versions()))
+        call = self._call(task.paths)
         self._count += 1
         key = f"voicetoimg-{self._client.id}-{self._count}"
         future = self._client.submit(pickle.loads, pickle.dumps(call), key=key, workers=[address])
@@ -299,7 +328,7 @@ class ClusterPool:
         self._workers[address].tasks[key] = task
         future.add_done_callback(self._done.put)
 
-    def _collect(self) -> Iterator[FileResult]:
+    def _collect(self) -> Iterator[Any]:
         """Wait a moment for a task to end; yield its results, or see to it that they are made elsewhere."""
         try:
             future = self._done.get(timeout=LOOK_EVERY)
@@ -327,7 +356,7 @@ class ClusterPool:
         if paths:
             self._waiting.appendleft(_Task(paths, deaths))
 
-    def _outcome(self, future: "Future", address: str) -> list[FileResult] | Unfit | None:
+    def _outcome(self, future: "Future", address: str) -> list[Any] | Unfit | None:
         """Fetch what a task of a worker has returned; None if the worker has ended, or the task has ended several."""
         from distributed import KilledWorker
 
@@ -367,6 +396,17 @@ def connect(address: str, folder: Path, files_a_task: int, say: Callable[[str], 
     Raises:
         RuntimeError: Dask is not installed, no scheduler answers, or it has no workers that can be used.
     """
+    with client_of(address) as client:
+        yield ClusterPool(client, address, folder, files_a_task, say)
+
+
+@contextlib.contextmanager
+def client_of(address: str) -> Iterator["Client"]:
+    """Connect to a scheduler at `address`, tcp://host:port.
+
+    Raises:
+        RuntimeError: Dask is not installed, or no scheduler answers.
+    """
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
@@ -380,7 +420,7 @@ def connect(address: str, folder: Path, files_a_task: int, say: Callable[[str], 
         except (OSError, ValueError, asyncio.TimeoutError) as error:
             raise _no_scheduler(address, error) from error
         try:
-            yield ClusterPool(client, address, folder, files_a_task, say)
+            yield client
         finally:
             with contextlib.suppress(Exception):  # nothing can be done about a connection that does not close
                 client.close(timeout=CONNECT_SECONDS)

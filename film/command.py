@@ -1,6 +1,7 @@
 """From a command line to the film that it asks for."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from film.making import Recording, make_film
 from film.path import Path as NoisePath
 from film.scenario import FilmSettings, Scenario
 from ldm.models.diffusion.sampling import seeded_noise
+from painting.generate import PaintAll
 from painting.image_spec import ImageSpec
 from painting.inputs import Inputs
 from painting.model_files import model_files
@@ -74,8 +76,13 @@ class Film:
         """One spec for each prompt of the film."""
         return [dataclasses.replace(self.specs[0], prompt=cue.prompt) for cue in self.settings.cues]
 
-    def make(self, painter: Painter, shape: tuple[int, int, int], on_step: OnStep) -> Path:
+    def make(
+        self, painter: Painter, shape: tuple[int, int, int], on_step: OnStep, paint_all: PaintAll | None = None
+    ) -> Path:
         """Make the film with a loaded model, for start noise of `shape`; return its path.
+
+        Args:
+            paint_all: paints the frames in place of the model here; see `painting.generate.generate_images`.
 
         Raises:
             ValueError: the recording cannot be used.
@@ -100,9 +107,10 @@ class Film:
         path = self.folder / f"{args.film.stem}.{args.film_format}"
         record = self._record()
         identity = f"{self.inputs.identity(self._rows())} {settings} {windows.sha256} {windows.times.tolist()}"
-        store = FrameStore(self.folder, path.stem, identity, settings.frames, args.batch_size)
         recording = Recording(args.film, measure_motion(args.film))
-        return make_film(scenario, recording, store, path, args.pulse, record, on_step, _say)
+        store = FrameStore(self.folder, path.stem, identity, settings.frames, args.batch_size)
+        with contextlib.closing(store):
+            return make_film(scenario, recording, store, path, args.pulse, record, on_step, _say, paint_all)
 
     def _rows(self) -> list[ImageSpec]:
         return [dataclasses.replace(self.specs[0], subject=row) for row in range(len(self.windows.latents))]

@@ -1,5 +1,6 @@
 """Make a film: choose what each frame shows, paint the frames that are missing, and write them with the sound."""
 
+import contextlib
 import json
 import math
 import os
@@ -14,15 +15,16 @@ from tqdm import tqdm
 
 import cli
 from audio.motion import Motion
-from files import alternatives, reserve
+from files import alternatives, atomic_path, reserve
 from film.film_file import FilmWriter
 from film.frames import FrameStore
 from film.pace import frames_of_sound, pace_of
 from film.pulse import zoomed, zooms
 from film.scenario import Scenario
-from painting.generate import counted
+from painting.generate import PaintAll, one_by_one
 from painting.painter import OnStep
 
+PLAN = "plan.npz"
 SPARE = 1.1  # of the disk that the frames need, which must be free
 FILM_SHARE = 0.5  # of the size of the frames, at most, that the film itself needs
 
@@ -44,18 +46,20 @@ def make_film(
     record: Mapping[str, object] | None,
     on_step: OnStep,
     say: Callable[[str], None],
+    paint_all: PaintAll | None = None,
 ) -> Path:
     """Paint what is missing of a film, write it, and remove its frames.
 
     Args:
         scenario: its frames.
         recording: its sound.
-        store: its frames that are painted already; closed and removed at the end.
+        store: its frames that are painted already; removed at the end.
         path: of the film, whose name gets a number if it is taken.
         pulse: see `pulse.zooms`.
         record: what the film is made of, for its metadata; None: no metadata.
         on_step: called after each sampling step; it counts the steps of all batches.
         say: takes lines for people.
+        paint_all: see `painting.generate.generate_images`.
 
     Returns:
         Its path.
@@ -66,8 +70,8 @@ def make_film(
     """
     settings = scenario.settings
     if store.missing:
-        prepare(scenario, recording.motion)
-        paint(scenario, store, on_step, say)
+        plan(scenario, recording.motion, store.folder / PLAN)
+        paint(scenario, store, on_step, say, paint_all or one_by_one(scenario.painter))
     loudness = frames_of_sound(recording.motion.loudness, recording.motion.rate, settings.frames, settings.fps)
     near = zooms(loudness, settings.fps, pulse)
     metadata = {"title": path.stem, "comment": json.dumps(record, ensure_ascii=False)} if record else {}
@@ -79,9 +83,23 @@ def make_film(
             film.add(zoomed(frame, zoom))
     made = reserve(path.parent, alternatives(path.name))
     os.replace(finished, made)
-    store.close()
     store.remove()
     return made
+
+
+def plan(scenario: Scenario, motion: Motion, path: Path) -> None:
+    """Choose what each frame shows, and keep it in a file; or read it there, if an earlier run has chosen.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    # a damaged file makes zipfile and NumPy raise nearly any error; then all is chosen again, and the same
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as kept:
+        scenario.recall(kept)
+        return
+    prepare(scenario, motion)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, **scenario.plan())
 
 
 def prepare(scenario: Scenario, motion: Motion) -> None:
@@ -102,16 +120,19 @@ def prepare(scenario: Scenario, motion: Motion) -> None:
     scenario.follow(lengths, pace_of(changes[:-1]))
 
 
-def paint(scenario: Scenario, store: FrameStore, on_step: OnStep, say: Callable[[str], None]) -> None:
+def paint(
+    scenario: Scenario, store: FrameStore, on_step: OnStep, say: Callable[[str], None], paint_all: PaintAll
+) -> None:
     """Paint the batches that are missing."""
     missing, settings = store.missing, scenario.settings
     if len(missing) < store.batches:
         done = sum(len(store.batch(number)) for number in store.painted)
         say(f"resuming: {done} of {settings.frames} frames are painted")
-    for place, number in enumerate(missing):
-        frames, begun = store.batch(number), time.monotonic()
-        store.add(number, scenario.paint(frames, counted(on_step, place, len(missing))))
-        if place == 0:
+    begun = time.monotonic()
+    jobs = (scenario.job(store.batch(number)) for number in missing)
+    for number, frames in zip(missing, paint_all(jobs, on_step, len(missing)), strict=True):
+        store.add(number, frames)
+        if number == missing[0]:
             _forecast(scenario, store, (time.monotonic() - begun) / len(frames), say)
 
 

@@ -1,8 +1,8 @@
-"""What each frame of a film shows: its start noise, its prompts, and its shapes."""
+"""The content of each frame of a film: its start noise, its prompts, and its shapes."""
 
 import functools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from film.pace import paced
 from film.path import Path
 from film.shapes import RATE, passing, steady
 from painting.image_spec import ImageSpec
-from painting.painter import OnStep, Painter, PaintingNote, Transition, TransitionPainter
+from painting.painter import OnStep, Painter, PaintingNote, PaintJob, Transition, TransitionPainter
 
 PASSAGE = 2 / 3  # of the seconds of smoothing, in which one shape passes into the next
 AT_ONCE = 32  # moments that are looked at together
@@ -94,6 +94,16 @@ class Scenario:
         """Let the image change at a `pace` [F − 1], where it changes by `lengths` [F − 1] at an even one."""
         self.moments = paced(lengths, pace, self.settings.fps) / self.settings.fps
 
+    def plan(self) -> dict[str, np.ndarray]:
+        """Return what `prepare` and `follow` have chosen, for `recall`."""
+        shapes = np.zeros(0, np.int64) if self._shapes is None else self._shapes
+        return {"moments": self.moments, "shapes": shapes, "kinds": np.array(self._kinds)}
+
+    def recall(self, plan: Mapping[str, np.ndarray]) -> None:
+        """Take what an earlier run of the same film has chosen."""
+        self.moments, self._kinds = plan["moments"], int(plan["kinds"])
+        self._shapes = plan["shapes"] if len(plan["shapes"]) else None
+
     def x_T(self, frames: Sequence[int]) -> Tensor:
         """Return the start noise of frames, [B, C, h, w] float32."""
         return self._noise(self.moments[list(frames)])
@@ -117,12 +127,16 @@ class Scenario:
         moments = np.arange(first, first + len(self._shapes)) / RATE
         return passing(self._shapes, moments, moment, PASSAGE * self.settings.smooth, self._kinds)
 
-    def paint(self, frames: Sequence[int], on_step: OnStep | None = None) -> np.ndarray:
-        """Paint frames, [B, H, W, 3] uint8."""
+    def job(self, frames: Sequence[int]) -> PaintJob:
+        """Describe frames that are painted together."""
         transitions, x_T = self.transitions(frames), self.x_T(frames)
         if isinstance(self.painter, TransitionPainter):
-            return self.painter.paint_transitions(transitions, x_T, on_step)
-        return self.painter.paint([main_spec(one) for one in transitions], x_T, on_step)
+            return PaintJob(tuple(transitions), x_T)
+        return PaintJob(tuple(main_spec(one) for one in transitions), x_T)
+
+    def paint(self, frames: Sequence[int], on_step: OnStep | None = None) -> np.ndarray:
+        """Paint frames, [B, H, W, 3] uint8."""
+        return self.job(frames).done_by(self.painter, on_step)
 
 
 def main_spec(transition: Transition) -> ImageSpec:

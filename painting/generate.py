@@ -5,16 +5,19 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from painting.image_spec import ImageSpec
 from painting.images import save_numbered
-from painting.painter import OnStep, Painter, Step
+from painting.painter import OnStep, Painter, PaintJob, Step
 
+# paints batches: from jobs, of which there are so many, to the images [B, H, W, 3] uint8 of each in order
+PaintAll = Callable[[Iterable[PaintJob], OnStep | None, int], Iterator[np.ndarray]]
 LONGEST_WORDS = 60  # bytes of a prompt in the name of a file, of which most file systems allow 255
 
 
@@ -100,6 +103,7 @@ def generate_images(
     batch_size: int,
     on_step: OnStep | None = None,
     name: Callable[[ImageSpec], str] = stem,
+    paint_all: PaintAll | None = None,
 ) -> Iterator[Path]:
     """Make the images of `specs`, and yield the path of each in order as soon as it is written.
 
@@ -112,13 +116,14 @@ def generate_images(
         batch_size: images sampled together.
         on_step: called after each sampling step; it counts the steps of all batches.
         name: gives the file name of an image up to its number.
+        paint_all: paints in place of `painter`, as a cluster does (`painting.cluster`).
     """
     left = [index for index in range(len(specs)) if index not in journal.finished]
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
-    for place, batch in enumerate(batches):
-        chosen = [specs[index] for index in batch]
-        step = counted(on_step, place, len(batches)) if on_step else None
-        images = painter.paint(chosen, start_noise(chosen), step)
+    groups = [tuple(specs[index] for index in batch) for batch in batches]
+    jobs = (PaintJob(chosen, start_noise(chosen)) for chosen in groups)
+    painted = (paint_all or one_by_one(painter))(jobs, on_step, len(batches))
+    for batch, chosen, images in zip(batches, groups, painted, strict=True):
         for number, (index, spec, image) in enumerate(zip(batch, chosen, images, strict=True)):
             spec = dataclasses.replace(spec, precision=painter.precision)  # the painter may have changed it
             if len(batch) > 1:
@@ -128,6 +133,16 @@ def generate_images(
                 journal.add(index, path)
             yield path
     journal.close()
+
+
+def one_by_one(painter: Painter) -> PaintAll:
+    """Return a function that paints batches here, one after the other."""
+
+    def paint(jobs: Iterable[PaintJob], on_step: OnStep | None, batches: int) -> Iterator[np.ndarray]:
+        for place, job in enumerate(jobs):
+            yield job.done_by(painter, counted(on_step, place, batches) if on_step else None)
+
+    return paint
 
 
 def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:

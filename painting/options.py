@@ -298,6 +298,9 @@ def _ignored_option(args: argparse.Namespace, explicit: set[str]) -> str:
         (args.preview_every and not args.replay and args.preview_every > args.steps, ("preview_every",),
             f"{args.preview_every} is never reached in {args.steps} steps"),
         (not args.preview_every and not args.standby, ("preview_pause",), "is for --preview_every: leave it out"),
+        (args.dask_scheduler, ("preview_every",), "shows images that grow on this machine: leave it out with "
+            "--dask_scheduler"),
+        (args.standby, ("dask_scheduler",), "does not go with --standby, which loads the model here: leave one out"),
     )  # fmt: skip
     for applies, names, problem in rules:
         for name in names if applies else ():
@@ -322,6 +325,8 @@ def build_parser(description: str | None) -> cli.CommandParser:
     add = add_output(parser)
     add("--skip_grid", action="store_true", help="no overview of several images")
     add("--standby", action="store_true", help=standby.HELP)
+    add("--dask_scheduler", metavar="ADDR", help="paint batches of images, and films, on the workers of a Dask "
+        "cluster, for instance tcp://10.0.0.1:8786 (see docs/images.md)")  # fmt: skip
     return parser
 
 

@@ -95,3 +95,30 @@ class TransitionPainter(Protocol):
     ) -> np.ndarray:
         """Sample images [B, H, W, 3] uint8 as `Painter.paint` does, each between prompts and between shapes."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class PaintJob:
+    """Images that are painted together, by whichever painter."""
+
+    described: tuple[ImageSpec, ...] | tuple[Transition, ...]
+    x_T: Tensor  # [B, C, h, w] float32
+
+    def done_by(self, painter: Painter, on_step: OnStep | None = None) -> np.ndarray:
+        """Paint them, [B, H, W, 3] uint8.
+
+        Raises:
+            TypeError: they lie between prompts or shapes, and the painter is no `TransitionPainter`.
+        """
+        transitions = [one for one in self.described if isinstance(one, Transition)]
+        if not transitions:
+            return painter.paint([one for one in self.described if isinstance(one, ImageSpec)], self.x_T, on_step)
+        if not isinstance(painter, TransitionPainter):
+            raise TypeError(f"{type(painter).__name__} paints nothing between two prompts")
+        return painter.paint_transitions(transitions, self.x_T, on_step)
+
+    @property
+    def steps(self) -> int:
+        """Sampling steps of each image."""
+        first = self.described[0]
+        return (first.specs[0] if isinstance(first, Transition) else first).steps

@@ -185,7 +185,7 @@ def test_workers_that_do_not_see_the_folder_are_named(threads, two_workers, tmp_
 
 
 def test_workers_without_the_program_are_named(threads, two_workers, made_up, monkeypatch):
-    monkeypatch.setattr(cluster._Call, "__reduce__", lambda _: (importlib.import_module, ("no_program",)))
+    monkeypatch.setattr(cluster.Call, "__reduce__", lambda _: (importlib.import_module, ("no_program",)))
     message = r"cannot run this program \(No module named 'no_program'\); .*python -m dask worker tcp://"
     with pytest.raises(RuntimeError, match=message):
         results(threads.scheduler_address, made_up, measured, 1)
