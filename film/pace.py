@@ -2,7 +2,7 @@
 
 Windows of some seconds overlap, so the path alone follows an average over seconds and knows no onset. A film therefore
 goes along its path at a pace of its own: how much an image changes from one frame to the next follows how much the
-sound changes meanwhile. It stays within half a second of the recording.
+sound changes meanwhile. It stays within three quarters of a second of the recording.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import numpy as np
 SLOWEST, FASTEST = 0.35, 2.0  # changes of an image where the sound stays the same, and where it changes most; mean 1
 LOUD = 90.0  # percentile of the changes of the sound from which on the pace is the fastest
 COMPRESSION = 0.5  # exponent of the changes of the sound, which is still most of the time
-AVERAGE = 5.0  # seconds in which an image changes as much as it would at an even pace
-AHEAD = 0.5  # seconds by which a film may be ahead of the recording, or behind it
+AVERAGE = 20.0  # seconds in which an image changes as much as it would at an even pace
+AHEAD = 0.75  # seconds by which a film may be ahead of the recording, or behind it
 FINE = 8  # moments a frame among which each frame chooses
 LEAP = 3  # frames of the recording that a film may go on from one frame to the next
 STRAY = 1e-3  # cost of being as far from the recording as allowed; that of standing still for a frame is 1

@@ -100,9 +100,15 @@ class Scenario:
         return {"moments": self.moments, "shapes": shapes, "kinds": np.array(self._kinds)}
 
     def recall(self, plan: Mapping[str, np.ndarray]) -> None:
-        """Take what an earlier run of the same film has chosen."""
-        self.moments, self._kinds = plan["moments"], int(plan["kinds"])
-        self._shapes = plan["shapes"] if len(plan["shapes"]) else None
+        """Take what an earlier run of the same film has chosen.
+
+        Raises:
+            ValueError, KeyError: it is damaged.
+        """
+        moments, shapes, kinds = (plan[name] for name in ("moments", "shapes", "kinds"))
+        if len(moments) != self.settings.frames:
+            raise ValueError(f"{len(moments)} moments for {self.settings.frames} frames")
+        self.moments, self._shapes, self._kinds = moments, shapes if len(shapes) else None, int(kinds)
 
     def x_T(self, frames: Sequence[int]) -> Tensor:
         """Return the start noise of frames, [B, C, h, w] float32."""

@@ -80,6 +80,7 @@ def test_a_film_has_the_frames_the_sound_and_what_made_it(song, tmp_path):
     np.testing.assert_array_equal(frames_of(path), frames_of(path.with_name("song_2.mp4")))
 
 
+@pytest.mark.slow
 def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, kept):
     """With four frames a second frame 3 lies at 0.75 s, the middle of the window that begins at 0.25 s."""
     result = run(song, tmp_path / "out", "--smooth", 0, "--fps", 4, "--prompt", "a golden spiral on purple")
@@ -90,6 +91,7 @@ def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, ke
         assert np.abs(still.astype(int) - kept[frame]).max() <= 4, "to rounding: another number of images is sampled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit(9)])
 def test_an_interrupted_film_goes_on(song, tmp_path, monkeypatch, kept, end):
     """After each batch once: the frames are the same bytes, and none is painted twice."""
@@ -118,6 +120,32 @@ def test_an_interrupted_film_goes_on(song, tmp_path, monkeypatch, kept, end):
     assert [path.name for path in (tmp_path / "out" / "films").iterdir()] == ["song.mp4"]
 
 
+def test_what_was_planned_is_planned_once(tmp_path, monkeypatch):
+    """Planning an hour takes minutes; a damaged plan is made again."""
+    planned = []
+
+    class Planned:
+        chosen = 0
+
+        def plan(self) -> dict[str, np.ndarray]:
+            return {"chosen": np.array(7)}
+
+        def recall(self, plan) -> None:
+            self.chosen = int(plan["chosen"])
+
+    monkeypatch.setattr(film.making, "prepare", lambda scenario, motion: planned.append(scenario))
+    path = tmp_path / "plan.npz"
+    for damage, runs in ((None, 1), (None, 1), (b"", 2), (b"PK\3\4 torn", 3)):
+        if damage is not None:
+            path.write_bytes(damage)
+        film.making.plan(Planned(), None, path)
+        assert len(planned) == runs
+    scenario = Planned()
+    film.making.plan(scenario, None, path)
+    assert scenario.chosen == 7 and len(planned) == 3
+
+
+@pytest.mark.slow
 def test_another_command_has_frames_of_its_own(song, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("no encoder")
@@ -129,6 +157,7 @@ def test_another_command_has_frames_of_its_own(song, tmp_path, monkeypatch):
     assert len(list((tmp_path / "out" / "films").iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_prompts_change_on_cue(song, tmp_path, kept):
     cues = tmp_path / "cues.txt"
     cues.write_text("# two prompts\n0:00 a golden spiral on purple\n0:01 calm blue and turquoise waves\n")
@@ -140,6 +169,7 @@ def test_prompts_change_on_cue(song, tmp_path, kept):
     assert max(blueness[:6]) < blueness[6] < min(blueness[7:]), "0.2 s after the cue half of each is there"
 
 
+@pytest.mark.slow
 def test_formats_pulses_circles_and_drafts(song, tmp_path):
     result = run(song, tmp_path / "out", "--film_format", "webm", "--loop_film", "--pulse", 1, "--no_metadata")
     assert result.returncode == 0, result.stderr
@@ -189,6 +219,7 @@ def test_a_full_disk_is_told_before_it_is_full(song, tmp_path, monkeypatch):
     assert result.returncode == 1 and "the frames need 1 MB, and 1 MB are free" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_pass_between_prompts_changes_at_once(song, tmp_path, monkeypatch, kept):
     for name in ("paint_transitions", "outlines", "shape_scores"):
         assert hasattr(LatentDiffusionPainter, name)
