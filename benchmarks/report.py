@@ -77,6 +77,7 @@ BENCHMARKS = (
     Benchmark("Voices in x_T", f"voice {VOICES}", f"voice {VOICES}"),
     Benchmark("The 1.45 B model beside diffusers", "large_model", "large_model --small --repeat 1", lacks_room),
     Benchmark("Pipelines of diffusers", "diffusers_overhead", "diffusers_overhead --small --repeat 1", lacks_room),
+    Benchmark("Every kind of pipeline", f"pipelines {VOICES}", "pipelines"),
 )
 
 
