@@ -1,8 +1,8 @@
 """Measure what the painter adds to a pipeline of diffusers: python -m benchmarks.diffusers_overhead [--small]
 
 Builds Stable Diffusion 1.5 in its real shape with random weights, in bfloat16 where the processor has it. Paints the
-same image by turns: by the pipeline itself, by `DiffusersPainter`, and by `DiffusersPainter` with progress, as
-txt2img.py has it. Prints medians, their ratios to the pipeline alone, and the limit.
+same image by turns: by the pipeline itself, and by `DiffusersPainter` with progress, as txt2img.py has it. Prints the
+medians of whole images and of single steps, their ratios, and the limit. On two cores it takes about ten minutes.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ SMALL: dict[str, dict[str, Any]] = {  # few parameters in the same structure, to
     "vae": {"block_out_channels": [32, 32, 32, 32]},
     "text_encoder": {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
 }
+
+
+@dataclass
+class Times:
+    """Seconds of whole images, and of single steps."""
+
+    images: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
 
 
 def build(precision: str, device: torch.device, small: bool) -> Any:
@@ -57,16 +66,29 @@ def build(precision: str, device: torch.device, small: bool) -> Any:
     return pipeline.to(device, DTYPES[precision])
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Return the time that some work takes, and its result."""
-    start = time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, result
+class Clock:
+    """Takes the time of images, and of their steps: from one call of the network to the next."""
+
+    def __init__(self, network: Any, device: torch.device) -> None:
+        self._device = device
+        self._calls: list[float] = []
+        network.register_forward_pre_hook(lambda *_: self._calls.append(self._now()))
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def take(self, work: Callable[[], np.ndarray]) -> tuple[float, list[float], np.ndarray]:
+        """Return the seconds of an image, those of its steps, and the image."""
+        self._calls.clear()
+        start = self._now()
+        image = work()
+        taken = self._now() - start
+        return taken, np.diff(self._calls).tolist(), image
 
 
-def measure(painter: DiffusersPainter, spec: ImageSpec, repeat: int, device: torch.device) -> dict[str, list[float]]:
+def measure(painter: DiffusersPainter, spec: ImageSpec, repeat: int, device: torch.device) -> list[Times]:
     """Paint by turns, in another order each time; the images must be the same bit for bit."""
     x_T = torch.randn(1, *painter.latent_shape(spec.height, spec.width), generator=torch.Generator().manual_seed(1))
     latents, pipeline = x_T.to(device, DTYPES[painter.precision]), painter.pipeline
@@ -76,19 +98,18 @@ def measure(painter: DiffusersPainter, spec: ImageSpec, repeat: int, device: tor
             guidance_scale=spec.scale, latents=latents, generator=later_noise(x_T[0]))  # fmt: skip
         return np.stack([np.asarray(image) for image in output.images])
 
-    ways = {
-        "the pipeline itself": alone,
-        "the painter": lambda: painter.paint([spec], x_T),
-        "the painter, with progress": lambda: painter.paint([spec], x_T, lambda step: None),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    expected = alone()  # the first image also warms up
+    def painted() -> np.ndarray:
+        return painter.paint([spec], x_T, lambda step: None)
+
+    ways = (alone, painted)
+    times = [Times(), Times()]
+    clock, expected = Clock(pipeline.unet, device), alone()  # the first image also warms up
     for turn in range(repeat):
-        names = list(ways)
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            took, image = seconds(ways[name], device)
-            assert np.array_equal(image, expected), f"{name} gives another image"
-            times[name].append(took)
+        for way in (turn % 2, 1 - turn % 2):
+            image, steps, pixels = clock.take(ways[way])
+            assert np.array_equal(pixels, expected), "the painter gives another image than the pipeline"
+            times[way].images.append(image)
+            times[way].steps += steps
     return times
 
 
@@ -105,13 +126,12 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = build(precision, device, args.small)
     painter = DiffusersPainter(lambda _: pipeline, FAMILIES["StableDiffusionPipeline"], precision)
     spec = ImageSpec(PROMPT, steps=args.steps, scale=7.5, sampler="plms", height=size, width=size, precision=precision)
-    times = measure(painter, spec, args.repeat, device)
-    base = statistics.median(times["the pipeline itself"])
-    print(f"{size}×{size}, {args.steps} steps, {precision} on {device.type}, medians of {args.repeat}")
-    print("| | in all | a step | ratio |\n| --- | --- | --- | --- |")
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        print(f"| {name} | {median:.3f} s | {median / args.steps:.3f} s | {median / base:.3f} |")
+    alone, painted = measure(painter, spec, args.repeat, device)
+    print(f"{size}×{size}, {args.steps} steps, {precision} on {device.type}, medians of {args.repeat} images each")
+    print("| | the pipeline itself | the painter | ratio |\n| --- | --- | --- | --- |")
+    for name, of_one, of_other in (("a step", alone.steps, painted.steps), ("in all", alone.images, painted.images)):
+        before, after = statistics.median(of_one), statistics.median(of_other)
+        print(f"| {name} | {before:.4f} s | {after:.4f} s | {after / before:.4f} |")
     print(f"limit of the ratio: {LIMIT}")
     return 0
 
