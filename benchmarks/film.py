@@ -109,6 +109,7 @@ def kept_frames() -> Iterator[list[np.ndarray]]:
     class Keeper(contextlib.AbstractContextManager["Keeper"]):
         def __init__(self, path: Path, *_: object) -> None:
             path.touch()
+            frames.clear()  # of the film that tries the encoder
 
         def __exit__(self, *_: object) -> None:
             pass

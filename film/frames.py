@@ -6,6 +6,7 @@ of images that are sampled together changes how sums are rounded.
 """
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -67,13 +68,13 @@ class FrameStore:
             OSError: they cannot be written.
         """
         path = self._path(number)
-        with atomic_path(path) as temporary:
-            Image.fromarray(np.concatenate(frames)).save(temporary, compress_level=1)
-            digest = sha256_of(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
+        content = encoded(frames)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps([number, digest]) + "\n")
+            file.write(json.dumps([number, hashlib.sha256(content).hexdigest()]) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.painted.add(number)
@@ -122,3 +123,10 @@ class FrameStore:
                 with journal.open("ab") as file:
                     file.write(b"\n")  # so that the next line stands alone
         return painted
+
+
+def encoded(frames: np.ndarray) -> bytes:
+    """Encode frames [B, H, W, 3] uint8 as one PNG image, below each other."""
+    content = io.BytesIO()
+    Image.fromarray(np.concatenate(frames)).save(content, "PNG", compress_level=1)
+    return content.getvalue()

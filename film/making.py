@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,14 +18,15 @@ import cli
 from audio.motion import Motion
 from files import alternatives, atomic_path, reserve
 from film.film_file import FilmWriter
-from film.frames import FrameStore
+from film.frames import FrameStore, encoded
 from film.pace import frames_of_sound, pace_of
 from film.pulse import zoomed, zooms
-from film.scenario import Scenario
+from film.scenario import FilmSettings, Scenario
 from painting.generate import PaintAll, one_by_one
 from painting.painter import OnStep
 
 PLAN = "plan.npz"
+LONG = 5000  # frames: three minutes and a half at 24 a second
 SPARE = 1.1  # of the disk that the frames need, which must be free
 FILM_SHARE = 0.5  # of the size of the frames, at most, that the film itself needs
 
@@ -70,6 +72,9 @@ def make_film(
     """
     settings = scenario.settings
     if store.missing:
+        try_encoder(store.folder / f"trial{path.suffix}", settings)
+        if settings.frames >= LONG and not store.painted and paint_all is None:
+            forecast_by_trial(scenario, store, say)
         plan(scenario, recording.motion, store.folder / PLAN)
         paint(scenario, store, on_step, say, paint_all or one_by_one(scenario.painter))
     loudness = frames_of_sound(recording.motion.loudness, recording.motion.rate, settings.frames, settings.fps)
@@ -87,6 +92,27 @@ def make_film(
     return made
 
 
+def try_encoder(path: Path, settings: FilmSettings) -> None:
+    """Write a film of one frame, and remove it, so that what is missing is known before the frames are painted.
+
+    Raises:
+        RuntimeError: PyAV is not installed, or has no such encoder.
+        OSError: the file cannot be written.
+    """
+    size = (settings.image.width, settings.image.height)
+    with FilmWriter(path, settings.fps, size) as film:
+        film.add(np.zeros((size[1], size[0], 3), np.uint8))
+    path.unlink()
+
+
+def forecast_by_trial(scenario: Scenario, store: FrameStore, say: Callable[[str], None]) -> None:
+    """Paint a batch of a long film, which is planned for minutes, only to say before what all of it takes."""
+    begun, frames = time.monotonic(), store.batch(store.batches // 2)
+    images = scenario.paint(frames)
+    each = (time.monotonic() - begun) / len(frames)
+    _forecast(scenario, store, each, len(encoded(images)) / len(frames), say)
+
+
 def plan(scenario: Scenario, motion: Motion, path: Path) -> None:
     """Choose what each frame shows, and keep it in a file; or read it there, if an earlier run has chosen.
 
@@ -99,7 +125,8 @@ def plan(scenario: Scenario, motion: Motion, path: Path) -> None:
         return
     prepare(scenario, motion)
     with atomic_path(path) as temporary:
-        np.savez(temporary, **scenario.plan())
+        arrays: dict[str, Any] = scenario.plan()
+        np.savez(temporary, **arrays)
 
 
 def prepare(scenario: Scenario, motion: Motion) -> None:
@@ -133,24 +160,24 @@ def paint(
     for number, frames in zip(missing, paint_all(jobs, on_step, len(missing)), strict=True):
         store.add(number, frames)
         if number == missing[0]:
-            _forecast(scenario, store, (time.monotonic() - begun) / len(frames), say)
+            size = store.size() / sum(len(store.batch(painted)) for painted in store.painted)
+            _forecast(scenario, store, (time.monotonic() - begun) / len(frames), size, say)
 
 
-def _forecast(scenario: Scenario, store: FrameStore, each: float, say: Callable[[str], None]) -> None:
-    """Say after the first batch what the film takes.
+def _forecast(scenario: Scenario, store: FrameStore, each: float, size: float, say: Callable[[str], None]) -> None:
+    """Say what a film takes, if a frame takes `each` seconds and `size` bytes.
 
     Raises:
         OSError: there is not so much room on the disk.
     """
     settings = scenario.settings
     left = sum(len(store.batch(number)) for number in store.missing)
-    a_frame = store.size() / sum(len(store.batch(number)) for number in store.painted)
     say(
         f"film: {cli.counted(settings.frames, 'frame')} of {settings.image.width}x{settings.image.height}, "
         f"{settings.fps} a second; {each:.2f} s a frame: {cli.duration(each * left)} for the {left} that are left, and "
-        f"{_megabytes(a_frame * settings.frames)} of disk until it is made"
+        f"{_megabytes(size * settings.frames)} of disk until it is made"
     )
-    needed, free = (left + FILM_SHARE * settings.frames) * a_frame * SPARE, shutil.disk_usage(store.folder).free
+    needed, free = (left + FILM_SHARE * settings.frames) * size * SPARE, shutil.disk_usage(store.folder).free
     if needed > free:
         raise OSError(
             f"{store.folder.parent}: the frames need {_megabytes(needed)}, and {_megabytes(free)} are free; free some "

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_film_has_the_frames_the_sound_and_what_made_it(song, tmp_path):
     with av.open(str(path)) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
         assert (video.frames, video.average_rate, video.width, video.height) == (10, 5, 64, 64)
-        assert sound.duration * sound.time_base == pytest.approx(SECONDS, abs=0.05)
+        assert float(sound.duration or 0) * float(sound.time_base or 0) == pytest.approx(SECONDS, abs=0.05)
         record = json.loads(container.metadata["comment"])
     assert record["picture"]["prompt"] == "a golden spiral on purple" and record["picture"]["seed"] == 42
     assert record["film"]["cues"] == [[0.0, "a golden spiral on purple"]] and record["film"]["smooth"] == 1.5
@@ -96,7 +97,8 @@ def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, ke
 def test_an_interrupted_film_goes_on(song, tmp_path, monkeypatch, kept, end):
     """After each batch once: the frames are the same bytes, and none is painted twice."""
     assert run(song, tmp_path / "whole").returncode == 0
-    whole, painted = list(kept), []
+    whole = list(kept)
+    painted: list[int] = []
     paint_batch = LatentDiffusionPainter.paint_transitions
 
     def one_batch(self, transitions, x_T, on_step=None):
@@ -134,14 +136,15 @@ def test_what_was_planned_is_planned_once(tmp_path, monkeypatch):
             self.chosen = int(plan["chosen"])
 
     monkeypatch.setattr(film.making, "prepare", lambda scenario, motion: planned.append(scenario))
+    run_plan: Any = film.making.plan
     path = tmp_path / "plan.npz"
     for damage, runs in ((None, 1), (None, 1), (b"", 2), (b"PK\3\4 torn", 3)):
         if damage is not None:
             path.write_bytes(damage)
-        film.making.plan(Planned(), None, path)
+        run_plan(Planned(), None, path)
         assert len(planned) == runs
     scenario = Planned()
-    film.making.plan(scenario, None, path)
+    run_plan(scenario, None, path)
     assert scenario.chosen == 7 and len(planned) == 3
 
 
@@ -155,6 +158,17 @@ def test_another_command_has_frames_of_its_own(song, tmp_path, monkeypatch):
         result = run(song, tmp_path / "out", *more)
         assert result.returncode != 0 and "resuming" not in result.stdout
     assert len(list((tmp_path / "out" / "films").iterdir())) == 6
+
+
+def test_what_a_long_film_takes_is_said_before_it_is_planned(song, tmp_path, monkeypatch):
+    def plan(*_: object) -> None:
+        raise RuntimeError("planning")
+
+    monkeypatch.setattr(film.making, "LONG", 10)
+    monkeypatch.setattr(film.making, "plan", plan)
+    result = run(song, tmp_path / "out")
+    assert result.returncode == 1 and "planning" in result.stderr
+    assert re.search(r"film: 10 frames .* for the 10 that are left, and 1 MB", result.stdout)
 
 
 @pytest.mark.slow
@@ -227,7 +241,7 @@ def test_a_model_that_cannot_pass_between_prompts_changes_at_once(song, tmp_path
     class Plain:
         """A painter with the methods that every painter has."""
 
-        def __init__(self, painter: LatentDiffusionPainter) -> None:
+        def __init__(self, painter: Any) -> None:
             self.painter, self.precision, self.defaults = painter, painter.precision, painter.defaults
             self.latent_shape, self.describe, self.paint = painter.latent_shape, painter.describe, painter.paint
 

@@ -44,7 +44,7 @@ def test_the_ends_of_a_transition_are_the_still_images(painter):
 def test_on_the_way_there_is_no_jump(painter):
     """Eight steps between two prompts, and as many between two shapes: none is much larger than the others."""
     scores = painter.shape_scores(NOISE[:1])
-    first, second = np.eye(scores.shape[1], dtype=np.float32)[np.argsort(scores[0])[[-1, -20]]]
+    first, second = (np.eye(scores.shape[1], dtype=np.float32)[at] for at in np.argsort(scores[0])[[-1, -20]])
     ways = [
         [Transition((SPEC, OTHER), (float(1 - share), float(share))) for share in SHARES],
         [
