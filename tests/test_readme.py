@@ -73,6 +73,7 @@ NOT_RUN = {
     "dask scheduler": "needs several machines: tests/audio/test_cluster.py has a cluster of processes",
     "python -m dask worker": "as above",
     "python prep_audio_spectrograms.py --dask_scheduler": "as above",
+    "python txt2img.py --dask_scheduler": "as above: tests/painting/test_painting_cluster.py",
 }
 # appended to commands with these words; the last of two settings holds, so that nothing is waited for that another test
 # has looked at
