@@ -38,7 +38,7 @@ class FrameStore:
             OSError: the folder cannot be made, or another process makes this film.
         """
         key = hashlib.sha256(f"{identity} {count} {batch_size}".encode()).hexdigest()[:16]
-        self.folder = folder / f".{name[:60]}-{key}"
+        self.folder = folder / f".{name[:50]}-{key}"
         self.count, self.batch_size = count, batch_size
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)

@@ -274,8 +274,8 @@ def _film_problem(args: argparse.Namespace, explicit: set[str]) -> str:
     if args.draft:
         least = args.pipeline.family.least_steps if args.pipeline else 1
         for name, value in DRAFT.items():
-            if name not in args.given:
-                setattr(args, name, max(value, least) if name == "steps" else value)
+            if name not in args.given:  # a model for few steps has fewer by default
+                setattr(args, name, min(getattr(args, name), max(value, least)))
     return ""
 
 
