@@ -202,8 +202,16 @@ class Forking(subprocess.Popen[bytes]):
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any) -> None:
         """Fork if the command has --standby, else start it."""
         if "--standby" in command:
-            options["preexec_fn"] = functools.partial(become, list(command[1:]), os.environ if env is None else env)
+            options["preexec_fn"] = functools.partial(
+                self._become, list(command[1:]), os.environ if env is None else env
+            )
         super().__init__(command, env=env, **options)
+
+    @staticmethod
+    def _become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
+        """Do as `become`, but leave what the starting script does at its exit to that script."""
+        atexit._clear()
+        become(words, environment)
 
 
 def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
@@ -211,7 +219,6 @@ def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     with suppress(OSError):  # of other systems than Linux
         Path("/proc/self/comm").write_text(Path(words[0]).name[:15])  # by which tests find it
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them tells a Popen that this process has started
-    atexit._clear()
     variables = dict(environment)
     os.environ.clear()
     os.environ.update(variables)
