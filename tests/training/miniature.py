@@ -18,10 +18,10 @@ def tiny_config() -> DictConfig:
     )
     parts.first_stage_config.params.update(widths=[8, 16, 32], encoder_blocks=[0, 0, 0], decoder_blocks=[0, 0, 1])
     parts.cond_stage_config.params.update(n_embed=32, n_layer=1)
-    tiny.training.first_stage.update(renders=8, crop=64, batch_size=4, steps=251, decoder_steps=50, learning_rate=5e-3)
+    tiny.training.first_stage.update(renders=8, crop=64, batch_size=4, steps=101, decoder_steps=25, learning_rate=5e-3)
     parts.unet_config.params.layout.update(width=32, cell_width=8, extent=16, fields=1, maps=3)
     tiny.training.prior.update(
-        renders=16, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=60
+        renders=16, reading_batch_size=16, reading_steps=40, drawing_batch_size=16, drawing_steps=36
     )
     stages = [
         {"size": 64, "renders": 8, "drifting": 4, "batch_size": 4, "steps": 2},
