@@ -38,8 +38,6 @@ LONGEST_FIRST = (
     "test_training.py",
     "test_txt2img.py",
     "test_av_decoder.py",
-    "test_checkpoint.py",
-    "test_modules.py",
     "test_program.py",
     "test_recorder.py",
     "test_phase1.py",
@@ -52,6 +50,7 @@ TOGETHER = dict.fromkeys(
     (
         "tests/ldm/test_checkpoint.py",
         "tests/ldm/test_modules.py",
+        "tests/ldm/test_samplers.py",
         "tests/painting/test_pipeline_loading.py",
         "tests/painting/test_pipeline_painter.py",
         "tests/test_txt2img_pipelines.py",
