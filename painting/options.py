@@ -57,7 +57,7 @@ FEW_STEPS = 12  # a model that has no more by default is made for no more
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_FILMS = ("fps", "smooth", "pulse", "loop_film", "draft", "film_format")
-DRAFT = {"fps": 8, "steps": 4}  # of a draft film
+DRAFT = {"fps": 8, "steps": 3}  # of a draft film
 NOT_IN_FILMS = (
     "mix", "walk", "replay", "subject_idx", "n_samples", "n_iter", "save_x_T", "skip_grid", "preview_every",
     "preview_pause",
