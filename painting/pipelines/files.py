@@ -76,6 +76,7 @@ def find_pipeline(path: Path) -> PipelineFiles | None:
     if path.is_dir():
         index = path / INDEX
         if not index.is_file() or not index.stat().st_size:
+            _refuse_parts(path)
             return None
         content = read_json(index)
         return None if content.get("_class_name") == OWN_LDM else read_folder(path, content)
@@ -96,8 +97,18 @@ def find_pipeline_in(folder: Path) -> PipelineFiles | None:
     """
     if (folder / INDEX).is_file():
         return find_pipeline(folder)
+    _refuse_parts(folder)
     single = sorted(folder.glob("[!.]*.safetensors"))
     return find_pipeline(single[0]) if len(single) == 1 and not any(folder.glob("*.yaml")) else None
+
+
+def _refuse_parts(folder: Path) -> None:
+    """Raise ValueError if a folder is a pipeline without its index, or a part of a pipeline."""
+    whole = folder.parent / INDEX
+    if (folder / "config.json").is_file() and whole.is_file() and read_json(whole).get("_class_name") != OWN_LDM:
+        raise ValueError(f"{folder} is a part of the pipeline {folder.parent}: name that folder")
+    if (folder / "text_encoder").is_dir() and any((folder / part).is_dir() for part in ("unet", "transformer")):
+        raise ValueError(f"{folder} lacks {INDEX}, which says what kind of pipeline it is: get that file, too")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------

@@ -155,10 +155,21 @@ def _load(
 
 
 def _read_folder(made: Any, found: PipelineFiles, dtype: torch.dtype) -> Any:
+    if found.family.stage == "prior_pipe":
+        _name_paella()
     return made.from_pretrained(
         found.path, dtype=dtype, variant=found.variant, use_safetensors=True, local_files_only=True,
         trust_remote_code=False,
     )  # fmt: skip
+
+
+def _name_paella() -> None:
+    """Let diffusers find the decoder of Stable Cascade by the names in folders: it has moved the module since."""
+    import diffusers
+    from diffusers.pipelines.deprecated import wuerstchen
+
+    diffusers.PaellaVQModel = wuerstchen.PaellaVQModel  # as diffusers saves it
+    diffusers.pipelines.wuerstchen = wuerstchen  # as it is published
 
 
 @contextlib.contextmanager

@@ -97,6 +97,16 @@ def test_an_ldm_stays_with_ldm_and_other_folders_are_none(tmp_path):
     assert find_pipeline_in(tmp_path / "missing") is None
 
 
+def test_a_part_and_a_folder_without_its_index_are_refused(tmp_path):
+    folder = save_folder(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{folder / 'unet'} is a part of the pipeline {folder}: name that folder"):
+        find_pipeline(folder / "unet")
+    (folder / "model_index.json").unlink()
+    for find in (find_pipeline, find_pipeline_in):
+        with pytest.raises(ValueError, match="model lacks model_index.json, which says what kind of pipeline it is"):
+            find(folder)
+
+
 def test_a_file_that_is_not_what_its_name_says_is_left_to_ldm(tmp_path):
     path = tmp_path / "model.safetensors"
     torch.save({"weight": torch.zeros(1)}, path)

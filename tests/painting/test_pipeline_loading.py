@@ -299,6 +299,23 @@ def test_another_autoencoder(saved, tmp_path):
         paint(saved["sd1"], vae=tmp_path / "other")
 
 
+@pytest.mark.parametrize("name, library", [
+    ("KandinskyV22CombinedPipeline", None), ("StableCascadeCombinedPipeline", None),
+    ("StableCascadeCombinedPipeline", "wuerstchen"),  # as published; diffusers saves it as its own
+])  # fmt: skip
+def test_prior_and_decoder_in_one_folder(name, library, tmp_path):
+    folder = tmp_path / "model"
+    tiny_pipelines.make_pipeline(name).save_pretrained(folder)
+    if library:
+        index = json.loads((folder / "model_index.json").read_text())
+        index["vqgan"][0] = library
+        (folder / "model_index.json").write_text(json.dumps(index))
+    painter = painting.load_painter(folder, precision="fp32", device="cpu")
+    size = {"height": 128, "width": 128}
+    x_T = torch.randn(1, *painter.latent_shape(**size), generator=torch.Generator().manual_seed(1))
+    assert np.asarray(painting.paint("a red cat", x_T, painter=painter, steps=2, **size)).std() > 5
+
+
 # --- what lacks something ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("part, file", [("unet", "diffusion_pytorch_model"), ("text_encoder", "model")])
 def test_missing_weights_are_one_line(saved, tmp_path, part, file):
