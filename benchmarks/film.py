@@ -1,5 +1,6 @@
-"""Measure films: python -m benchmarks.film [--only time,follow,moment,kill] [--films 10] [--size 256] [--steps 20]
+"""Measure films: python -m benchmarks.film [--only path,time,follow,moment,kill] [--films 10] [--size 256] [--steps 20]
 
+path    how alike the start noise of neighbouring windows is, and how often the best shape changes along a path
 time    a film of 20 s of speech, and its draft, against as many single images in the batch that is fastest here
 follow  over several films: the correlation of the speed of the image with the spectral flux of the sound, of this film
         and of another one; and the largest change from frame to frame over the median
@@ -37,9 +38,15 @@ import config
 import film.making
 import process_live_audio
 import txt2img
+from audio.initial_noise import Voices
 from audio.motion import measure_motion
+from audio.provenance import find_whitening
+from audio.windows import read_windows
 from film.frames import JOURNAL
 from film.pace import frames_of_sound
+from film.path import Path as NoisePath
+from film.scenario import FilmSettings
+from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 
@@ -51,23 +58,22 @@ KILLS = 20
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.CommandParser(__doc__)
-    parts = ("time", "follow", "moment", "kill")
-    parser.add_argument("--only", default=",".join(parts), help="some of time,follow,moment,kill (default: all)")
+    parts = {"path": measure_path, "time": measure_time, "follow": measure_following}
+    parts |= {"moment": measure_moments, "kill": measure_kills}
+    parser.add_argument("--only", default=",".join(parts), help="some of path,time,follow,moment,kill (default: all)")
     parser.add_argument("--films", type=cli.bounded(int, 2, 8 * 8), default=10, help="films of follow (default: 10)")
     parser.add_argument("--seconds", type=cli.bounded(float, 4, 60), default=SECONDS, help="of each film (default: 20)")
     parser.add_argument("--size", default="256", help="of images of follow, in pixels (default: 256)")
     parser.add_argument("--steps", type=cli.bounded(int, 1, 100), default=20, help="of follow (default: 20)")
     parser.add_argument("--pulse", type=cli.bounded(float, 0, 1), default=0.0, help="of follow (default: 0)")
     args = parser.parse_args(argv)
-    if unknown := set(args.only.split(",")) - {*parts}:
+    if unknown := set(args.only.split(",")) - parts.keys():
         parser.error(f"--only: {', '.join(sorted(unknown))}: one or more of {', '.join(parts)} are needed")
     with tempfile.TemporaryDirectory() as name:
         for part in args.only.split(","):
             folder = Path(name, part)
             folder.mkdir()
-            {"time": measure_time, "follow": measure_following, "moment": measure_moments, "kill": measure_kills}[part](
-                folder, args
-            )
+            parts[part](folder, args)
     return 0
 
 
@@ -119,6 +125,26 @@ def kept_frames() -> Iterator[list[np.ndarray]]:
 
     with mock.patch.object(film.making, "FilmWriter", Keeper):
         yield frames
+
+
+# --- the path ---------------------------------------------------------------------------------------------------------
+def measure_path(folder: Path, args: argparse.Namespace) -> None:
+    """Compare neighbouring windows, and count how often the shape with the best score changes."""
+    windows = read_windows(recording(folder, 0, args.seconds).with_suffix(".pt"))
+    _, whitening = find_whitening(windows.latents[:1], None, config.calibration_dirs())
+    noise, centres = seeded_noise([42], (4, 32, 32))[0].numpy(), windows.times + windows.window / 2
+    painter = LatentDiffusionPainter()
+    for smooth in (0.0, FilmSettings.smooth):
+        path = NoisePath(Voices(windows.latents, whitening), centres, args.seconds, noise, 0.9, 0.0, smooth)
+        moments = np.arange(centres[0], centres[-1], 1 / 16)
+        at_windows, between = (np.stack([path.x_T(moment) for moment in each]) for each in (centres, moments))
+        unit = at_windows.reshape(len(centres), -1) / np.linalg.norm(noise)
+        best = painter.shape_scores(torch.from_numpy(between)).argmax(axis=1)
+        print(
+            f"path: --smooth {smooth:g}: median cosine of neighbouring windows "
+            f"{np.median((unit[1:] * unit[:-1]).sum(axis=1)):.2f}; the best shape changes "
+            f"{(np.diff(best) != 0).sum() / (moments[-1] - moments[0]):.1f} times a second"
+        )
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

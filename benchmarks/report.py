@@ -73,7 +73,7 @@ BENCHMARKS = (
         f"phase1 {VOICES} --only scripts --recordings 250",
         f"phase1 {VOICES} --only scripts --recordings 20 --runs 1",
     ),
-    Benchmark("Films", "film", "film --only moment,kill"),
+    Benchmark("Films", "film", "film --only path,moment,kill --seconds 6"),
     Benchmark("Voices in x_T", f"voice {VOICES}", f"voice {VOICES}"),
     Benchmark("The 1.45 B model beside diffusers", "large_model", "large_model --small --repeat 1", lacks_room),
     Benchmark("Pipelines of diffusers", "diffusers_overhead", "diffusers_overhead --small --repeat 1", lacks_room),
