@@ -34,6 +34,7 @@ GALLERY_HEAD = """<link rel="icon" href="/assets/icon.svg">
 <link rel="stylesheet" href="/assets/gallery.css">
 <link rel="stylesheet" href="/assets/theme.css">
 <script type="module" src="/assets/gallery.js"></script>"""
+SCRIPT = '<script type="module" src="/assets/{}.js"></script>'
 DEFAULT_TITLE = "Voice to image"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -93,23 +94,30 @@ class _Pages:
         self._accent = show.options.accent
 
     # --- pages --------------------------------------------------------------------------------------------------------
-    def _page(self, name: str, status: int = 200, **values: str) -> HTMLResponse:
-        """Return a page, with values in place of $names; they are escaped."""
-        text = Template((PAGES / name).read_text(encoding="utf-8"))
-        escaped = {name: html.escape(value) for name, value in {"title": self._title, **values}.items()}
-        return HTMLResponse(text.substitute(escaped), status)
+    def _page(self, name: str, heading: str = "", status: int = 200, **values: str) -> HTMLResponse:
+        """Return a page: the body of its file within page.html, with values in place of $names; they are escaped.
+
+        Args:
+            heading: goes before the title of the show in that of the window; "": the page is the show's own.
+        """
+        values |= {"title": self._title, "heading": f"{heading} – {self._title}" if heading else self._title}
+        escaped = {key: html.escape(value) for key, value in values.items()}
+        body, page = (_template(file).substitute for file in (f"{name}.html", "page.html"))
+        escaped["script"] = SCRIPT.format(name) if (PAGES / f"{name}.js").is_file() else ""
+        escaped["style"] = f"{name}.css" if (PAGES / f"{name}.css").is_file() else "visitor.css"
+        return HTMLResponse(page(body=body(escaped), **escaped), status)
 
     def missing(self) -> Response:
         """Say that there is no such page, or no longer."""
-        return self._page("missing.html", 404)
+        return self._page("missing", "Not here", 404)
 
     async def visitor(self, request: Request) -> Response:
         """Return the page where people speak."""
-        return self._with_cookie(self._page("visitor.html"), self._visitor(request))
+        return self._with_cookie(self._page("visitor"), self._visitor(request))
 
     async def screen(self, request: Request) -> Response:
         """Return the page for a projector."""
-        return self._page("screen.html")
+        return self._page("screen")
 
     async def gallery(self, request: Request) -> Response:
         """Return all images."""
@@ -127,7 +135,8 @@ class _Pages:
             return self.missing()
         _, entry = found
         card = "" if entry.card else "hidden"
-        return self._page("picture.html", id=entry.id, prompt=entry.prompt or "image", without_card=card)
+        prompt = entry.prompt or "image"
+        return self._page("picture", prompt, id=entry.id, prompt=prompt, without_card=card)
 
     async def qr(self, request: Request) -> Response:
         """Return the QR code of that page."""
@@ -239,13 +248,16 @@ class _Pages:
         """Return the artist's page; a key in the address is traded for a cookie first."""
         if "key" in request.query_params:
             if not self._key.opens(request, request.query_params["key"]):
-                return self._page("key.html", 403)
+                return self._no_key()
             response = RedirectResponse("/operator", 303)
             response.set_cookie(
                 "operator", self._key.cookie, COOKIE_SECONDS, "/", httponly=True, samesite="strict", secure=self._secure
             )
             return response
-        return self._page("operator.html") if self._key.known(request) else self._page("key.html", 403)
+        return self._page("operator", "Operator") if self._key.known(request) else self._no_key()
+
+    def _no_key(self) -> Response:
+        return self._page("key", "For the artist", 403)
 
     async def any_image(self, request: Request) -> Response:
         """Return an image, also a hidden one."""
@@ -278,6 +290,10 @@ class _Pages:
         else:
             await run_in_threadpool(self._show.hide, id, action == "hide")
         return JSONResponse({})
+
+
+def _template(file: str) -> Template:
+    return Template((PAGES / file).read_text(encoding="utf-8"))
 
 
 async def _json(request: Request) -> dict[str, Any]:
