@@ -348,19 +348,17 @@ class Show:
             self.hub.publish("screen", "failed", None)
 
     def on_progress(self, step: int, steps: int) -> None:
-        """Tell the pages that `step` of `steps` are done."""
-        self._send_current("progress", [step, steps])
+        """Tell the visitor's page that `step` of `steps` are done."""
+        if ticket := self.current:
+            self.hub.publish(ticket.visitor.topic, "progress", [step, steps], passing=True)
 
     def on_preview(self, path: Path) -> None:
         """Send a rough version of the current image."""
         with suppress(OSError):  # replaced or removed meanwhile: the next one follows
             self.rough = _data_url(path)
-            self._send_current("preview", self.rough)
-
-    def _send_current(self, name: str, content: object) -> None:
-        if ticket := self.current:
-            for topic in ("screen", ticket.visitor.topic):
-                self.hub.publish(topic, name, content, passing=True)
+            if ticket := self.current:
+                for topic in ("screen", ticket.visitor.topic):
+                    self.hub.publish(topic, "preview", self.rough, passing=True)
 
     def on_image(self, path: Path, seconds: float) -> None:
         """Show a finished image; return when the pages that show it have got it, or SHOW_FIRST seconds later."""

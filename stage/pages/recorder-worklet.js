@@ -18,6 +18,7 @@ class Recorder extends AudioWorkletProcessor {
   }
 
   command({ name, before, after, most }) {
+    this.resting = name === "rest";
     if (name === "start") {
       this.before = before;
       this.piece = [...this.ring];
@@ -32,13 +33,10 @@ class Recorder extends AudioWorkletProcessor {
   }
 
   process([channels]) {
-    if (!channels.length) return true;
+    if (!channels.length || this.resting) return true;
     const block = mono(channels);
-    let peak = 0;
-    for (const sample of block) {
-      peak = Math.max(peak, Math.abs(sample));
-      this.zeros = sample ? 0 : this.zeros + 1;
-    }
+    const peak = peakOf(block);
+    this.zeros = peak ? trailingZeros(block) : this.zeros + block.length;
     this.level = Math.max(this.level, peak);
     this.levelLength += block.length;
     if (this.levelLength >= LEVEL * sampleRate) {
@@ -80,13 +78,24 @@ class Recorder extends AudioWorkletProcessor {
 }
 
 function mono(channels) {
-  const block = new Int16Array(channels[0].length);
+  const [left, right = left] = channels; // the node has two at most
+  const block = new Int16Array(left.length);
   for (let i = 0; i < block.length; i++) {
-    let sum = 0;
-    for (const channel of channels) sum += channel[i];
-    block[i] = Math.max(-32768, Math.min(32767, Math.round((sum / channels.length) * 32768)));
+    block[i] = Math.max(-32768, Math.min(32767, Math.round((left[i] + right[i]) * 16384)));
   }
   return block;
+}
+
+function peakOf(block) {
+  let peak = 0;
+  for (let i = 0; i < block.length; i++) peak = Math.max(peak, Math.abs(block[i]));
+  return peak;
+}
+
+function trailingZeros(block) {
+  let count = 0;
+  while (!block[block.length - 1 - count]) count++;
+  return count;
 }
 
 registerProcessor("recorder", Recorder);

@@ -2,7 +2,9 @@
 import { accent } from "./wave.js";
 
 const TURN = 2 * Math.PI;
-const FALL = 0.9; // of the level, from one frame to the next
+const FALL = 0.66; // of the level, from one frame to the next
+const FRAME = 75; // ms from one frame to the next: without a graphics card, drawing takes much of a processor
+const ROOM = 0.06; // square root of a level that may be the noise of a room, and is not drawn
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Ring {
@@ -14,13 +16,14 @@ export class Ring {
     this.state = "ready";
     this.since = 0;
     this.running = false;
+    this.drawn = 0; // performance.now()
     this.draw();
   }
 
   level(value) {
-    if (!["ready", "speaking"].includes(this.state)) return; // nobody sees it, and the painter needs the processor
-    this.loud = Math.max(this.loud, Math.min(1, Math.sqrt(value)));
-    this.run();
+    if (!["ready", "speaking"].includes(this.state)) return; // nobody sees it
+    this.loud = Math.max(this.loud, Math.min(1, Math.sqrt(value)) - ROOM);
+    if (this.loud > 0.01) this.run();
   }
 
   start(seconds) {
@@ -48,11 +51,13 @@ export class Ring {
   run() {
     if (this.running) return;
     this.running = true;
-    requestAnimationFrame(() => this.frame());
+    const left = this.drawn + FRAME - performance.now();
+    setTimeout(() => requestAnimationFrame(() => this.frame()), Math.max(0, left));
   }
 
   frame() {
     this.running = false;
+    this.drawn = performance.now();
     this.draw();
     this.loud *= FALL;
     if (this.loud > 0.01 || this.since) this.run();

@@ -18,36 +18,38 @@ let voice = [];
 let timer;
 
 // --- images ----------------------------------------------------------------------------------------------------------
-async function put(address, name, { growing = false } = {}) {
-  const image = new Image();
-  image.alt = name;
-  image.src = address;
-  try {
-    await image.decode();
-  } catch {
-    return; // removed meanwhile
-  }
-  const wall = $("wall");
-  const before = [...wall.children];
-  image.classList.toggle("growing", growing);
-  wall.append(image);
-  if (growing && before.at(-1)?.classList.contains("growing")) {
-    image.classList.add("on"); // a preview takes the place of the one before without a fade
-    before.at(-1).remove();
-    return;
-  }
-  image.getBoundingClientRect(); // so that the fade begins from here
-  image.classList.add("on");
-  before.forEach(fade);
+async function load(address, name) {
+  const image = Object.assign(new Image(), { alt: name, src: address });
+  await image.decode();
+  return image;
 }
 
-function fade(image) {
-  image.classList.remove("on");
-  setTimeout(() => image.remove(), FADED);
+// Fades an image in above those that are there. They stay below it until it is there, so that it gets no darker between.
+async function put(address, name) {
+  const image = await load(address, name).catch(() => null);
+  if (!image) return; // removed meanwhile
+  const before = [...$("wall").children];
+  $("wall").append(image);
+  image.getBoundingClientRect(); // so that the fade begins from here
+  image.classList.add("on");
+  setTimeout(() => before.forEach((one) => one.remove()), FADED);
+}
+
+// Shows a preview in place of the one before, without a fade.
+async function grow(address, name) {
+  const image = await load(address, name).catch(() => null);
+  if (!image || !painting) return;
+  const before = $("wall").querySelector(".growing");
+  image.className = "on growing";
+  if (before) before.replaceWith(image);
+  else $("wall").append(image);
 }
 
 function clearWall() {
-  [...$("wall").children].forEach(fade);
+  for (const image of $("wall").children) {
+    image.classList.remove("on");
+    setTimeout(() => image.remove(), FADED);
+  }
 }
 
 // --- what is shown ---------------------------------------------------------------------------------------------------
@@ -68,6 +70,13 @@ function card({ prompt, wave, id = "" }) {
   }
 }
 
+// Begins the waveform of a voice: a line at rest, with its prompt below.
+function hear(prompt) {
+  voice = new Array(VOICE_BARS).fill(0);
+  drawWave($("voice"), voice, accent(), VOICE_BARS);
+  $("heard").textContent = prompt;
+}
+
 function linger(picture) {
   shown = picture.id;
   card(picture);
@@ -85,7 +94,8 @@ function next() {
   shown = "";
   if (mode() === "idle") {
     at = (at + 1) % slides.length;
-    put(`/image/${slides[at].id}`, slides[at].prompt);
+    const address = `/image/${slides[at].id}`;
+    if ($("wall").lastElementChild?.getAttribute("src") !== address) put(address, slides[at].prompt);
   }
   after(SLIDE);
 }
@@ -96,6 +106,7 @@ follow("screen", {
     slides = state.slides;
     open = state.public;
     painting = Boolean(state.paint);
+    if (state.speak !== null && !speaking) hear(state.speak);
     speaking = state.speak !== null;
     if (shown && !slides.some(({ id }) => id === shown)) shown = "";
     for (const image of $("wall").children) {
@@ -104,16 +115,16 @@ follow("screen", {
     }
     if (painting) {
       card(state.paint);
-      if (state.paint.preview) put(state.paint.preview, state.paint.prompt, { growing: true });
+      if (state.paint.preview) grow(state.paint.preview, state.paint.prompt);
     }
     if (mode() === "idle" && !$("wall").children.length) next();
     else if (!shown) after(SLIDE);
     if (mode() === "empty") clearWall();
   },
-  speak() {
+  speak(prompt) {
     speaking = true;
-    voice = [];
-    drawWave($("voice"), voice, accent(), VOICE_BARS);
+    shown = ""; // a voice ends its time, also if nothing is painted of it
+    hear(prompt);
     mode();
   },
   wave(bars) {
@@ -132,7 +143,7 @@ follow("screen", {
     mode();
   },
   preview(address) {
-    if (painting) put(address, $("card-prompt").textContent, { growing: true });
+    grow(address, $("card-prompt").textContent);
   },
   picture(picture) {
     painting = false;

@@ -38,6 +38,7 @@ function render() {
   $("round").hidden = home || growing;
   if (home) showPicture();
   ring.mode(state);
+  microphone.rest(!talking && ["waiting", "painting"].includes(state));
 }
 
 function message(state) {
@@ -120,8 +121,8 @@ follow("visitor", {
   },
   preview,
   progress([step, steps]) {
-    ring.progress(step / steps);
-    $("frame").style.setProperty("--done", step / steps);
+    if ($("frame").hidden) ring.progress(step / steps);
+    else $("frame").style.setProperty("--done", step / steps);
   },
   wave(bars) {
     if (you?.machine && talking) ring.level(Math.max(...bars, 0) / 100);

@@ -37,6 +37,7 @@ export class Microphone {
     this.opened = this.heard = performance.now();
     this.watchdog = setInterval(() => this.watch(), 250);
     this.open = true;
+    this.resting = false;
   }
 
   get rate() {
@@ -51,7 +52,16 @@ export class Microphone {
     else this.onLevel(data.level);
   }
 
+  // While no recording can begin, its sound is not looked at: that leaves the processor to the painter.
+  rest(resting) {
+    if (!this.open || resting === this.resting) return;
+    this.resting = resting;
+    this.opened = this.heard = performance.now();
+    this.node.port.postMessage({ name: resting ? "rest" : "wake" });
+  }
+
   watch() {
+    if (this.resting) return;
     const now = performance.now();
     if (this.context.state === "suspended") this.context.resume();
     if (now - this.heard > DEAD * 1000 && now - this.opened > COLD * 1000) this.dead();

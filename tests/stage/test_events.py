@@ -187,4 +187,4 @@ def test_the_screen_is_told_all_of_a_voice(tmp_path):
                     break
         order = [name for name in told if name in ("hello", "show", "speak", "silence", "paint", "picture")]
         assert order == ["hello", "show", "speak", "silence", "paint", "picture"]
-        assert {"wave", "preview", "progress"} <= set(told)
+        assert {"wave", "preview"} <= set(told)
