@@ -43,11 +43,11 @@ def must_be_there() -> bool:
 
 
 @contextmanager
-def chromium(microphone: Path) -> Iterator["Browser"]:
-    """Run Chromium for the length of a block; its microphone plays a wav file over and over."""
+def chromium(microphone: Path, *more: str) -> Iterator["Browser"]:
+    """Run Chromium, with `more` flags, for the length of a block; its microphone plays a wav file over and over."""
     from playwright.sync_api import sync_playwright
 
-    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"]
+    flags = [*FLAGS, *more, f"--use-file-for-fake-audio-capture={microphone}"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program(), args=flags, chromium_sandbox=False)
         try:

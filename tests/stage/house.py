@@ -226,11 +226,18 @@ def voice(seconds: float = 1.0, seed: int = 0, level: float = 0.2) -> np.ndarray
 
 
 @contextmanager
-def house(folder: Path, *words: str, port: int = 0, starts: tuple[float, float] = (1e3, 1e3)) -> Iterator[House]:
+def house(
+    folder: Path,
+    *words: str,
+    port: int = 0,
+    starts: tuple[float, float] = (1e3, 1e3),
+    names: tuple[str, ...] = (),
+) -> Iterator[House]:
     """Run a stage in `folder` for the length of a block.
 
     Args:
         starts: limit of recordings, a second and at once; more than the program has, as all guests have one address.
+        names: more names of this machine.
     """
     _furnish(folder)
     patches: dict[str, Any] = {
@@ -253,7 +260,7 @@ def house(folder: Path, *words: str, port: int = 0, starts: tuple[float, float] 
         with Pipeline(options, display, files) as pipeline:
             show, key = Show(options, display, pipeline), Key()
             scheme = "https" if options.certfile else "http"
-            address = Address(scheme, "127.0.0.1", listener.getsockname()[1], names_of("127.0.0.1"))
+            address = Address(scheme, "127.0.0.1", listener.getsockname()[1], (*names_of("127.0.0.1"), *names))
             server = server_of(app.build(show, key, address), show.hub, options)
             show.on_failure = server.end
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -3,7 +3,10 @@
 import errno
 import os
 import re
+import shutil
+import subprocess
 import wave
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,38 @@ def test_a_full_disk_is_said_and_what_was_said_before_is_kept(stage, guest, monk
         assert file.getnframes() == RATE
     assert guest.speak(voice(1.0)) == {"problem": "", "advice": ""}
     guest.waits_for_picture()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_is_really_full_keeps_what_it_can_and_is_good_again_when_there_is_room(small_disk):
+    with house(small_disk, "--free_prompt") as stage:
+        guest = stage.guest()
+        guest.get("/")
+        (small_disk / "filler").write_bytes(bytes(600_000))
+        recording, sent = guest.begin(), 0
+        while (answer := guest.piece(recording, sent, wav_of(voice(0.5, seed=sent))))[0] == 200:
+            sent += 1
+        assert sent and answer == (507, {"problem": "disk"})
+        assert guest.state["problem"] == "disk" and guest.state["state"] == "ready"
+        full, kept = stage.said("warn")
+        assert "no space left" in full
+        with wave.open(kept.removeprefix("a recording was interrupted; it is kept: ")) as file:
+            there = file.readframes(file.getnframes())
+        assert there[: 2 * RATE // 2 * sent] == b"".join(voice(0.5, seed=n).tobytes() for n in range(sent))
+        (small_disk / "filler").unlink()
+        assert guest.speak(voice(1.0)) == {"problem": "", "advice": ""}
+        guest.waits_for_picture()
 
 
 def test_a_painter_that_dies_is_started_again(stage, guest):
