@@ -16,6 +16,7 @@ AVERAGE = 20.0  # seconds in which an image changes as much as it would at an ev
 AHEAD = 0.75  # seconds by which a film may be ahead of the recording, or behind it
 FINE = 8  # moments a frame among which each frame chooses
 LEAP = 3  # frames of the recording that a film may go on from one frame to the next
+STILL = 1e-3  # of the mean change, added to all: in silence the image does not change at all
 STRAY = 1e-3  # cost of being as far from the recording as allowed; that of standing still for a frame is 1
 
 
@@ -39,8 +40,8 @@ def paced(lengths: np.ndarray, pace: np.ndarray, fps: float) -> np.ndarray:
     """Return the moment [F] that each frame shows, in frames from the beginning of the recording.
 
     They rise, they lie within AHEAD of the frame itself, and the changes of the image from one to the next differ least
-    from what the pace asks for, in the sum of squares (dynamic programming). The first and the last frame show
-    themselves.
+    from what the pace asks for (dynamic programming): the sum of their squared differences, each over what is asked
+    for, so that slow frames do not stand still. The first and the last frame show themselves.
 
     Args:
         lengths: [F − 1], how much the image changes from each frame to the next at an even pace, in any unit.
@@ -50,6 +51,7 @@ def paced(lengths: np.ndarray, pace: np.ndarray, fps: float) -> np.ndarray:
     count = len(lengths) + 1
     if count < 3 or not lengths.any():
         return np.arange(count, dtype=float)
+    lengths = lengths + STILL * lengths.mean()
     width = round(AVERAGE * fps)
     wanted = pace * average(lengths, width) / average(pace, width)
     return _choose(np.concatenate([[0], np.cumsum(lengths)]), wanted, max(1, round(AHEAD * fps * FINE)))
@@ -68,7 +70,7 @@ def _choose(covered: np.ndarray, wanted: np.ndarray, most: int) -> np.ndarray:
         best = np.full(len(offsets), np.inf)
         for shift in range(1 - FINE, (LEAP - 1) * FINE + 1):  # of the offset; the frame itself goes on by one
             to, since = _overlap(shift, len(offsets))
-            misses = cost[since] + ((here[to] - before[since] - wanted[frame - 1]) / scale) ** 2
+            misses = cost[since] + (here[to] - before[since] - wanted[frame - 1]) ** 2 / (wanted[frame - 1] * scale)
             better = misses < best[to]
             best[to][better], came_by[frame, to][better] = misses[better], shift
         moments = frame + offsets / FINE

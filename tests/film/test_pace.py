@@ -43,6 +43,19 @@ def test_the_image_changes_where_the_sound_does(sound, lengths):
     assert changes.max() < 4 * np.median(changes)
 
 
+def test_slow_is_not_still(sound, lengths):
+    changes = lengths_along(paced(lengths, pace_of(sound), FPS), lengths)
+    assert changes.min() > 0.1 * np.median(changes)
+
+
+def test_where_the_path_stands_still_the_film_does(sound, lengths):
+    """A pause of five seconds, in which the windows are the same: the rest moves as before."""
+    lengths[100:220] = 0
+    changes = lengths_along(paced(lengths, pace_of(sound), FPS), lengths)
+    assert np.isfinite(changes).all() and not changes[125:195].any()
+    assert changes.sum() == pytest.approx(lengths.sum()) and changes.max() < 5 * np.median(changes[changes > 0])
+
+
 def test_a_film_stays_with_its_recording(sound, lengths):
     moments = paced(lengths, pace_of(sound), FPS)
     frames = np.arange(len(lengths) + 1)
