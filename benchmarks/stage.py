@@ -31,13 +31,13 @@ import config
 from benchmarks.enter_to_image import speak_once
 from tests import sound
 from tests.person import Person
-from tests.programs import wait_until
+from tests.programs import PATIENCE, wait_until
 from tests.stage import browser
 from tests.stage.house import Guest, voice, wav_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 VOICE = config.EXAMPLES_DIR / "voice_it.wav"  # 5.0 s
 PROMPT = "calm blue and turquoise waves"
@@ -133,16 +133,6 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def visitor_page(chromium: "Browser", url: str) -> "Page":
-    """Open the visitor's page, and wait until its microphone is open."""
-    page = chromium.new_context(permissions=["microphone"], locale="en-GB").new_page()
-    page.goto(url)
-    page.wait_for_selector("[data-state=ready]")
-    page.wait_for_timeout(1000 * SETTLED)
-    wait_until(lambda: page.inner_text("#message") == "")  # the model is loaded
-    return page
-
-
 # --- latency ----------------------------------------------------------------------------------------------------------
 def latency(recordings: int, steps: int) -> bool:
     """Print the medians of a show on pages and of one at a terminal, whose recordings take turns; return the verdict.
@@ -164,6 +154,8 @@ def latency(recordings: int, steps: int) -> bool:
         person.waits_for("Press ENTER to start recording...")
         pages = [chromium.new_context(permissions=["microphone"], locale="en-GB").new_page()]
         pages.append(chromium.new_context(viewport={"width": 1920, "height": 1080}).new_page())
+        for page in pages:
+            page.set_default_timeout(1000 * PATIENCE)
         for turn in range(recordings + 1):  # the first one of each warms up
             times = _on_pages(pages, stage.url)
             time.sleep(SETTLED)  # in which the card is made
@@ -365,6 +357,7 @@ def _tour(context: Any, stage: Program, folder: Path, size: str) -> None:
         page.wait_for_timeout(pause)
         page.screenshot(path=folder / f"{size}_{name}.png")
 
+    context.set_default_timeout(1000 * PATIENCE)
     page, screen = context.new_page(), context.new_page()
     screen.goto(f"{stage.url}/screen")
     page.goto(stage.url)
