@@ -159,7 +159,7 @@ def _how_to_name(model: str, here: str) -> str:
     if model == here:
         return ""
     known = Path(model).name == model and (config.MODELS_DIR / model).is_dir()
-    return f": add --model {model}" if known else ": name it with --model, if it is in models/, or with --ckpt"
+    return f"; add --model {model}" if known else "; name it with --model, if it is in models/, or with --ckpt"
 
 
 def make_film(args: argparse.Namespace, emit: standby.Emit | None = None) -> Path:

@@ -65,9 +65,10 @@ class Provenance:
             ValueError: something else is.
         """
         if self.model_sha256 != now.model_sha256:
+            whose = "" if now.model == self.model else f", that of {now.model},"
             raise OtherModel(
-                f"the image cannot be made again without the model {self.model}, sha256 {self.model_sha256[:10]}; here "
-                f"is {now.model}, {now.model_sha256[:10]}"
+                f"the image cannot be made again without the model {self.model}: sha256 {self.model_sha256[:10]} is "
+                f"needed, {now.model_sha256[:10]}{whose} is here"
             )
         things = {"latents_sha256": "the same latents"}
         things["calibration_sha256"] = "the calibration that whitened its latents"

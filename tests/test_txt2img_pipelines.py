@@ -56,11 +56,11 @@ def test_a_voice_becomes_an_image_that_can_be_made_again(models, voices, tmp_pat
     other = run_main(
         "txt2img.py", "--ckpt", models / "flux", "--replay", first, "--init_latents", voices, data=tmp_path
     )
-    assert other.returncode == 1 and "cannot be made again without the model sd, sha256 " in other.stderr
+    assert other.returncode == 1 and "cannot be made again without the model sd: sha256 " in other.stderr
     unnamed = run_main("txt2img.py", "--replay", first, "--init_latents", voices, data=tmp_path)
-    assert "; here is chladni, " in unnamed.stderr and "name it with --model, if it is in models/" in unnamed.stderr
+    assert ", that of chladni, is here; " in unnamed.stderr and "name it with --model" in unnamed.stderr
     monkeypatch.setattr(config, "MODELS_DIR", models)
-    assert txt2img._how_to_name("sd", "chladni") == ": add --model sd" and not txt2img._how_to_name("sd", "sd")
+    assert txt2img._how_to_name("sd", "chladni") == "; add --model sd" and not txt2img._how_to_name("sd", "sd")
 
 
 def test_mixes_walks_and_batches(models, voices, tmp_path):
