@@ -290,6 +290,8 @@ def test_the_preview_shows_the_image_to_come(tmp_path):
     small = [np.asarray(Image.fromarray(image).resize((128, 128), Image.Resampling.BOX), float) for image in images]
     own, other = (np.corrcoef(preview.ravel(), image.ravel())[0, 1] for image in small)
     assert own > 0.8 and other < 0.5
+    (without,) = paint(tmp_path / "without", "--seed", 1, "--steps", 3)
+    assert np.array_equal(without, images[0])
 
 
 @pytest.fixture
