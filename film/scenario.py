@@ -1,6 +1,6 @@
 """The content of each frame of a film: its start noise, its prompts, and its shapes."""
 
-import functools
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from painting.image_spec import ImageSpec
 from painting.painter import OnStep, Painter, PaintingNote, PaintJob, Transition, TransitionPainter
 
 PASSAGE = 2 / 3  # of the seconds of smoothing, in which one shape passes into the next
+ABRUPT, ABRUPT_AT, ABRUPT_WIDTH = 1.8, 0.65, 0.08  # fitted to the frames of a film; see `abruptness`
 AT_ONCE = 32  # moments that are looked at together
 
 
@@ -77,18 +78,18 @@ class Scenario:
 
     def lengths(self) -> Iterator[float]:
         """Yield how much the image changes from each frame to the next, by the painter's outlines."""
-        before: np.ndarray | None = None
+        before: tuple[np.ndarray, float] | None = None
         for start in range(0, len(self.moments), AT_ONCE):
             frames = range(start, min(start + AT_ONCE, len(self.moments)))
-            x_T = self.x_T(frames)
+            x_T, transitions = self.x_T(frames), self.transitions(frames)
             if isinstance(self.painter, TransitionPainter):
-                outlines = self.painter.outlines(self.transitions(frames), x_T)
+                outlines = self.painter.outlines(transitions, x_T)
             else:
                 outlines = x_T.numpy()
-            for outline in outlines:
+            for outline, abrupt in zip(outlines, map(abruptness, transitions), strict=True):
                 if before is not None:
-                    yield float(np.abs(outline - before).mean())
-                before = outline
+                    yield float(np.abs(outline - before[0]).mean()) * (abrupt + before[1]) / 2
+                before = outline, abrupt
 
     def follow(self, lengths: np.ndarray, pace: np.ndarray) -> None:
         """Let the image change at a `pace` [F − 1], where it changes by `lengths` [F − 1] at an even one."""
@@ -150,4 +151,11 @@ def main_spec(transition: Transition) -> ImageSpec:
     return transition.specs[int(np.argmax(transition.weights))]
 
 
-measured = functools.partial(np.fromiter, dtype=np.float64)
+def abruptness(transition: Transition) -> float:
+    """Return how much faster an image changes than its outline, where two shapes pass into each other.
+
+    A U-Net paints one shape or a mixture, and goes from one to the other where the larger share is about two thirds.
+    """
+    if transition.shares is None:
+        return 1.0
+    return 1 + ABRUPT * math.exp(-(((float(transition.shares.max()) - ABRUPT_AT) / ABRUPT_WIDTH) ** 2))
