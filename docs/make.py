@@ -1,10 +1,12 @@
-"""Make the images of the documentation: python -m docs.make (three minutes on two cores)."""
+"""Make the images of the documentation, and its film: python -m docs.make (some minutes on two cores)."""
 
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import torch
@@ -36,6 +38,8 @@ PROMPTS = (
     "calm blue and turquoise waves",
 )
 STRIP = 3  # prompts in voices.png
+FILMED = "voice_it.wav"  # five seconds
+FILM_STEPS = "5"
 SNR_DB = 20
 WIDTH = 160  # pixels a side of an image in a sheet
 
@@ -80,6 +84,36 @@ def with_noise(recording: Path, folder: Path) -> Path:
     return folder / f"{recording.stem}.wav"
 
 
+def film(recording: Path, folder: Path) -> list[np.ndarray]:
+    """Write a film of a recording to docs/film.mp4, and return as many of its frames as there are voices."""
+    latents = folder / "windows.pt"
+    command = [
+        "process_live_audio.py",
+        "--input_file",
+        str(recording),
+        "--windows",
+        "3.0",
+        "--output_file",
+        str(latents),
+    ]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    command = ["txt2img.py", "--init_latents", str(latents), "--film", str(recording), "--prompt", PROMPTS[0]]
+    subprocess.run(
+        [sys.executable, *command, "--steps", FILM_STEPS, "--outdir", str(folder / "film")], cwd=ROOT, check=True
+    )
+    (path,) = (folder / "film" / "films").iterdir()
+    shutil.copyfile(path, ROOT / "docs" / "film.mp4")
+    return frames_of(path)
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    """Read as many frames of a film, evenly spaced, as there are voices, at the size that they have in a sheet."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    chosen = np.linspace(0, len(frames) - 1, len(VOICES)).round().astype(int)
+    return [np.asarray(frames[place].resize((WIDTH, WIDTH), Image.Resampling.LANCZOS)) for place in chosen]
+
+
 def main() -> None:
     """Write all sheets to docs/."""
     with tempfile.TemporaryDirectory() as name:
@@ -93,7 +127,9 @@ def main() -> None:
         shapes = paint(latents, PROMPTS[0], folder / "layout", "--layout_strength", "0.5")
         start, end = (folder / "quiet" / f"{Path(voice).stem}.pt" for voice in VOICES[:2])
         way = walk(start, end, folder / "walk")
+        moving = film(ROOT / "examples" / FILMED, folder)
     sheets = {"voices.png": rows[:STRIP], "sheet.jpg": rows, "x_T.png": x_T, "walk.png": [way, shapes]}
+    sheets["film.jpg"] = [moving]
     for file, chosen in sheets.items():
         sheet = Image.fromarray(grid([image for row in chosen for image in row], len(VOICES)))
         sheet.save(ROOT / "docs" / file, quality=88)  # of the JPEG; ignored for PNG
