@@ -77,6 +77,17 @@ class LatentDiffusionPainter:
         self._interpreter: PromptInterpreter | None = None  # of the lexicon; made when it is first needed
         self.model = load_model(self.weights, self.yaml, dtype=DTYPES[self.precision], device=self.device)
 
+    def _load_again(self, precision: str) -> None:
+        """Load the model in another precision; if that fails, in its own again, so that the painter stays usable."""
+        before, self.precision = self.precision, precision
+        del self.model  # both models together might not fit into memory
+        try:
+            self._load()
+        except Exception:
+            self.precision = before
+            self._load()
+            raise
+
     def readings(self, spec: ImageSpec) -> tuple[Reading, Reading] | None:
         """Return what is read in prompt and negative prompt of `spec`; None if the model reads them word by word.
 
@@ -163,9 +174,7 @@ class LatentDiffusionPainter:
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
             self._refuse_broken_weights()
             warnings.warn(f"{self.precision} gave no image; again in fp32", stacklevel=2)
-            self.precision = "fp32"
-            del self.model  # both models together might not fit into memory
-            self._load()
+            self._load_again("fp32")
             images = self._sample(transitions, x_T, on_step)
         for image in images:
             self._check(image)

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import txt2img
 from ldm.models.diffusion.ddpm import LatentDiffusion
+from painting import ldm_painter
 from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter, is_spoiled
 from painting.painter import PaintingNote
@@ -136,6 +138,24 @@ def test_a_sound_model_paints_without_a_word(painter):
         warnings.simplefilter("error")
         first, second = painter.paint([SPEC], NOISE), painter.paint([SPEC], NOISE)
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_painter_stays_usable_if_there_is_no_memory_for_float32(tmp_path, weights, monkeypatch):
+    painter = LatentDiffusionPainter(save_model(tmp_path, weights), precision="bf16", device="cpu")
+    whole = ldm_painter.load_model
+
+    def load(*arguments: Any, dtype: torch.dtype, **others: Any) -> LatentDiffusion:
+        if dtype == torch.float32:
+            raise RuntimeError("out of memory")
+        return whole(*arguments, dtype=dtype, **others)
+
+    monkeypatch.setattr(ldm_painter, "load_model", load)
+    with monkeypatch.context() as patch:
+        patch.setattr(painter, "_sample", lambda *_: torch.full((1, 3, 64, 64), torch.nan))
+        with pytest.warns(UserWarning, match="again in fp32"), pytest.raises(RuntimeError, match="out of memory"):
+            painter.paint([SPEC], NOISE)
+    assert painter.precision == "bf16"
+    assert painter.paint([SPEC], NOISE).std() > 1
 
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
