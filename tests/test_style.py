@@ -156,12 +156,13 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_imports_are_where_they_belong():
-    """No import after code, and no edit of the path that modules are found by."""
+    """No import after code, and no edit of the path of modules, but in the server that starts scripts."""
+    starts_scripts = Path(__file__).with_name("forked.py")
     forbidden = re.compile(r"noqa: ?E402|\bsys\.path\b")
     wrong = [
         f"{name_of(path)}:{number}: {line.strip()}"
         for path in FILES
-        if path != Path(__file__)
+        if path not in (Path(__file__), starts_scripts)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
         if forbidden.search(line)
     ]
