@@ -5,6 +5,8 @@ A link to the folder comfyui/ does the same, as long as this project stays where
 
 import argparse
 import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import cli
@@ -51,15 +53,25 @@ def export(path: Path) -> None:
     unfinished = path.with_name(f"{path.name}.disabled")  # ComfyUI loads no folder of such a name, if it starts now
     if unfinished.exists():
         raise ValueError(f"{unfinished} exists; remove it: it is left of an export that was stopped, or switched off")
+    files = list(_files())  # before the first is written, which may be in one of these folders
     try:
-        for name, left_out in LEFT_OUT.items():
-            to = unfinished if name == "comfyui" else unfinished / name
-            shutil.copytree(config.REPO_DIR / name, to, ignore=shutil.ignore_patterns(*left_out))
-        shutil.copy(config.REPO_DIR / "LICENSE", unfinished)
+        for file, place in files:
+            (unfinished / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, unfinished / place)
         unfinished.rename(path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _files() -> Iterator[tuple[Path, Path]]:
+    """Yield each file of a pack, and its path in there."""
+    yield config.REPO_DIR / "LICENSE", Path("LICENSE")
+    for name, left_out in LEFT_OUT.items():
+        for file in (config.REPO_DIR / name).rglob("*"):
+            within = file.relative_to(config.REPO_DIR / name)
+            if file.is_file() and not any(fnmatch(part, pattern) for part in within.parts for pattern in left_out):
+                yield file, within if name == "comfyui" else name / within
 
 
 if __name__ == "__main__":

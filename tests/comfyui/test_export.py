@@ -23,7 +23,7 @@ sys.modules["/x/voicetoimg"] = module
 spec.loader.exec_module(module)
 for node in module.NODE_CLASS_MAPPINGS.values():
     node.INPUT_TYPES()
-print(sorted({"torch", "cv2", "soundfile", "soxr", "scipy", "comfy", "audio"} & set(sys.modules)))
+print(sorted({"torch", "numpy", "cv2", "soundfile", "soxr", "scipy", "comfy", "audio"} & set(sys.modules)))
 """
 
 
@@ -84,6 +84,33 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "copy", full)
     done = run_main("comfyui.__main__", tmp_path / "v", data=tmp_path)
     assert done.returncode == 1 and "no space" in done.stderr and not list(tmp_path.glob("v*"))
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
+    def full(source: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    done = run_main("comfyui.__main__", tmp_path / "v", data=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "no space" in done.stderr, done.stderr
+    assert "[" not in done.stderr and not list(tmp_path.glob("v*"))
+
+
+def test_a_place_within_what_is_copied(tmp_path, monkeypatch):
+    for name in ("comfyui", "audio", "models/calibration"):
+        shutil.copytree(config.REPO_DIR / name, tmp_path / name)
+    shutil.copy(config.REPO_DIR / "LICENSE", tmp_path)
+    monkeypatch.setattr(config, "REPO_DIR", tmp_path)
+    done = run_main("comfyui.__main__", tmp_path / "comfyui" / "example_workflows" / "v", data=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("nodes.py"))) == 2
+
+
+def test_it_is_written_without_any_package(tmp_path):
+    """Not everybody who has ComfyUI's packages has those of this project."""
+    command = [sys.executable, "-S", "-m", "comfyui", str(tmp_path / "v")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=config.REPO_DIR)
+    assert done.returncode == 0 and (tmp_path / "v" / "nodes.py").is_file(), done.stderr
 
 
 EXAMPLES = config.REPO_DIR / "comfyui" / "example_workflows"
