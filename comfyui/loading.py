@@ -16,9 +16,18 @@ CODE, CALIBRATION = "audio", "models/calibration"
 
 
 def place(name: str) -> Path:
-    """Return the path of a folder that lies in this one, as in an exported pack, or beside it, as in the repository."""
-    inside = HERE / name
-    return inside if inside.is_dir() else HERE.parent / name
+    """Return the path of a folder that lies in this one, as in an exported pack, or beside it, as in the repository.
+
+    Raises:
+        ValueError: this folder was copied without them.
+    """
+    for folder in (HERE, HERE.parent):
+        if all((folder / part).is_dir() for part in (CODE, CALIBRATION)):
+            return folder / name
+    raise ValueError(
+        f"{HERE} is only a part of voicetoimg; remove it, and link that folder instead of copying it, or let "
+        "python -m comfyui PATH write a whole one"
+    )
 
 
 def audio_module(name: str) -> ModuleType:
@@ -26,14 +35,13 @@ def audio_module(name: str) -> ModuleType:
 
     Raises:
         ImportError: a package that it needs is missing, or broken.
+        ValueError: this folder was copied without `audio/`.
     """
+    package = _audio_package()
     try:
-        return importlib.import_module(f"{_audio_package()}.{name}")
-    except ImportError as error:
-        raise ImportError(
-            f'a package is missing or broken ({error}); run python -m pip install -r "{HERE / "requirements.txt"}" '
-            "with the Python that runs ComfyUI"
-        ) from error
+        return importlib.import_module(f"{package}.{name}")
+    except OSError as error:  # soundfile raises it where the library libsndfile is missing
+        raise ImportError(str(error)) from error
 
 
 @functools.cache

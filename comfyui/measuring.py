@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .loading import CALIBRATION, audio_module, place
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CALIBRATION_FILES = ("mean.npy", "std.npy", "whitening.npz")
 
@@ -19,7 +20,7 @@ CALIBRATION_FILES = ("mean.npy", "std.npy", "whitening.npz")
 class Voices:
     """The voices of one AUDIO, measured."""
 
-    latents: np.ndarray  # [V, 4, 32, 32] float32: z-scores, as process_live_audio.py writes them
+    latents: "np.ndarray"  # [V, 4, 32, 32] float32: z-scores, as process_live_audio.py writes them
     whitening: Any  # audio.whitening.Whitening
 
     @property
@@ -40,13 +41,31 @@ def measure(audio: Mapping[str, Any] | None, calibration: str = "") -> Voices:
         OSError: a file cannot be read.
         ImportError: a package is missing.
     """
+    import numpy as np
+
     recordings, rate = _recordings(audio)
     folder = _folder(calibration)
-    voice_latents = audio_module("calibration").voice_latents
-    latents = [voice_latents(samples, folder, sample_rate=rate).latents for samples in recordings]
+    measured = [_measure_one(number, recordings, rate, folder) for number in range(len(recordings))]
     path = folder / CALIBRATION_FILES[-1]
     changed = path.stat()
-    return Voices(np.concatenate(latents), _whitening(path, changed.st_mtime_ns, changed.st_size))
+    whitening = _whitening(path, changed.st_mtime_ns, changed.st_size)
+    made_with = audio_module("provenance").statistics_sha256(whitening.mean_db, whitening.std_db)
+    if made_with != measured[0].statistics:
+        raise ValueError(
+            f"{path} was made with another mean.npy or std.npy than those beside it; "
+            "run z_transformation_with_stats.py again"
+        )
+    return Voices(np.concatenate([one.latents for one in measured]), whitening)
+
+
+def _measure_one(number: int, recordings: "list[np.ndarray]", rate: Any, folder: Path) -> Any:
+    """Return the `audio.calibration.VoiceLatents` of one recording; of several, an error says which one it was."""
+    try:
+        return audio_module("calibration").voice_latents(recordings[number], folder, sample_rate=rate)
+    except audio_module("sound").AudioError as error:
+        if len(recordings) == 1:
+            raise
+        raise ValueError(f"recording {number + 1} of {len(recordings)}: {error}") from error
 
 
 @functools.lru_cache(maxsize=2)
@@ -55,7 +74,7 @@ def _whitening(path: Path, *changed: int) -> Any:
     return audio_module("whitening").Whitening.load(path)
 
 
-def _recordings(audio: Mapping[str, Any] | None) -> tuple[list[np.ndarray], Any]:
+def _recordings(audio: Mapping[str, Any] | None) -> "tuple[list[np.ndarray], Any]":
     """Return the recordings of an AUDIO, each [T, channels] float32, and their sample rate in Hz."""
     import torch
 
@@ -88,12 +107,12 @@ def _folder(calibration: str) -> Path:
     text = calibration.strip()
     if not text:
         return place(CALIBRATION)
-    if len(text) > 1 and text[0] in "/\\" and text[1] in "/\\":
+    if text[:1] in ("/", "\\") and text[1:2] in ("/", "\\", "?"):  # on Windows \??\ is the same as \\?\
         raise ValueError(f"the calibration {text} is on another machine; copy its folder to this one")
     folder = Path(os.path.expanduser(text)).absolute()  # Path's own fails for users that do not exist
     if missing := [name for name in CALIBRATION_FILES if not (folder / name).is_file()]:
         raise ValueError(
-            f"no calibration in {folder}, {', '.join(missing)} is missing; name the folder data/stats of voicetoimg, "
+            f"no calibration in {folder} (missing: {', '.join(missing)}); name the folder data/stats of voicetoimg, "
             "or nothing for the built-in calibration"
         )
     return folder

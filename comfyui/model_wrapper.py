@@ -10,8 +10,17 @@ KEY = "voicetoimg"
 
 
 def with_noise(model: Any, noise: Any) -> Any:
-    """Return a clone of a MODEL that starts from `noise`, a NOISE."""
-    from comfy.patcher_extension import WrappersMP
+    """Return a clone of a MODEL that starts from `noise`, a NOISE.
+
+    Raises:
+        ValueError: this ComfyUI is too old for it.
+    """
+    try:
+        from comfy.patcher_extension import WrappersMP
+    except ImportError:
+        raise ValueError(
+            "this ComfyUI is from before December 2024; update it, or connect the noise to SamplerCustomAdvanced"
+        ) from None
 
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, replacing(noise))

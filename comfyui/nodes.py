@@ -9,6 +9,7 @@ from .model_wrapper import with_noise
 from .voice_noise import NAME, VoiceNoise, later_seed
 
 CATEGORY = "voicetoimg"
+MODEL_NAME = "Voice Noise to Model"
 FROM_VOICE, FROM_SEED = "from the voice", "from the seed"
 LARGEST_SEED = 2**53 - 1  # a browser counts exactly up to here
 TOOLTIPS = {
@@ -28,7 +29,7 @@ class VoiceNoiseNode:
     DESCRIPTION = (
         "Makes the start noise of any model from a voice: the same voice gives the same noise. Connect it to "
         "SamplerCustomAdvanced, or by Voice Noise to Model to KSampler. Samplers that add no noise, such as euler, "
-        "dpmpp_2m or uni_pc, keep the voice; dpmpp_2m_sde, lcm and others lose it on SD3, Flux, Wan and Qwen."
+        "dpmpp_2m or uni_pc, keep the voice. lcm loses it; dpmpp_2m_sde and others lose it on SD3, Flux, Wan and Qwen."
     )
     RETURN_TYPES = ("NOISE",)
     OUTPUT_TOOLTIPS = ("Noise of the shape that the model needs.",)
@@ -64,11 +65,12 @@ class VoiceNoiseNode:
         """Measure the voice. The noise itself is made when a sampler asks for it.
 
         Raises:
-            ValueError: the sound or the calibration cannot be used; one sentence, with the name of the node.
+            ValueError: the sound, the calibration or the strength cannot be used; one sentence, with the name of the
+                node.
         """
         with named(NAME):
             voices = measure(audio, calibration)
-        return (VoiceNoise(voices, voice_strength, _later_seed(later_noise, voices.fingerprint, later_seed)),)
+            return (VoiceNoise(voices, voice_strength, _later_seed(later_noise, voices.fingerprint, later_seed)),)
 
 
 def _later_seed(later_noise: str, fingerprint: bytes, seed: int) -> int:
@@ -97,12 +99,17 @@ class VoiceNoiseToModelNode:
         }
 
     def apply(self, model: Any, noise: Any) -> tuple[Any]:
-        """Return a clone of the model that starts from the noise."""
-        return (with_noise(model, noise),)
+        """Return a clone of the model that starts from the noise.
+
+        Raises:
+            ValueError: this ComfyUI is too old; one sentence, with the name of the node.
+        """
+        with named(MODEL_NAME):
+            return (with_noise(model, noise),)
 
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
     "VoicetoimgNoise": VoiceNoiseNode,
     "VoicetoimgNoiseToModel": VoiceNoiseToModelNode,
 }
-NODE_DISPLAY_NAME_MAPPINGS = {"VoicetoimgNoise": "Voice Noise", "VoicetoimgNoiseToModel": "Voice Noise to Model"}
+NODE_DISPLAY_NAME_MAPPINGS = {"VoicetoimgNoise": NAME, "VoicetoimgNoiseToModel": MODEL_NAME}

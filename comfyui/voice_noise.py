@@ -10,13 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .errors import named
 from .loading import audio_module
 from .measuring import Voices
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 NAME = "Voice Noise"
@@ -38,7 +37,13 @@ class VoiceNoise:
             voices: item k of a batch of latents gets voice k, and begins again after the last.
             strength: share of the variance that the voice has, 0 to 1; the rest is seeded noise, another for each item.
             seed: what samplers draw later noise with; from `later_seed`.
+
+        Raises:
+            ValueError: the strength is outside 0…1, or NaN.
         """
+        # ComfyUI checks what is typed, but neither NaN nor what another node gives
+        if not 0 <= strength <= 1:
+            raise ValueError(f"voice_strength is {strength}, and 0 to 1 is needed")
         self.voices = voices
         self.strength = strength
         self.seed = seed
@@ -67,6 +72,7 @@ class VoiceNoise:
 
     def _noise(self, shapes: Sequence[tuple[int, ...]], numbers: Sequence[int]) -> list["Tensor"]:
         """Make noise of each of `shapes`, for items of these numbers."""
+        import numpy as np
         import torch
 
         if len({shape[0] for shape in shapes}) != 1:
@@ -78,8 +84,10 @@ class VoiceNoise:
         items = zip(*(made[number] for number in numbers), strict=True)
         return [torch.from_numpy(np.stack(item)).reshape(shape) for item, shape in zip(items, shapes, strict=True)]
 
-    def _parts_of(self, voice: int, parts: Sequence[Shape]) -> list[np.ndarray]:
+    def _parts_of(self, voice: int, parts: Sequence[Shape]) -> "list[np.ndarray]":
         """Make a voice's noise for all parts of a latent; parts of one shape get noise as if they were frames."""
+        import numpy as np
+
         row = self.voices.latents[voice : voice + 1]
         noise = {}
         for part, count in Counter(parts).items():
@@ -88,7 +96,7 @@ class VoiceNoise:
             noise[part] = iter(np.split(whole, count))
         return [next(noise[part]) for part in parts]
 
-    def _filled(self, voice: Sequence[np.ndarray], number: int) -> list[np.ndarray]:
+    def _filled(self, voice: "Sequence[np.ndarray]", number: int) -> "list[np.ndarray]":
         """Mix a voice's noise with the noise of seed `number`, the same that the scripts draw with `--seed`."""
         import torch
 

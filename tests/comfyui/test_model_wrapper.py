@@ -89,6 +89,14 @@ def wrapper(comfy, source, tmp_path) -> Any:
     return wrapper
 
 
+def test_a_comfyui_without_wrappers(wrapper, source, monkeypatch):
+    import comfyui
+
+    monkeypatch.setitem(sys.modules, "comfy.patcher_extension", None)
+    with pytest.raises(ValueError, match="^Voice Noise to Model: this ComfyUI is from before"):
+        comfyui.NODE_CLASS_MAPPINGS["VoicetoimgNoiseToModel"]().apply(Model(), source)
+
+
 def executor(*arguments: Any, **more: Any) -> tuple[Any, ...]:
     """Take the place of the sampling: return what it would get."""
     return arguments, more

@@ -1,5 +1,6 @@
 """Voice Noise, loaded by its path as ComfyUI does: any AUDIO, any latents, the same bits, N(0, I), errors."""
 
+import shutil
 import sys
 from types import ModuleType
 from typing import Any
@@ -87,13 +88,14 @@ def test_the_same_bits_as_the_scripts(pack, strength):
 
 def test_another_calibration(pack, voice, noise, tmp_path):
     """It changes the noise, and an edited one is read again."""
-    for name in ("mean.npy", "std.npy"):
-        np.save(tmp_path / name, np.load(config.BUILTIN_CALIBRATION_DIR / name) + 1)
-    (tmp_path / "whitening.npz").write_bytes((config.BUILTIN_CALIBRATION_DIR / "whitening.npz").read_bytes())
+    whitening = dict(np.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz"))
+    for name in ("mean", "std"):
+        whitening[f"{name}_db"] = np.load(config.BUILTIN_CALIBRATION_DIR / f"{name}.npy") + 1
+        np.save(tmp_path / f"{name}.npy", whitening[f"{name}_db"])
+    np.savez(tmp_path / "whitening.npz", **whitening)
     own = make(pack, voice, calibration=f" {tmp_path} ")
     assert not torch.equal(noise_for(own, LATENTS), noise_for(noise, LATENTS))
-    fewer = dict(np.load(tmp_path / "whitening.npz"))
-    fewer |= {"scales": fewer["scales"][:9], "components": fewer["components"][:9]}
+    fewer = whitening | {name: whitening[name][:9] for name in ("scales", "components")}
     np.savez(tmp_path / "whitening.npz", **fewer)
     again = make(pack, voice, calibration=str(tmp_path))
     assert not torch.equal(noise_for(own, LATENTS), noise_for(again, LATENTS))
@@ -133,6 +135,13 @@ def test_a_batch_of_recordings_takes_turns(pack, voice, other):
         wanted = noise_for(alone, LATENTS, batch_index=[item])
         assert torch.equal(made[item], wanted[0])
     assert len({together.seed, single[0].seed, single[1].seed}) == 3
+
+
+def test_an_unusable_recording_of_several_is_named(pack, voice):
+    both = torch.cat([voice["waveform"], voice["waveform"] * 0])
+    with pytest.raises(ValueError) as caught:
+        make(pack, {**voice, "waveform": both})
+    assert_sentence(str(caught.value), "recording 2 of 2: the recording is silent")
 
 
 SENTENCES = {  # what came, and a part of the sentence
@@ -184,11 +193,13 @@ def assert_sentence(message: str, part: str) -> None:
 @pytest.mark.parametrize(
     ("calibration", "part"),
     [
-        ("/nowhere/stats", "mean.npy, std.npy, whitening.npz is missing"),
-        ("~nobody-here/stats", "~nobody-here/stats, mean.npy"),
+        ("/nowhere/stats", "(missing: mean.npy, std.npy, whitening.npz)"),
+        ("/nowhere\nstats", "/nowhere stats"),
+        ("~nobody-here/stats", "~nobody-here/stats (missing: mean.npy"),
         (r"\\host\share\stats", "is on another machine"),
         ("//host/share/stats", "is on another machine"),
         (r"\/host\share", "is on another machine"),
+        (r"\??\UNC\host\share", "is on another machine"),
     ],
 )
 def test_calibrations_that_are_none(pack, voice, calibration, part):
@@ -203,6 +214,17 @@ def test_a_broken_calibration(pack, voice, tmp_path):
     with pytest.raises(ValueError) as caught:
         make(pack, voice, calibration=str(tmp_path))
     assert_sentence(str(caught.value), "mean.npy")
+
+
+def test_a_whitening_of_another_calibration(pack, voice, tmp_path):
+    """The noise would look right, but two voices would be less far apart."""
+    for name in ("mean.npy", "std.npy", "whitening.npz"):
+        (tmp_path / name).write_bytes((config.BUILTIN_CALIBRATION_DIR / name).read_bytes())
+    make(pack, voice, calibration=str(tmp_path))
+    np.save(tmp_path / "mean.npy", np.load(tmp_path / "mean.npy") - 3)
+    with pytest.raises(ValueError) as caught:
+        make(pack, voice, calibration=str(tmp_path))
+    assert_sentence(str(caught.value), "whitening.npz was made with another mean.npy or std.npy")
 
 
 # --- latents ---------------------------------------------------------------------------------------------------------
@@ -323,6 +345,14 @@ def test_strength_is_a_share_of_the_variance(pack, voice, noise):
     assert torch.equal(none.reshape(4, 32, 32), torch.randn(4, 32, 32, generator=torch.Generator().manual_seed(0)))
 
 
+@pytest.mark.parametrize("strength", [-0.01, 1.01, float("nan")])
+def test_a_strength_that_is_none(pack, voice, strength):
+    """It may come from another node; then no sampler is started."""
+    with pytest.raises(ValueError) as caught:
+        make(pack, voice, strength)
+    assert_sentence(str(caught.value), "voice_strength is")
+
+
 # --- later noise -----------------------------------------------------------------------------------------------------
 def test_seeds_of_later_noise(pack, voice, other):
     """They are in torch's range with room for one more, and on a CPU never draw what fills the noise of an item."""
@@ -368,14 +398,51 @@ def test_the_nodes_as_comfyui_reads_them(pack):
         assert hasattr(node, node.FUNCTION) and not hasattr(node, "IS_CHANGED")
 
 
-def test_a_missing_package_is_named(pack, voice, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("soundfile", ImportError("numpy.core is\nbroken")),
+        ("soundfile", OSError("libsndfile not found")),
+        ("scipy.signal", ImportError("No module named 'scipy'")),  # which only sound with hum needs
+    ],
+)
+def test_a_missing_package_is_named(voice, monkeypatch, tmp_path, name, error):
+
+    def fail(self: Any, wanted: str, *_: Any) -> None:
+        if wanted == name:
+            raise error
+
     (tmp_path / "third").symlink_to(config.REPO_DIR / "comfyui")
     third = load_pack(tmp_path / "third")
-    monkeypatch.setitem(sys.modules, "soundfile", None)
+    for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [type("Finder", (), {"find_spec": fail})(), *sys.meta_path])
+    time = torch.arange(32_000) / 16_000
+    hum = voice["waveform"].repeat(1, 1, 2) + 0.3 * torch.sin(2 * torch.pi * 50 * time)
     with pytest.raises(ValueError) as caught:
-        make(third, voice)
-    assert_sentence(str(caught.value), "soundfile")
+        make(third, {**voice, "waveform": hum})
+    assert_sentence(str(caught.value), " ".join(str(error).split()))
     assert str(config.REPO_DIR / "comfyui" / "requirements.txt") in str(caught.value)
+
+
+def test_too_little_memory(pack, voice, monkeypatch):
+    def full(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(torch.Tensor, "numpy", full)
+    with pytest.raises(ValueError) as caught:
+        make(pack, voice)
+    assert_sentence(str(caught.value), "too little memory")
+
+
+def test_a_copy_of_this_folder_alone(voice, tmp_path):
+    """Another pack may have the name `audio`."""
+    shutil.copytree(config.REPO_DIR / "comfyui", tmp_path / "voicetoimg")
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "__init__.py").write_text("raise SystemExit")
+    with pytest.raises(ValueError) as caught:
+        make(load_pack(tmp_path / "voicetoimg"), voice)
+    assert_sentence(str(caught.value), "only a part of voicetoimg")
 
 
 def test_requirements_are_lower_bounds():
