@@ -13,8 +13,10 @@ begins, how long they are, and which recording they are of.
 
 import collections
 import contextlib
+import errno
 import json
 import math
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,11 +38,12 @@ from .torch_zip import write_tensor
 
 WINDOW, HOP = 3.0, 0.25  # seconds
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.1, 60.0  # seconds
-SHORTEST_HOP = 0.01  # seconds
+SHORTEST_HOP, LONGEST_HOP = 0.01, 60.0  # seconds
 MOST_SAMPLES = 1 << 25  # of all channels, in a window: 128 MB
 PAUSE_DB = -50.0  # loudest cell of a window's spectrogram, against that of the recording: below, it is a pause
 MOST_THREADS = 8
 ROWS_AT_ONCE = 256  # windows that are copied together: 4 MB
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk, or of what a user may have of it
 WINDOWS = "windows.json"  # the record
 LONGEST_RECORD = 64_000_000  # bytes: the times of some million windows
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -93,11 +96,19 @@ def _checked(about: object, latents: np.ndarray) -> Windows | None:
         sha256 = about["recording_sha256"]
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
         return None
-    numbers = all(math.isfinite(number) and number > 0 for number in (window, hop, seconds))
-    if times.shape != (len(latents),) or not numbers or not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
+    if times.shape != (len(latents),) or not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
         return None
-    rising = np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) > 0).all()
-    return Windows(times, window, hop, sha256, seconds, latents) if rising else None
+    if not (_usable(window, hop) and np.isfinite(times).all() and times[0] >= 0):
+        return None
+    # the windows bear out the length of the recording, so that a file cannot ask for a film of a million hours
+    steps = np.diff(times, prepend=0)
+    even = (steps[1:] > 0).all() and (steps <= hop + SHORTEST_HOP).all()
+    fits = even and times[-1] < seconds <= times[-1] + window + hop + SHORTEST_HOP
+    return Windows(times, window, hop, sha256, seconds, latents) if fits else None
+
+
+def _usable(window: float, hop: float) -> bool:
+    return SHORTEST_WINDOW <= window <= LONGEST_WINDOW and SHORTEST_HOP <= hop <= LONGEST_HOP
 
 
 def write_windows(
@@ -166,18 +177,23 @@ def make_windows(
 
     Args:
         window: seconds, SHORTEST_WINDOW to LONGEST_WINDOW.
-        hop: seconds from one window's beginning to the next one's.
+        hop: seconds from one window's beginning to the next one's, SHORTEST_HOP to LONGEST_HOP.
         channel: see `features.extract`.
         each: called after each window with how many are done, and roughly how many there will be; 0: not known.
 
     Raises:
-        ValueError: the recording cannot be used (`sound.AudioError`, which names the file), or the calibration is
-            broken or of another recipe.
+        ValueError: the recording cannot be used (`sound.AudioError`, which names the file), the calibration is
+            broken or of another recipe, or `window` or `hop` is out of its limits.
         OSError: a file cannot be read or written.
     """
+    if not _usable(window, hop):
+        raise ValueError(
+            f"windows of {window:g} s every {hop:g} s cannot be made: a window lasts {SHORTEST_WINDOW:g} to "
+            f"{LONGEST_WINDOW:g} s, and the next one begins {SHORTEST_HOP:g} to {LONGEST_HOP:g} s later"
+        )
     calibration = Calibration.load(folder, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent) as spool:
+    with _naming(path), tempfile.TemporaryFile(dir=path.parent) as spool:
         try:
             with open_sound(recording) as sound:
                 maker = _Maker(calibration, recipe, channel, spool)
@@ -191,6 +207,18 @@ def make_windows(
         names = [f"{recording_name(recording)} {time:.2f} s" for time in times]
         write_windows(path, timeline, maker.shape, maker.blocks(rows), statistics, names)
     return report
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of the nameless file, in which latents wait, name the file `path` that is made of them."""
+    try:
+        yield
+    except OSError as error:
+        folder = os.path.dirname(str(error.filename))
+        if folder == os.path.abspath(path.parent) or error.errno in FULL:
+            error.filename = str(path)
+        raise
 
 
 class _Maker:
@@ -246,7 +274,7 @@ class _Maker:
         except Silent:
             return time, None
         except AudioError as error:
-            raise AudioError(f"at {time:.2f} s {error}") from error
+            raise AudioError(f"at {time:.2f} s {error}" if time else str(error)) from error
 
     def _add(self, time: float, found: Features | None) -> None:
         self.times.append(time)

@@ -1,6 +1,9 @@
 """Latents along a recording: each is that of the cut-out file, and their file is read as safely as any other."""
 
+import errno
+import io
 import json
+import os
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -180,7 +183,39 @@ def test_recordings_that_cannot_be_used_are_named(tmp_path):
     assert refusal(broken, window=1.0).startswith("at 1.75 s the recording has samples that are not finite")
     assert refusal(np.zeros(40_000, np.float32)).startswith("the recording is silent")
     assert refusal(np.zeros(0, np.float32)).startswith("the recording holds no samples")
-    assert "at least 0.093 s are needed" in refusal(voice(8_000, 0.05))
+    assert refusal(voice(8_000, 0.05)).startswith("the recording lasts 0.050 s; at least 0.093 s are needed")
+
+
+@pytest.mark.parametrize(("window", "hop"), [(3.0, 0.0), (3.0, -1.0), (0.0, 0.25), (61.0, 0.25), (3.0, float("nan"))])
+def test_windows_out_of_their_limits_are_refused(window, hop, tmp_path):
+    with pytest.raises(ValueError, match="a window lasts 0.1 to 60 s, and the next one begins 0.01 to 60 s later"):
+        make_windows(VOICE, tmp_path / "a.pt", config.BUILTIN_CALIBRATION_DIR, window, hop)
+
+
+def test_the_script_has_the_limits_and_the_hop_of_the_library():
+    assert (windows.SHORTEST_WINDOW, windows.LONGEST_WINDOW) == process_live_audio.SECONDS
+    assert (windows.SHORTEST_HOP, windows.LONGEST_HOP) == process_live_audio.HOPS
+    assert windows.HOP == process_live_audio.HOP
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_errors_of_the_disk_name_the_file_of_latents(begins, tmp_path, monkeypatch):
+    """Latents wait in a file without a name, whose errors name another one, or none."""
+
+    class Full(io.BytesIO):
+        def write(self, content) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def unwritable(dir: Path) -> Full:
+        if begins:
+            return Full()
+        raise OSError(errno.EACCES, "Permission denied", os.path.join(os.path.abspath(dir), "tmpabc"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(windows.tempfile, "TemporaryFile", unwritable)
+    with pytest.raises(OSError) as caught:
+        make_windows(VOICE, Path("a.pt"), config.BUILTIN_CALIBRATION_DIR)
+    assert caught.value.filename == "a.pt"
 
 
 def test_windows_of_too_many_samples_are_refused(tmp_path, monkeypatch):
@@ -226,7 +261,8 @@ def test_latents_without_times_are_refused(record, tmp_path):
         {"times": [0, 0.25]}, {"times": [0, 0.5, 0.25]}, {"times": [0, 0, 1]}, {"times": [-1, 0, 1]}, {"times": "abc"},
         {"times": [0, 1, 1e999]}, {"times": [0, 1, float("nan")]}, {"times": [[0], [1], [2]]}, {"times": None},
         {"times": [0, 1, {}]}, {"window": 0}, {"window": "x"}, {"hop": -1}, {"hop": float("nan")}, {"seconds": 1e999},
-        {"seconds": None}, {"recording_sha256": 3}, {"recording_sha256": "\x1b[2J"},
+        {"seconds": None}, {"seconds": 0.4}, {"seconds": 1e12}, {"window": 1e9}, {"hop": 1e9}, {"times": [0, 0.25, 9]},
+        {"times": [9, 9.25, 9.5], "seconds": 12}, {"recording_sha256": 3}, {"recording_sha256": "\x1b[2J"},
     ],
     ids=str,
 )  # fmt: skip
