@@ -52,7 +52,9 @@ def export(path: Path) -> None:
     """
     unfinished = path.with_name(f"{path.name}.disabled")  # ComfyUI loads no folder of such a name, if it starts now
     if unfinished.exists():
-        raise ValueError(f"{unfinished} exists; remove it: it is left of an export that was stopped, or switched off")
+        raise ValueError(
+            f"{unfinished} exists; remove it: an export that was stopped has left it, or somebody has switched it off"
+        )
     files = list(_files())  # before the first is written, which may be in one of these folders
     try:
         for file, place in files:
