@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from files import atomic_path, lock, sha256_of
 
@@ -86,7 +87,8 @@ class FrameStore:
             OSError: a file cannot be read.
         """
         for number in range(self.batches):
-            with Image.open(self._path(number), formats=("PNG",)) as image:
+            # Image.open refuses images of very many pixels, which a batch of large frames has
+            with PngImageFile(self._path(number)) as image:
                 yield from np.split(np.asarray(image), len(self.batch(number)))
 
     def size(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from audio.initial_noise import Voices, initial_noise
 
 POINTS = 4  # of the bell for each window that it reaches; with fewer the way would be less even
-REMEMBERED = 256  # windows whose noise is kept, 16 kB each for 256×256 pixels
+REMEMBERED = 256  # windows, at least, whose noise is kept: 16 kB each for 256×256 pixels
 Weights = list[tuple[int, float]]  # rows of the latents, and their shares of the variance, which sum to 1
 
 
@@ -47,7 +47,7 @@ class Path:
         hop = float(np.diff(centres).min()) if len(centres) > 1 else seconds
         self._bell = bell(smooth, math.ceil(2 * POINTS * smooth / hop)) if smooth else ()
         self.centres, self.seconds, self.smooth, self.loop = centres, seconds, smooth, loop
-        self._voices = _Remembering(voices)
+        self._voices = _Remembering(voices, max(REMEMBERED, math.ceil(2 * smooth / hop) + 2))
         self._noise, self._strengths = noise, (voice_strength, layout_strength)
 
     def __len__(self) -> int:
@@ -120,8 +120,8 @@ def bell(width: float, points: int) -> Sequence[tuple[float, float]]:
 class _Remembering(Voices):
     """Voices that keep the noise of the last windows, of which each moment needs many."""
 
-    def __init__(self, voices: Voices) -> None:
+    def __init__(self, voices: Voices, count: int) -> None:
         super().__init__(voices.latents, voices.whitening, voices.keep_noise)
         for name in ("noise", "sound_shape", "whitened"):
-            kept = functools.lru_cache(REMEMBERED)(getattr(super(), name))
+            kept = functools.lru_cache(count)(getattr(super(), name))
             object.__setattr__(self, name, kept)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from film.frames import JOURNAL, FrameStore
 
@@ -22,6 +23,13 @@ def test_frames_come_back_in_order_and_without_loss(tmp_path):
     np.testing.assert_array_equal(np.stack(list(store.frames())), frames_of(range(10)))
     store.remove()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_may_be_larger_than_any_image_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    store = open_store(tmp_path, count=4)
+    store.add(0, frames_of(range(4)))
+    np.testing.assert_array_equal(np.stack(list(store.frames())), frames_of(range(4)))
 
 
 def test_a_run_goes_on_where_the_last_one_ended(tmp_path):

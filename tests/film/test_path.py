@@ -1,10 +1,12 @@
 """The start noise of a film: noise at each moment, that of a window in the middle of the window."""
 
+import collections
 import itertools
 
 import numpy as np
 import pytest
 
+import film.path
 from audio.gaussianity import is_gaussian
 from audio.initial_noise import Voices, initial_noise
 from audio.whitening import Whitening
@@ -95,6 +97,23 @@ def test_the_ends_are_neither_frozen_nor_left_out(voices, noise):
     assert np.diff(moments).min() > 0.4 * np.diff(times).max()
     middle = (times >= 2 * CENTRES[0]) & (times <= SECONDS - 2 * (SECONDS - CENTRES[-1]))
     np.testing.assert_allclose(moments[middle], times[middle])
+
+
+def test_the_noise_of_each_window_is_made_once(voices, noise, monkeypatch):
+    """A moment may need more windows than are kept otherwise: then all that it needs are kept for the next one."""
+    made: collections.Counter[int] = collections.Counter()
+    make = Voices.noise
+
+    def counted(self, row, shape):
+        made[row] += 1
+        return make(self, row, shape)
+
+    monkeypatch.setattr(film.path, "REMEMBERED", 2)
+    monkeypatch.setattr(Voices, "noise", counted)
+    way = path(voices, noise, 1.0)
+    for moment in np.linspace(CENTRES[0], CENTRES[-1], 20):
+        way.x_T(moment)
+    assert made == dict.fromkeys(range(len(CENTRES)), 1)
 
 
 def test_a_recording_as_long_as_a_window_stands_still(voices, noise):
