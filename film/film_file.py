@@ -46,7 +46,8 @@ class FilmWriter:
             size: width and height of the frames in pixels. A film has an even width and height: the last column and
                 row of odd ones are repeated.
             sound: a recording, cut where the frames end; None: no sound.
-            metadata: of the file, such as title, artist and comment. mp4 keeps only names that it knows.
+            metadata: of the file, such as title, artist and comment. mp4 keeps only names that it knows. What is no
+                text becomes a question mark.
 
         Raises:
             ValueError: the name has another ending.
@@ -55,7 +56,9 @@ class FilmWriter:
             raise ValueError(f"{path} is no name of a film: it must end in {' or '.join(FORMATS)}")
         self.path, self.fps, self.size = path, Fraction(fps), size
         self.frames = 0  # that were added
-        self._recording, self._metadata = sound, dict(metadata or {})
+        # a file name may hold bytes that are no text, and FFmpeg takes none
+        text = {name: value.encode("utf-8", "replace").decode() for name, value in (metadata or {}).items()}
+        self._recording, self._metadata = sound, text
         self._stack = contextlib.ExitStack()
         self._soundtrack: Soundtrack | None = None
         self._process: subprocess.Popen[bytes]

@@ -76,6 +76,13 @@ def test_a_film_has_the_streams_that_players_know(format, fps, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("ffprobe"), reason="needs ffprobe")
 @pytest.mark.parametrize("format", FORMATS)
+def test_metadata_may_come_from_a_file_name_of_any_bytes(format, tmp_path):
+    path = write(tmp_path / f"a\udcff.{format}", title="a\udcff\u00e9")
+    with av.open(path) as film:
+        assert film.metadata["title"] == "a?\u00e9"
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_another_program_reads_the_film(format, tmp_path):
     path = write(tmp_path / f"a.{format}", 24, VOICE, 24, title="a red flower", comment='{"seed": 1}')
     asked = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-show_format", "-of", "json", str(path)]
