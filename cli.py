@@ -299,7 +299,7 @@ def read_lines(descriptor: int) -> Iterator[bytes]:
 
 def show_warnings() -> None:
     """Print warnings as one line each on stderr: those of this program every time, those of libraries once."""
-    warnings.filterwarnings("always", category=UserWarning, module=r"(audio|ldm|painting|__main__)\b")
+    warnings.filterwarnings("always", category=UserWarning, module=r"(audio|film|ldm|painting|__main__)\b")
     warnings.showwarning = _print_warning
 
 

@@ -153,7 +153,7 @@ def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:
     from audio.provenance import recording_name
     from audio.windows import make_windows
 
-    name, began = recording_name(options.input_file), 0.0
+    name, hop, began = recording_name(options.input_file), options.hop or HOP, 0.0
     with tqdm(desc="windows", unit="window", delay=1.0, disable=None) as bar:
 
         def each(done: int, expected: int) -> None:
@@ -168,12 +168,12 @@ def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:
                 tqdm.write(f"{name}: {expected} windows, {size:.0f} MB; this takes about {cli.duration(seconds)}")
 
         report = make_windows(
-            options.input_file, options.output_file, folder, options.windows, options.hop or HOP, config.RECIPE,
+            options.input_file, options.output_file, folder, options.windows, hop, config.RECIPE,
             options.channel, each,
         )  # fmt: skip
     if options.save_picture:
         plot(options.input_file, options.save_picture, report.seconds, options.channel)
-    warn_along(report, name)
+    warn_along(report, name, options.windows, hop)
     pauses = f", {report.pauses} of them pauses" if report.pauses else ""
     windows = cli.counted(report.windows, "window")
     print(f"latents of {windows}{pauses}, from {cli.duration(report.seconds)} of sound: {options.output_file}")
@@ -201,13 +201,18 @@ def warn(voice: "VoiceLatents", name: str) -> None:
         print(f"note: {name}: {recording.note}", file=sys.stderr)
 
 
-def warn_along(report: "WindowsReport", name: str) -> None:
-    """Do as `warn`, for a recording of which each window has become latents."""
+def warn_along(report: "WindowsReport", name: str, window: float, hop: float) -> None:
+    """Do as `warn`, for a recording of which each window of so many seconds has become latents."""
     problems = problems_of(report.seconds, report.damage, report.clipped, report.peak)
     if report.beyond_hz and report.beyond > report.windows / 2:
         problems.append(beyond(report.beyond_hz))
     for problem in problems:
         print(f"warning: {name}: {problem}", file=sys.stderr)
+    if report.windows == 1:
+        print(f"note: {name}: a film of one window stands still; choose a shorter --windows or --hop", file=sys.stderr)
+    elif hop > window:
+        print(f"note: {name}: windows of {window:g} s every {hop:g} s leave out {1 - window / hop:.0%} of the sound; "
+              "choose a shorter --hop", file=sys.stderr)  # fmt: skip
     for note, windows in report.notes.most_common():
         where = "" if windows == report.windows else f" (in {windows} of {report.windows} windows)"
         print(f"note: {name}: {note}{where}", file=sys.stderr)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import cli
 from audio.motion import measure_motion
 from audio.windows import Windows, read_windows
 from files import sha256_of
-from film.cues import Cue, read_cues
+from film.cues import Cue, read_cues, time_text
 from film.frames import FrameStore
 from film.making import Recording, make_film
 from film.path import Path as NoisePath
@@ -24,7 +25,7 @@ from painting.generate import PaintAll
 from painting.image_spec import ImageSpec
 from painting.inputs import Inputs
 from painting.model_files import model_files
-from painting.painter import OnStep, Painter
+from painting.painter import OnStep, Painter, PaintingNote
 from painting.plan import plan
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Film:
         self.inputs = Inputs(model_files(args), [(args.init_latents, latents)], self.specs)
         image = dataclasses.replace(self.specs[0], subject=None)
         self.settings = FilmSettings(image, tuple(cues), args.fps, self.windows.seconds, args.smooth, args.loop_film)
+        self._note_late_prompts()
 
     @property
     def folder(self) -> Path:
@@ -111,6 +113,13 @@ class Film:
         store = FrameStore(self.folder, path.stem, identity, settings.frames, args.batch_size)
         with contextlib.closing(store):
             return make_film(scenario, recording, store, path, args.pulse, record, on_step, _say, paint_all)
+
+    def _note_late_prompts(self) -> None:
+        for cue in self.settings.cues:
+            if cue.seconds >= self.settings.frames / self.settings.fps:
+                begins, ends = time_text(cue.seconds), time_text(self.windows.seconds)
+                note = f"the film ends at {ends}, before the prompt at {begins} begins: {cue.prompt}"
+                warnings.warn(note, PaintingNote, stacklevel=2)
 
     def _rows(self) -> list[ImageSpec]:
         return [dataclasses.replace(self.specs[0], subject=row) for row in range(len(self.windows.latents))]

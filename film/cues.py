@@ -41,6 +41,14 @@ def read_cues(lines: Sequence[str]) -> list[Cue]:
     return cues
 
 
+def time_text(seconds: float) -> str:
+    """Format a time as `read_cues` reads it, to thousandths of a second: 0:12.5, 1:02:03."""
+    minutes, rest = divmod(round(seconds * 1000), 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{rest / 1000:06.3f}".rstrip("0").rstrip(".")
+    return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
+
+
 def weights_at(cues: Sequence[Cue], time: float, fade: float) -> list[tuple[int, float]]:
     """Return the cues that a time in seconds shows, with weights that sum to 1.
 

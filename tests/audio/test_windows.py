@@ -96,17 +96,19 @@ def test_the_windows_do_not_depend_on_where_blocks_end(tmp_path, monkeypatch):
     assert len(whole.latents) == 7 and (whole.latents == cut.latents).all() and (whole.times == cut.times).all()
 
 
-def test_a_recording_shorter_than_a_window_is_one_window(tmp_path):
+def test_a_recording_shorter_than_a_window_is_one_window(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", voice(8_000, 1), 8_000)
     found = along(tmp_path / "a.wav", "--windows=3")
     assert found.latents.shape == (1, 4, 32, 32) and found.times.tolist() == [0] and found.seconds == 1
     assert (found.latents[0] == of_cut(tmp_path / "a.wav", 0, 1)).all()
+    assert "note: a.wav: a film of one window stands still; choose a shorter --windows" in capsys.readouterr().err
 
 
-def test_windows_may_lie_apart(tmp_path):
+def test_windows_may_lie_apart(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", voice(8_000, 5), 8_000)
     found = along(tmp_path / "a.wav", "--windows=0.5", "--hop=2")
     assert found.times.tolist() == [0, 2, 4]
+    assert "windows of 0.5 s every 2 s leave out 75% of the sound; choose a shorter --hop" in capsys.readouterr().err
     assert (found.latents[2] == of_cut(tmp_path / "a.wav", 4, 0.5)).all()
 
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from film.cues import Cue, read_cues, weights_at
+from film.cues import Cue, read_cues, time_text, weights_at
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (12.5, "0:12.5"), (59.9996, "1:00"), (70.03, "1:10.03"), (3723.25, "1:02:03.25")]
+)
+def test_times_are_written_as_they_are_read(seconds, text):
+    assert time_text(seconds) == text
+    if text != "0:00":
+        assert read_cues(["0:00 a", f"{text} b"])[1].seconds == pytest.approx(seconds, abs=5e-4)
 
 
 def test_times_and_prompts_are_read():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+import cli
 import film.making
 import process_live_audio
 import txt2img
+from film.command import Film
 from film.frames import FrameStore
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.painter import PaintingNote
@@ -181,6 +185,20 @@ def test_prompts_change_on_cue(song, tmp_path, kept):
     blueness = [frame[..., 2].mean() - frame[..., 0].mean() for frame in kept]
     assert max(blueness[:6]) < 0 < min(blueness[7:])
     assert max(blueness[:6]) < blueness[6] < min(blueness[7:]), "0.2 s after the cue half of each is there"
+
+
+def test_prompts_that_come_after_the_end_are_noted_in_each_film(song, tmp_path, capsys):
+    cues = tmp_path / "cues.txt"
+    cues.write_text("0:00 spirals\n0:01.9 waves\n0:02 flowers\n1:02:03.5 stars\n")
+    args = txt2img.parse(["--init_latents", str(song.with_suffix(".pt")), "--film", str(song), "--prompts", str(cues)])
+    with warnings.catch_warnings():
+        cli.show_warnings()
+        for _ in range(2):  # as in standby
+            Film(args, torch.device("cpu"))
+            assert capsys.readouterr().err.splitlines() == [
+                "note: the film ends at 0:02, before the prompt at 0:02 begins: flowers",
+                "note: the film ends at 0:02, before the prompt at 1:02:03.5 begins: stars",
+            ]
 
 
 @pytest.mark.slow
