@@ -189,6 +189,22 @@ def find_whitening(
     return path, whitening
 
 
+def load_whitening(path: Path, statistics: str) -> Whitening:
+    """Load the whitening of a calibration whose mean and standard deviation have the fingerprint `statistics`.
+
+    Raises:
+        ValueError: it is broken, or belongs to another mean and standard deviation.
+        OSError: it cannot be read.
+    """
+    whitening = Whitening.load(path)
+    if statistics_sha256(whitening.mean_db, whitening.std_db) != statistics:
+        raise ValueError(
+            f"{path} was made with another mean.npy or std.npy than those beside it; "
+            "run z_transformation_with_stats.py again"
+        )
+    return whitening
+
+
 def _statistics_in(content: bytes) -> str | None:
     statistics = json.loads(content)[STATISTICS]
     return statistics if isinstance(statistics, str) else None

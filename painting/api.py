@@ -24,6 +24,7 @@ import audio.initial_noise
 import config
 from audio.calibration import voice_latents
 from audio.initial_noise import Voices, normalised_weights
+from audio.provenance import load_whitening
 from audio.whitening import WHITENING_NAME, Whitening
 from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
@@ -67,7 +68,8 @@ def load_voice(
     folder = config.calibration_dirs()[0] if calibration is None else Path(calibration)
     made = voice_latents(source, folder, config.RECIPE, sample_rate, channel)
     latents = torch.from_numpy(made.latents)
-    return Voice(latents, Whitening.load(folder / WHITENING_NAME), made.info.seconds, made.info.note)
+    whitening = load_whitening(folder / WHITENING_NAME, made.statistics)
+    return Voice(latents, whitening, made.info.seconds, made.info.note)
 
 
 def initial_noise(

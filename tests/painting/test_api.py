@@ -74,6 +74,15 @@ def test_a_channel_is_chosen_and_the_choice_noted(voice):
         painting.load_voice(opposite, rate, channel=3)
 
 
+def test_a_whitening_of_another_calibration_is_refused(tmp_path):
+    for name in ("mean.npy", "std.npy", "whitening.npz"):
+        (tmp_path / name).write_bytes((config.BUILTIN_CALIBRATION_DIR / name).read_bytes())
+    painting.load_voice(RECORDING, calibration=tmp_path)
+    np.save(tmp_path / "mean.npy", np.load(tmp_path / "mean.npy") - 3)
+    with pytest.raises(ValueError, match=r"whitening.npz was made with another mean.npy"):
+        painting.load_voice(RECORDING, calibration=tmp_path)
+
+
 def test_several_voices_are_blended_by_their_weights(voice):
     other = painting.load_voice(config.EXAMPLES_DIR / "voice_fr.wav")
     alone = painting.initial_noise(voice)
