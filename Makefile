@@ -1,5 +1,5 @@
 # make demo: an image from a recorded voice      make live: from the microphone
-# make film: a film of a recording              VOICE=song.mp3 PROMPT="..."
+# make film: a film of a recording              VOICE=song.mp3 PROMPT="..." WINDOWS=3
 # make stage: web pages, on which visitors speak
 # make test: all tests                           make test-quick: the quick ones
 # make lint: style and types                     make coverage: the lines that no test runs
@@ -9,6 +9,8 @@ PYTHON ?= python3
 PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
 STEPS ?= 20
+# seconds of each window of a film: of longer ones the recording in VOICE would have only one, and stand still
+WINDOWS ?= 1.5
 # processes that run tests: one more than there are cores, because some tests wait; each takes about 1 GB of memory
 JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$cores -lt 8 ] || cores=8; echo $$((cores + 1)))
 VENV := .venv
@@ -18,7 +20,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 SOUND_TESTS := libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils
 
 # the recipes take these from the environment, so that no quote or dollar in them means anything to the shell
-export PYTHON PROMPT VOICE STEPS VOICES BENCH_QUICK
+export PYTHON PROMPT VOICE STEPS WINDOWS VOICES BENCH_QUICK
 
 .PHONY: demo live film stage diffusers test test-quick plan quick-plan test-programs lint coverage bench train clean
 .DEFAULT_GOAL := demo
@@ -35,7 +37,7 @@ live: $(VENV)/.ready
 # the latents along the recording go beside the films
 film: $(VENV)/.ready
 	@mkdir -p "$(FILMS)"
-	@$(PY) process_live_audio.py --input_file "$$VOICE" --windows 3.0 --output_file "$(FILMS)/voice.pt"
+	@$(PY) process_live_audio.py --input_file "$$VOICE" --windows "$$WINDOWS" --output_file "$(FILMS)/voice.pt"
 	@$(PY) txt2img.py --init_latents "$(FILMS)/voice.pt" --film "$$VOICE" --prompt "$$PROMPT" --steps "$$STEPS"
 
 diffusers: $(VENV)/.ready-diffusers
