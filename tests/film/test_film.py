@@ -233,7 +233,7 @@ def test_wrong_files_are_one_line(song, voices, tmp_path):
     cues = tmp_path / "cues.txt"
     cues.write_text("0:00 a\nlater b\n")
     for arguments, problem in (
-        (("--film", other), f"{song.with_suffix('.pt')} are of another recording; make them again"),
+        (("--film", other), f"{song.with_suffix('.pt')} are of another recording; name that one"),
         (("--init_latents", voices), "2 latents without times"),
         (("--prompts", cues), "--prompts: the line 'later b' does not begin with a time"),
     ):
