@@ -54,8 +54,8 @@ class Film:
             raise cli.WrongOption(f"--init_latents: {error}; process_live_audio.py --windows 3 makes them") from error
         if sha256_of(args.film) != self.windows.sha256:
             raise cli.WrongOption(
-                f"--film {args.film}: the latents in {args.init_latents} are of another recording; name that one, or make "
-                "latents of this one: process_live_audio.py --windows 3"
+                f"--film {args.film}: the latents in {args.init_latents} are of another recording; name that one, or "
+                "make latents of this one: process_live_audio.py --windows 3"
             )
         with cli.blaming("--prompts"):
             cues = read_cues(args.prompts) if args.prompts else [Cue(0.0, args.prompt)]
