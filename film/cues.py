@@ -49,20 +49,26 @@ def time_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{text}" if hours else f"{minutes}:{text}"
 
 
-def weights_at(cues: Sequence[Cue], time: float, fade: float) -> list[tuple[int, float]]:
+def weights_at(cues: Sequence[Cue], time: float, fade: float, circle: float = 0.0) -> list[tuple[int, float]]:
     """Return the cues that a time in seconds shows, with weights that sum to 1.
 
     From its own time on a prompt comes in over `fade` seconds, or at once if `fade` is 0.
+
+    Args:
+        cues: of the film.
+        time: in seconds.
+        fade: in seconds.
+        circle: seconds after which the film begins again, and its first prompt comes in after its last one; 0: never.
     """
-    weights, left = [], 1.0
-    for number in range(len(cues) - 1, -1, -1):
-        since = time - cues[number].seconds
-        if since < 0 and number:
+    begins = [(number, cue.seconds) for number, cue in enumerate(cues) if not circle or cue.seconds < circle]
+    if circle:
+        begins = [(number, seconds - circle) for number, seconds in begins] + begins
+    weights, left = dict.fromkeys(range(len(cues)), 0.0), 1.0
+    for place, (number, seconds) in reversed(list(enumerate(begins))):
+        if time < seconds:
             continue
         # evenly, because a model paints mostly one prompt until nearly half of the other is there
-        own = min(since / fade, 1.0) if fade and number else 1.0
-        weights.append((number, left * own))
+        own = min((time - seconds) / fade, 1.0) if fade and place else 1.0
+        weights[number] += left * own
         left *= 1 - own
-        if own == 1:
-            break
-    return [(number, weight) for number, weight in weights if weight > 0]
+    return sorted(((number, weight) for number, weight in weights.items() if weight > 0), reverse=True)

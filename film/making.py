@@ -78,7 +78,7 @@ def make_film(
         plan(scenario, recording.motion, store.folder / PLAN)
         paint(scenario, store, on_step, say, paint_all or one_by_one(scenario.painter))
     loudness = frames_of_sound(recording.motion.loudness, recording.motion.rate, settings.frames, settings.fps)
-    near = zooms(loudness, settings.fps, pulse)
+    near = zooms(loudness, settings.fps, pulse, settings.loop)
     metadata = {"title": path.stem, "comment": json.dumps(record, ensure_ascii=False)} if record else {}
     finished = store.folder / path.name
     size = (settings.image.width, settings.image.height)

@@ -10,11 +10,14 @@ QUIET, LOUD = 20.0, 95.0  # percentiles of the loudness between which the zoom g
 ATTACK, RELEASE = 0.06, 0.4  # seconds in which it comes nearer by 63 %, and goes back
 
 
-def zooms(loudness: np.ndarray, fps: float, amount: float) -> np.ndarray:
+def zooms(loudness: np.ndarray, fps: float, amount: float, loop: bool = False) -> np.ndarray:
     """Return the zoom [F] of each frame, 1 and above, from its loudness [F] in dB.
 
     Args:
+        loudness: of the sound in each frame.
+        fps: frames a second.
         amount: 0 = no pulse, 1 = strong.
+        loop: after its end the film begins again.
     """
     low, high = np.percentile(loudness, [QUIET, LOUD])
     if not amount or high - low < 1:
@@ -22,9 +25,10 @@ def zooms(loudness: np.ndarray, fps: float, amount: float) -> np.ndarray:
     wanted = np.clip((loudness - low) / (high - low), 0, 1)
     rise, fall = (1 - math.exp(-1 / (fps * seconds)) for seconds in (ATTACK, RELEASE))
     level, levels = 0.0, np.empty(len(wanted))
-    for frame, height in enumerate(wanted):
-        level += (height - level) * (rise if height > level else fall)
-        levels[frame] = level
+    for _ in range(2 if loop else 1):  # the second round begins as the first one ends
+        for frame, height in enumerate(wanted):
+            level += (height - level) * (rise if height > level else fall)
+            levels[frame] = level
     return 1 / (1 - NEAREST * amount * levels)
 
 

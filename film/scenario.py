@@ -120,9 +120,10 @@ class Scenario:
 
     def transitions(self, frames: Sequence[int]) -> list[Transition]:
         """Return prompts and shapes of frames."""
-        made = []
+        made, settings = [], self.settings
+        circle = settings.frames / settings.fps if settings.loop else 0.0
         for frame in frames:
-            weights = weights_at(self.settings.cues, frame / self.settings.fps, self.settings.smooth)
+            weights = weights_at(settings.cues, frame / settings.fps, settings.smooth, circle)
             specs, shares = tuple(self._specs[cue] for cue, _ in weights), tuple(weight for _, weight in weights)
             made.append(Transition(specs, shares, self._shares(self.moments[frame])))
         return made

@@ -1,5 +1,6 @@
 """Prompts with times."""
 
+import numpy as np
 import pytest
 
 from film.cues import Cue, read_cues, time_text, weights_at
@@ -50,3 +51,19 @@ def test_a_prompt_comes_in_from_its_time_on():
         assert sum(weights.values()) == pytest.approx(1) and 0 < weights[2] < 1
     assert len(weights_at(cues, 10.9, 1.0)) == 3
     assert [weights_at(cues, time, 0.0) for time in (9.99, 10.0, 10.5)] == [[(n, 1.0)] for n in range(3)]
+
+
+def test_in_a_circle_the_first_prompt_comes_in_after_the_last_one():
+    cues = [Cue(0, "a"), Cue(4, "b"), Cue(12, "never")]
+    assert weights_at(cues, 0, 2, circle=10) == [(1, 1.0)]
+    assert weights_at(cues, 0.5, 2, circle=10) == [(1, 0.75), (0, 0.25)]
+    assert weights_at(cues, 2, 2, circle=10) == [(0, 1.0)]
+    assert weights_at(cues, 9.9, 2, circle=10) == [(1, 1.0)]
+    assert weights_at(cues, 0, 0, circle=10) == [(0, 1.0)]
+    assert weights_at(cues[:1], 0.5, 2, circle=10) == [(0, 1.0)]
+    for fade in (3, 30):  # 30: longer than the circle
+        shares = np.array([[dict(weights_at(cues, time, fade, 10)).get(cue, 0) for cue in (0, 1)]
+                           for time in np.arange(1000) / 100])  # fmt: skip
+        assert shares.sum(axis=1) == pytest.approx(1)
+        if fade < 10:
+            assert np.abs(np.diff(np.concatenate([shares, shares[:1]]), axis=0)).max() < 0.01
