@@ -72,7 +72,7 @@ def make_film(
     """
     settings = scenario.settings
     if store.missing:
-        try_encoder(store.folder / f"trial{path.suffix}", settings)
+        try_encoder(store.folder / path.name, settings, recording.path)
         if settings.frames >= LONG and not store.painted and paint_all is None:
             forecast_by_trial(scenario, store, say)
         plan(scenario, recording.motion, store.folder / PLAN)
@@ -92,15 +92,16 @@ def make_film(
     return made
 
 
-def try_encoder(path: Path, settings: FilmSettings) -> None:
-    """Write a film of one frame, and remove it, so that what is missing is known before the frames are painted.
+def try_encoder(path: Path, settings: FilmSettings, sound: Path) -> None:
+    """Write one frame of a film with its sound, and remove it, so that a missing encoder is known before painting.
 
     Raises:
         RuntimeError: PyAV is not installed, or has no such encoder.
-        OSError: the file cannot be written.
+        ValueError: the recording cannot be used.
+        OSError: a file cannot be read or written.
     """
     size = (settings.image.width, settings.image.height)
-    with FilmWriter(path, settings.fps, size) as film:
+    with FilmWriter(path, settings.fps, size, sound) as film:
         film.add(np.zeros((size[1], size[0], 3), np.uint8))
     path.unlink()
 
@@ -172,9 +173,10 @@ def _forecast(scenario: Scenario, store: FrameStore, each: float, size: float, s
     """
     settings = scenario.settings
     left = sum(len(store.batch(number)) for number in store.missing)
+    rest = f": {cli.duration(each * left)} for the {left} that are left" if left else ""
     say(
         f"film: {cli.counted(settings.frames, 'frame')} of {settings.image.width}x{settings.image.height}, "
-        f"{settings.fps} a second; {each:.2f} s a frame: {cli.duration(each * left)} for the {left} that are left, and "
+        f"{settings.fps} a second; {each:.2f} s a frame{rest}, and "
         f"{_megabytes(size * settings.frames)} of disk until it is made"
     )
     needed, free = (left + FILM_SHARE * settings.frames) * size * SPARE, shutil.disk_usage(store.folder).free

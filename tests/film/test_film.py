@@ -16,8 +16,11 @@ import cli
 import film.making
 import process_live_audio
 import txt2img
+from film import encoder_process
 from film.command import Film
 from film.frames import FrameStore
+from film.scenario import FilmSettings
+from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter
 from painting.painter import PaintingNote
 from tests.programs import TINY, Finished, paint, run_main
@@ -243,6 +246,24 @@ def test_wrong_files_are_one_line(song, voices, tmp_path):
     assert result.returncode == 2 and "--film needs the latents along the recording" in result.stderr
     result = run_main("txt2img.py", "--smooth", 2, data=tmp_path)
     assert result.returncode == 2 and "--smooth is for --film: leave it out" in result.stderr
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "aac"])
+def test_a_missing_encoder_is_known_before_frames_are_painted(encoder, song, tmp_path, monkeypatch):
+    source = Path(encoder_process.__file__).read_text().replace(f'"{encoder}"', '"libnone"')
+    (tmp_path / "lacking.py").write_text(source)
+    monkeypatch.setattr(encoder_process, "__file__", str(tmp_path / "lacking.py"))
+    result = run(song, tmp_path / "out")
+    assert result.returncode == 1 and "has no encoder libnone for song.mp4" in result.stderr
+    assert "film: " not in result.stdout
+
+
+@pytest.mark.parametrize(("fps", "format"), [(60, "mp4"), (60, "webm"), (1, "webm")])
+def test_one_frame_is_enough_to_try_the_encoder(fps, format, song, tmp_path):
+    """At 60 frames a second it has less sound than one packet."""
+    settings = FilmSettings(ImageSpec(width=64, height=64), (), fps, SECONDS)
+    film.making.try_encoder(tmp_path / f"a.{format}", settings, song)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_told_before_it_is_full(song, tmp_path, monkeypatch):
