@@ -50,6 +50,7 @@ def sound_of(path: Path) -> tuple[float, np.ndarray]:
     with av.open(path) as film:
         for frame in film.decode(audio=0):
             pieces.append(frame.to_ndarray().reshape(frame.layout.nb_channels, -1).T)  # both encoders are planar
+            assert frame.time is not None
             begin = frame.time if begin is None else begin
             # no gap, no overlap: the clock is that of the samples
             assert abs(frame.time - begin - heard / SAMPLE_RATE) < 2e-3

@@ -49,7 +49,7 @@ def test_on_the_way_there_is_no_jump(painter):
         [Transition((SPEC, OTHER), (float(1 - share), float(share))) for share in SHARES],
         [
             Transition((SPEC,), (1.0,), (1 - share) * first + share * second)
-            for share in np.float32(np.linspace(0, 1, 9))
+            for share in np.linspace(0, 1, 9, dtype=np.float32)
         ],
     ]
     for way in ways:
