@@ -407,7 +407,7 @@ def _add_start_noise(parser: cli.CommandParser) -> None:
 def _add_film(parser: cli.CommandParser) -> None:
     add = parser.add_argument_group("film").add_argument
     add("--film", type=cli.existing_file, metavar="F", help="a film of this recording with its sound; --init_latents "
-        "names the latents along it, and --prompts may hold a time before each prompt, such as 0:12.5")  # fmt: skip
+        "names the latents along it, and a time such as 0:12.5 begins each line of --prompts")  # fmt: skip
     add("--fps", type=cli.bounded(int, 1, 60), default=24, metavar="N", help="frames a second (default: %(default)s)")
     add("--smooth", type=cli.bounded(float, 0, 30), default=1.5, metavar="S", help="seconds around a moment from which "
         "its image is made; with 0 it is that of the window around it (default: %(default)s)")  # fmt: skip
@@ -416,7 +416,8 @@ def _add_film(parser: cli.CommandParser) -> None:
     add("--loop_film", action="store_true", help="let the end of the film pass into its beginning")
     add("--draft", action="store_true", help=f"a quick film with {DRAFT['fps']} frames a second and {DRAFT['steps']} "
         "steps, if these are not given")  # fmt: skip
-    add("--film_format", choices=["mp4", "webm"], default="mp4", help="H.264 and AAC, or VP9 and Opus (default: mp4)")
+    add("--film_format", choices=["mp4", "webm"], default="mp4", help="mp4: H.264 and AAC; webm: VP9 and Opus (default: "
+        "%(default)s)")  # fmt: skip
 
 
 def add_voice(add: Add) -> None:
