@@ -416,8 +416,8 @@ def _add_film(parser: cli.CommandParser) -> None:
     add("--loop_film", action="store_true", help="let the end of the film pass into its beginning")
     add("--draft", action="store_true", help=f"a quick film with {DRAFT['fps']} frames a second and {DRAFT['steps']} "
         "steps, if these are not given")  # fmt: skip
-    add("--film_format", choices=["mp4", "webm"], default="mp4", help="mp4: H.264 and AAC; webm: VP9 and Opus (default: "
-        "%(default)s)")  # fmt: skip
+    add("--film_format", choices=["mp4", "webm"], default="mp4", help="mp4: H.264 and AAC; webm: VP9 and Opus "
+        "(default: %(default)s)")  # fmt: skip
 
 
 def add_voice(add: Add) -> None:
