@@ -254,7 +254,7 @@ def test_large_images_are_decoded_in_tiles(saved, monkeypatch):
         monkeypatch.setattr(pipeline_painter, "TILED_FROM", tiled_from)
         images.append(np.asarray(painting.paint("a red cat", x_T, painter=painter, steps=1, **SIZE)))
         assert painter.pipeline.vae.use_tiling == (tiled_from == 64 * 96) and painter.pipeline.vae.use_slicing
-    assert images[0].shape == images[1].shape and not np.array_equal(*images)
+    assert images[0].shape == images[1].shape and not np.array_equal(images[0], images[1])
 
 
 # --- LoRAs, autoencoders ----------------------------------------------------------------------------------------------
