@@ -209,7 +209,8 @@ def test_images_have_the_same_options_as_those_of_txt2img():
     live, alone = ({action.dest: action for action in parser._actions} for parser in
                    (run_live_workflow.build_parser(), painting.options.build_parser("")))  # fmt: skip
     other = {"replay", "init_latents", "mix", "walk", "weights", "frames", "subject_idx", "n_samples", "n_iter"}
-    other |= {"save_x_T", "batch_size", "skip_grid", "standby"}
+    other |= {"save_x_T", "batch_size", "skip_grid", "standby", "dask_scheduler"}
+    other |= {"film", "fps", "smooth", "pulse", "loop_film", "draft", "film_format"}
     assert alone.keys() - live.keys() == other
     for name in live.keys() & alone.keys() - {"help", "version"}:
         for what in ("option_strings", "default", "choices", "help", "metavar", "nargs"):

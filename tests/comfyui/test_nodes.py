@@ -416,6 +416,9 @@ def test_a_missing_package_is_named(voice, monkeypatch, tmp_path, name, error):
     third = load_pack(tmp_path / "third")
     for module in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
         monkeypatch.delitem(sys.modules, module)
+    package, _, part = name.rpartition(".")
+    if package in sys.modules:  # where an import of the part looks first
+        monkeypatch.delattr(sys.modules[package], part, raising=False)
     monkeypatch.setattr(sys, "meta_path", [type("Finder", (), {"find_spec": fail})(), *sys.meta_path])
     time = torch.arange(32_000) / 16_000
     hum = voice["waveform"].repeat(1, 1, 2) + 0.3 * torch.sin(2 * torch.pi * 50 * time)
