@@ -317,7 +317,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_recording_in_progress(sit_down, microphone, with_microphone, tmp_path):
-    person = sit_down(with_microphone, *PROMPT)
+    person = sit_down(with_microphone, *PROMPT, fresh=True)
     person.waits_for(READY)
     begin(person, microphone, VOICE)
     scripts = children(person)
