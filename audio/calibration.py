@@ -8,7 +8,7 @@ the other files. Latents are z-scores: each element of a vector minus its mean, 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .row_tables import (
     undamaged_rows,
     write_rows,
 )
-from .sound import AudioError, DecoderEnded
+from .sound import naming
 from .whitening import BAR_SECONDS, WHITENING_NAME, Whitening, own_share
 
 MANIFEST_NAME = "calibration.json"
@@ -128,12 +128,8 @@ def voice_latents(
         OSError: a file does not exist or cannot be read.
     """
     calibration = Calibration.load(folder, recipe)
-    try:
+    with naming(source) if isinstance(source, str | Path) else nullcontext():
         features = extract(source, recipe, sample_rate, channel)
-    except (AudioError, DecoderEnded) as error:
-        if isinstance(source, str | Path):
-            raise type(error)(f"{source}: {error}") from error
-        raise
     return VoiceLatents(
         latents=to_latents(calibration.z_score(features.vector)[None]),
         info=features,

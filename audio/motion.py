@@ -16,7 +16,7 @@ import numpy as np
 
 from .features import listen, mel_filterbank
 from .recipe import RECIPE, Recipe
-from .sound import AudioError, DecoderEnded
+from .sound import naming
 
 RATE = 100.0  # measures a second
 FRAME = 1024  # samples, 46 ms
@@ -57,10 +57,8 @@ def measure_motion(source: Path | str, recipe: Recipe = RECIPE, channel: int | N
         meter = _Meter(recipe)
         return meter.add
 
-    try:
+    with naming(source):
         listen(source, begin, recipe, channel)
-    except (AudioError, DecoderEnded) as error:
-        raise type(error)(f"{source}: {error}") from error
     return meter.end()
 
 

@@ -1,7 +1,9 @@
 """A recording while it is decoded, and the errors of decoding."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +22,15 @@ class Silent(AudioError):
 
 class DecoderEnded(OSError):
     """A decoder that failed for a reason outside the file, such as a lack of memory: worth another try."""
+
+
+@contextlib.contextmanager
+def naming(source: Path | str) -> Iterator[None]:
+    """Name the file in errors of decoding, which do not."""
+    try:
+        yield
+    except (AudioError, DecoderEnded) as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 @dataclass(frozen=True)

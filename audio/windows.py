@@ -33,7 +33,7 @@ from .features import Features, extract
 from .files import atomic_path, sha256_of
 from .provenance import note, read_latents, read_record, recording_name, statistics_sha256
 from .recipe import RECIPE, Recipe
-from .sound import AudioError, DecoderEnded, Silent, Sound
+from .sound import AudioError, Silent, Sound, naming
 from .torch_zip import write_tensor
 
 WINDOW, HOP = 3.0, 0.25  # seconds
@@ -194,13 +194,10 @@ def make_windows(
     calibration = Calibration.load(folder, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _naming(path), tempfile.TemporaryFile(dir=path.parent) as spool:
-        try:
-            with open_sound(recording) as sound:
-                maker = _Maker(calibration, recipe, channel, spool)
-                maker.run(sound, window, hop, each)
-                rows = maker.rows()
-        except (AudioError, DecoderEnded) as error:
-            raise type(error)(f"{recording}: {error}") from error
+        with naming(recording), open_sound(recording) as sound:
+            maker = _Maker(calibration, recipe, channel, spool)
+            maker.run(sound, window, hop, each)
+            rows = maker.rows()
         report, times = maker.report, np.array(maker.times)
         timeline = Timeline(times, window, hop, sha256_of(recording), report.seconds)
         statistics = statistics_sha256(calibration.mean_db, calibration.std_db)

@@ -13,7 +13,7 @@ import soxr
 
 from audio.channels import average
 from audio.decoding import open_sound
-from audio.sound import AudioError, DecoderEnded
+from audio.sound import AudioError, naming
 
 SAMPLE_RATE = 48_000  # Hz, which AAC and Opus have, and any player
 
@@ -49,19 +49,10 @@ def open_soundtrack(path: Path) -> Iterator[Soundtrack]:
         AudioError: not a recording, or broken; also while it is read.
         OSError: it cannot be read.
     """
-    with _naming(path), open_sound(path) as sound:
+    with naming(path), open_sound(path) as sound:
         channels = min(sound.channels, 2) if sound.channels <= 2 else 1
         blocks = (block if block.shape[1] == channels else average(block)[:, None] for block in sound.blocks)
         yield Soundtrack(_resampled(map(_finite, blocks), sound.sample_rate, channels), channels)
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the file in errors of decoding, which do not."""
-    try:
-        yield
-    except (AudioError, DecoderEnded) as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _finite(block: np.ndarray) -> np.ndarray:
