@@ -70,11 +70,8 @@ class Scenario:
             yield min(start + AT_ONCE, count) / count
         table = np.concatenate(scores)
         self._kinds = table.shape[1]
-        if self.settings.loop:  # three rounds, of which the middle one knows what comes before and after it
-            chosen = steady(np.concatenate([table] * 3))
-            self._shapes = chosen
-        else:
-            self._shapes = steady(table)
+        # in a circle three rounds, of which the middle one knows what comes before and after it
+        self._shapes = steady(np.concatenate([table] * 3) if self.settings.loop else table)
 
     def lengths(self) -> Iterator[float]:
         """Yield how much the image changes from each frame to the next, by the painter's outlines."""
