@@ -149,6 +149,7 @@ def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
     """Wrap `on_step` so that the steps of one of several batches are counted over all of them."""
 
     def over_all(step: Step) -> None:
-        on_step(Step(batch * step.total + step.number, batches * step.total, step.preview))
+        number, total = batch * step.total + step.number, batches * step.total
+        on_step(dataclasses.replace(step, number=number, total=total))
 
     return over_all

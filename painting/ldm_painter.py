@@ -268,10 +268,14 @@ class LatentDiffusionPainter:
             if on_step is not None:
                 on_step(Step(i + 1, spec.steps, lambda: self._preview(pred_x0)))
 
+        def before_first(prior: Tensor) -> None:
+            if on_step is not None and prior.isfinite().all():
+                on_step(Step(0, spec.steps, lambda: self._preview(prior), sampled=False))
+
         sampler = pkgutil.resolve_name(SAMPLERS[spec.sampler].target)
         settings = SamplingSettings(spec.steps, spec.scale, spec.eta, spec.guidance_interval, spec.guidance_rescale)
         try:
-            samples = sampler(self._model_of(transitions, embeddings, x_T)).run(
+            samples = sampler(self._model_of(transitions, embeddings, x_T, before_first)).run(
                 x_T,
                 settings,
                 conditioning=conditioning,
@@ -285,13 +289,16 @@ class LatentDiffusionPainter:
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
 
     def _model_of(
-        self, transitions: Sequence[Transition], embeddings: Sequence[Tensor], x_T: Tensor
-    ) -> "LatentDiffusion | WithPrior":
+        self,
+        transitions: Sequence[Transition],
+        embeddings: Sequence[Tensor],
+        x_T: Tensor,
+        on_prior: Callable[[Tensor], None],
+    ) -> "BatchModel":
         """Return the model; where images lie between prompts or shapes, with their priors [B, C, h, w]."""
-        if all(len(one.specs) == 1 and one.shares is None for one in transitions):
-            return self.model
-        prior = self._priors(transitions, embeddings, x_T)
-        return self.model if prior is None else WithPrior(self.model, prior)
+        alone = all(len(one.specs) == 1 and one.shares is None for one in transitions)
+        given = None if alone else self._priors(transitions, embeddings, x_T)
+        return BatchModel(self.model, len(transitions), given, on_prior)
 
     def _priors(self, transitions: Sequence[Transition], embeddings: Sequence[Tensor], x_T: Tensor) -> Tensor | None:
         """Predict priors [B, C, h, w], averaged over the prompts of each image; None if the model has none."""
@@ -316,23 +323,43 @@ class LatentDiffusionPainter:
         return self.model.encode_first_stage(images.to(first.device, first.dtype))
 
 
-class WithPrior:
-    """A model whose prior [B, C, h, w] for the conditioned images is given (`DiffusionModel`)."""
+class BatchModel:
+    """The model for one batch of images (`DiffusionModel`); it tells their priors [B, C, h, w] before step 1."""
 
-    def __init__(self, model: LatentDiffusion, prior: Tensor) -> None:
-        self.model, self.given = model, prior
+    def __init__(
+        self, model: LatentDiffusion, images: int, given: Tensor | None, on_prior: Callable[[Tensor], None]
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            images: B.
+            given: their priors; None: the model predicts them, if it can.
+            on_prior: called once with the priors, if there are any.
+        """
+        self.model, self.images, self.given, self.on_prior = model, images, given, on_prior
         self.alphas_cumprod, self.parameterization, self.start = (
             model.alphas_cumprod,
             model.parameterization,
             model.start,
         )
+        self._told = False
 
     def conditioned(self, c: Tensor | None, x_T: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the model as a function; before the images that the prior is for may stand unconditioned ones."""
-        before, prior = len(x_T) - len(self.given), self.given
-        if c is not None and before and (own := self.model.prior(c[:before], x_T[:before])) is not None:
-            prior = torch.cat([own, prior])
+        """Return the model as a function; before the images of the batch may stand unconditioned ones."""
+        prior = self._prior(c, x_T)
+        if prior is not None and not self._told:
+            self._told = True
+            self.on_prior(prior[-self.images :])
         return partial(self.model.apply_model, c=c, prior=prior)
+
+    def _prior(self, c: Tensor | None, x_T: Tensor) -> Tensor | None:
+        """Return the priors of conditioned images, and of those before them."""
+        if self.given is None:
+            return self.model.prior(c, x_T)
+        before = len(x_T) - self.images
+        if c is not None and before and (own := self.model.prior(c[:before], x_T[:before])) is not None:
+            return torch.cat([own, self.given])
+        return self.given
 
 
 def mean(rows: Tensor, weights: Sequence[float]) -> Tensor:

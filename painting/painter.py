@@ -17,11 +17,12 @@ class PaintingNote(Note):
 
 @dataclass(frozen=True)
 class Step:
-    """One finished sampling step."""
+    """One finished sampling step, or the state before the first one of a batch."""
 
-    number: int  # 1 to total
+    number: int  # 1 to total; before the first step of a batch, that of the last step before it, or 0
     total: int
     preview: Callable[[], np.ndarray]  # rough images [B, h, w, 3] uint8 of the result so far; costs time only if called
+    sampled: bool = True  # False: no step of this batch is done, and the preview shows the model's prior
 
 
 OnStep = Callable[[Step], None]
@@ -58,7 +59,7 @@ class Painter(Protocol):
         The specs may differ in prompt, negative prompt, seed and voices, and must agree in everything else.
 
         Args:
-            on_step: called after each sampling step.
+            on_step: called after each sampling step, and by a model with a prior also before the first.
         """
         ...
 

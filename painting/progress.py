@@ -31,7 +31,8 @@ class Progress:
 
         Args:
             steps: sampling steps of one batch.
-            preview: file that is rewritten every `every` steps of a batch.
+            preview: file that is rewritten every `every` steps of a batch, and before its first step if the model has
+                a prior.
             emit: takes events {"progress": [step, total]} and {"preview": path}; None: draw a bar on standard error,
                 if that is a terminal.
             pause: seconds after a preview in which no other one is written.
@@ -41,23 +42,32 @@ class Progress:
         self._bar: tqdm[Any] | None = None
 
     def __call__(self, step: Step) -> None:
-        """Show that a step is done.
+        """Show that a step is done, or what an image begins with.
 
         Raises:
             OSError: the preview cannot be written.
         """
-        if self.emit:
-            self.emit({"progress": [step.number, step.total]})
-        else:
-            # the bar appears with the first step, so that what is printed before stands above it
-            self._bar = self._bar or tqdm(total=step.total, desc="sampling", unit="step", bar_format=BAR, disable=None)
-            self._bar.update(step.number - self._bar.n)
-        step_of_batch = (step.number - 1) % self.steps + 1
-        if self.preview and step_of_batch % self.every == 0 and time.monotonic() - self._written >= self._pause:
+        if step.sampled:
+            self._count(step)
+        if self.preview and self._is_due(step):
             save_preview(step.preview(), self.preview)
             self._written = time.monotonic()
             if self.emit:
                 self.emit({"preview": str(self.preview)})
+
+    def _count(self, step: Step) -> None:
+        if self.emit:
+            self.emit({"progress": [step.number, step.total]})
+            return
+        # the bar appears with the first step, so that what is printed before stands above it
+        self._bar = self._bar or tqdm(total=step.total, desc="sampling", unit="step", bar_format=BAR, disable=None)
+        self._bar.update(step.number - self._bar.n)
+
+    def _is_due(self, step: Step) -> bool:
+        """Tell whether a preview is to be written of this step."""
+        step_of_batch = (step.number - 1) % self.steps + 1
+        chosen = not step.sampled or step_of_batch % self.every == 0
+        return chosen and time.monotonic() - self._written >= self._pause
 
     def __enter__(self) -> "Progress":
         return self

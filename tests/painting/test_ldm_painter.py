@@ -15,7 +15,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from painting import ldm_painter
 from painting.image_spec import ImageSpec
 from painting.ldm_painter import LatentDiffusionPainter, is_spoiled
-from painting.painter import PaintingNote
+from painting.painter import PaintingNote, Step, Transition
 from tests.ldm.tiny_model import save_model, weights_of
 
 SPEC = ImageSpec("a golden spiral", steps=2, height=64, width=64, scale=1, precision="fp32")
@@ -33,6 +33,12 @@ def weights() -> dict[str, Tensor]:
 def painter(tmp_path_factory, weights) -> LatentDiffusionPainter:
     folder = tmp_path_factory.mktemp("model")
     return LatentDiffusionPainter(save_model(folder, weights), precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def builtin() -> LatentDiffusionPainter:
+    """Return the built-in model, which has a prior."""
+    return LatentDiffusionPainter(precision="fp32", device="cpu")
 
 
 def broken(folder: Path, weights: dict[str, Tensor], damage: str) -> Path:
@@ -84,6 +90,34 @@ def test_nan_ends_the_sampling_after_a_step(painter, monkeypatch):
     with pytest.raises(ValueError, match="only NaN or absurdly large numbers: no weight in .* is NaN or absurd"):
         painter.paint([SPEC], NOISE, lambda step: steps.append(step.number))
     assert steps == []  # nor is a preview made of NaN
+
+
+def test_a_prior_of_nan_is_not_shown(builtin, monkeypatch):
+    prior = LatentDiffusion.prior
+    monkeypatch.setattr(LatentDiffusion, "prior", lambda *args: prior(*args) * torch.nan)
+    steps: list[int] = []
+    with pytest.raises(ValueError, match="only NaN"):
+        builtin.paint([SPEC], NOISE, lambda step: steps.append(step.number))
+    assert steps == []
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_the_first_preview_is_of_the_priors(builtin, scale):
+    """They are told once, before the first step, and cost no bit of the images."""
+    specs = [dataclasses.replace(SPEC, prompt=prompt, scale=scale) for prompt in ("a golden spiral", "blue rings")]
+    noise = torch.cat([NOISE, NOISE.flip(3)])
+    told: list[Step] = []
+    shown: list[np.ndarray] = []
+
+    def note(step: Step) -> None:
+        told.append(step)
+        shown.append(step.preview())
+
+    images = builtin.paint(specs, noise, note)
+    assert [(step.number, step.total, step.sampled) for step in told] == [(0, 2, False), (1, 2, True), (2, 2, True)]
+    assert np.array_equal(images, builtin.paint(specs, noise))
+    priors = torch.from_numpy(builtin.outlines([Transition((spec,), (1.0,)) for spec in specs], noise))
+    assert np.array_equal(shown[0], builtin._preview(priors)) and not np.array_equal(*shown[0])
 
 
 @pytest.mark.parametrize("value", [1e30, float("nan"), float("inf"), -2e4])

@@ -1,5 +1,6 @@
 """The preview while sampling: the map from latents to colours, the file, and the events."""
 
+import dataclasses
 import threading
 import time
 from types import SimpleNamespace
@@ -88,17 +89,19 @@ def test_the_file_is_whole_at_any_time(tmp_path):
 
 
 def test_previews_and_events_come_when_they_are_due(tmp_path):
-    """Two batches of five steps, and a preview every two steps of a batch."""
+    """Two batches of five steps, a preview of the prior before each batch, and one every two steps of a batch."""
     events: list[dict] = []
     made: list[int] = []
     path = tmp_path / "preview.png"
     with Progress(5, path, 2, events.append) as shown:
         for number in range(1, 11):
             step = Step(number, 10, lambda: made.append(1) or np.zeros((1, 8, 8, 3), np.uint8))  # type: ignore[func-returns-value]
+            if number in (1, 6):
+                shown(dataclasses.replace(step, number=number - 1, sampled=False))
             shown(step)
     assert [event["progress"] for event in events if "progress" in event] == [[n, 10] for n in range(1, 11)]
-    after = [events[i - 1]["progress"][0] for i, event in enumerate(events) if "preview" in event]
-    assert after == [2, 4, 7, 9] and len(made) == 4  # previews cost nothing where none is due
+    after = [events[i - 1]["progress"][0] if i else 0 for i, event in enumerate(events) if "preview" in event]
+    assert after == [0, 2, 4, 5, 7, 9] and len(made) == 6  # previews cost nothing where none is due
     assert all(event["preview"] == str(path) for event in events if "preview" in event)
 
 
