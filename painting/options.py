@@ -471,7 +471,7 @@ def add_output(parser: cli.CommandParser) -> Add:
     add("--outdir", type=cli.new_folder, default=config.OUTPUT_DIR, metavar="DIR", help="where images go (default: "
         "%(default)s)")  # fmt: skip
     add("--preview_every", type=cli.bounded(int, *FIELDS["steps"].metadata["allowed"]), metavar="K", help="before "
-        "the first step and every K steps, write the state of the images, small and rough, to DIR/preview.png")  # fmt: skip
+        "the first step and every K steps, write how the images grow, small and rough, to DIR/preview.png")  # fmt: skip
     add("--preview_pause", type=cli.bounded(float, 0.0, 3600.0), default=0.0, metavar="S", help="leave out what would "
         "be written less than S seconds after the one before (default: %(default)g)")  # fmt: skip
     add("--no_metadata", action="store_true", help="do not write into image files how they were made")
