@@ -29,6 +29,7 @@ TIDY = 5.0  # seconds between two looks for what is lost or to be forgotten, whi
 SHOWN_FOR = 90.0  # seconds after which a visitor's page forgets a picture by itself
 FREE_LENGTH = 200  # characters of a prompt that a visitor types
 REMEMBERED = 20  # times of pictures, for the artist
+PROGRESS_PAUSE = 1.0  # seconds in which progress waits for a preview, so that a page draws both at once
 SHOW_FIRST = 0.5  # seconds in which open pages may get a new image before its card is made on the same processor
 
 
@@ -57,6 +58,8 @@ class Show:
         self._fetched: Counter[str] = Counter()  # pages that have got the image of an id, of those in `_latest`
         self.speaking: Visitor | None = None  # whose voice the screen shows
         self.rough = ""  # preview of the current image, as a data URL
+        self._done = (0, 1)  # steps of it, and of how many
+        self._told_done = 0.0  # time.monotonic() at which the pages were told
         self._found: tuple[str, Microphone] | None = None  # `microphone`, and what it is; None: not found, or lost
         self._closing = False
         self.lock = threading.RLock()
@@ -313,7 +316,7 @@ class Show:
             if self._closing:
                 return None
             self.current = self.waiting.popleft()
-            self.rough = ""
+            self.rough, self._done = "", (0, 1)
             return self.current
 
     def _forget_pictures(self) -> None:
@@ -348,17 +351,27 @@ class Show:
             self.hub.publish("screen", "failed", None)
 
     def on_progress(self, step: int, steps: int) -> None:
-        """Tell the visitor's page that `step` of `steps` are done."""
+        """Tell the visitor's page that `step` of `steps` are done: with the next preview, if that comes soon.
+
+        Without a graphics card, each change on a page is drawn by the processor that paints.
+        """
+        self._done = step, steps
+        if time.monotonic() - self._told_done >= PROGRESS_PAUSE:
+            self._tell_done()
+
+    def _tell_done(self) -> None:
+        self._told_done = time.monotonic()
         if ticket := self.current:
-            self.hub.publish(ticket.visitor.topic, "progress", [step, steps], passing=True)
+            self.hub.publish(ticket.visitor.topic, "progress", self._done, passing=True)
 
     def on_preview(self, path: Path) -> None:
-        """Send a rough version of the current image."""
+        """Send a rough version of the current image, and how much of it is done."""
         with suppress(OSError):  # replaced or removed meanwhile: the next one follows
             self.rough = _data_url(path)
             if ticket := self.current:
                 for topic in ("screen", ticket.visitor.topic):
                     self.hub.publish(topic, "preview", self.rough, passing=True)
+                self._tell_done()
 
     def on_image(self, path: Path, seconds: float) -> None:
         """Show a finished image; return when the pages that show it have got it, or SHOW_FIRST seconds later."""

@@ -18,7 +18,6 @@ class Recorder extends AudioWorkletProcessor {
   }
 
   command({ name, before, after, most }) {
-    this.resting = name === "rest";
     if (name === "start") {
       this.before = before;
       this.piece = [...this.ring];
@@ -29,11 +28,14 @@ class Recorder extends AudioWorkletProcessor {
       this.left = Math.min(this.left, Math.round(after * sampleRate));
     } else if (name === "cancel") {
       this.recording = false;
+    } else if (name === "forget") {
+      this.ring = [];
+      this.ringLength = this.zeros = 0;
     }
   }
 
   process([channels]) {
-    if (!channels.length || this.resting) return true;
+    if (!channels.length) return true;
     const block = mono(channels);
     const peak = peakOf(block);
     this.zeros = peak ? trailingZeros(block) : this.zeros + block.length;

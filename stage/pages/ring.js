@@ -43,8 +43,9 @@ export class Ring {
   }
 
   mode(state) {
-    if (state !== this.state) this.done = 0;
+    if (state === this.state) return;
     this.state = state;
+    this.done = 0;
     this.run();
   }
 

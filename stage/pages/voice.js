@@ -31,13 +31,19 @@ export class Microphone {
     await this.context.audioWorklet.addModule("/assets/recorder-worklet.js");
     this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0, channelCount: 2 });
     this.node.port.onmessage = ({ data }) => this.message(data);
-    this.context.createMediaStreamSource(this.stream).connect(this.node);
+    this.listen();
     const [track] = this.stream.getAudioTracks();
     track.onended = () => this.dead();
     this.opened = this.heard = performance.now();
     this.watchdog = setInterval(() => this.watch(), 250);
     this.open = true;
     this.resting = false;
+  }
+
+  listen() {
+    this.source?.disconnect();
+    this.source = this.context.createMediaStreamSource(this.stream);
+    this.source.connect(this.node);
   }
 
   get rate() {
@@ -52,18 +58,25 @@ export class Microphone {
     else this.onLevel(data.level);
   }
 
-  // While no recording can begin, its sound is not looked at: that leaves the processor to the painter.
+  // While no recording can begin, its sound is not processed: that leaves the processor to the painter. The stream stays
+  // open. A new source forgets the sound that came meanwhile; an old one would give it first, and lag behind from then on.
   rest(resting) {
     if (!this.open || resting === this.resting) return;
     this.resting = resting;
     this.opened = this.heard = performance.now();
-    this.node.port.postMessage({ name: resting ? "rest" : "wake" });
+    if (resting) {
+      this.node.port.postMessage({ name: "forget" });
+      this.context.suspend().catch(() => {});
+    } else {
+      this.listen();
+      this.context.resume().catch(() => {});
+    }
   }
 
   watch() {
     if (this.resting) return;
     const now = performance.now();
-    if (this.context.state === "suspended") this.context.resume();
+    if (this.context.state === "suspended") this.context.resume().catch(() => {});
     if (now - this.heard > DEAD * 1000 && now - this.opened > COLD * 1000) this.dead();
   }
 
@@ -74,6 +87,7 @@ export class Microphone {
   }
 
   begin(onSamples, most) {
+    if (this.context.state !== "running") this.context.resume().catch(() => {}); // a browser may want a hand for that
     this.onSamples = onSamples;
     this.node.port.postMessage({ name: "start", before: BEFORE, after: AFTER, most });
   }
@@ -92,7 +106,7 @@ export class Microphone {
     clearInterval(this.watchdog);
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close().catch(() => {});
-    this.stream = this.context = this.node = null;
+    this.stream = this.context = this.node = this.source = null;
   }
 }
 

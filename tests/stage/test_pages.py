@@ -37,6 +37,7 @@ LISTEN = """
   window.AudioWorkletNode = class extends AudioWorkletNode {
     constructor(...how) {
       super(...how);
+      window.sound = this.context;
       const send = this.port.postMessage.bind(this.port);
       this.port.postMessage = (message) => {
         if (message.name === "start") heard.length = 0;
@@ -196,6 +197,23 @@ def _record_there(stage: House, microphone: Path) -> None:
         tab.hears()
         tab.presses(1500)
         check_sound(stage, tab)
+
+
+def test_the_microphone_rests_while_an_image_is_painted(stage, tab):
+    """Its sound takes no time of the processor then, and the next recording is whole again."""
+    stage.show.change({"prompts": ["wait for it"]})
+    (stage.folder / "go").unlink(missing_ok=True)
+    tab.presses(900)
+    tab.waits_for("painting")
+    tab.until("sound.state === 'suspended'")
+    stage.let_paint()
+    tab.waits_for("picture")
+    stage.show.change({"prompts": ["a golden spiral on purple"]})
+    tab.page.click("#again")
+    tab.page.evaluate("levels = 0")
+    tab.hears()
+    tab.presses(1500)
+    check_sound(stage, tab)
 
 
 def test_a_visit_from_the_button_to_the_picture_and_back(stage, tab, screen):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +197,27 @@ def test_a_disk_that_is_really_full_keeps_what_it_can_and_is_good_again_when_the
         (small_disk / "filler").unlink()
         assert guest.speak(voice(1.0)) == {"problem": "", "advice": ""}
         guest.waits_for_picture()
+
+
+@pytest.mark.parametrize(
+    "pause, expected", [(3600.0, ["preview", "progress"]), (0.0, ["progress", "preview", "progress"])]
+)
+def test_progress_comes_with_a_preview_that_comes_soon(stage, guest, monkeypatch, pause, expected):
+    """Each change costs a page a drawing, and the painter its processor."""
+    seen: list[str] = []
+    publish = stage.show.hub.publish
+
+    def note(topic: str, name: str, content: object, passing: bool = False) -> None:
+        if topic.startswith("visitor") and name in ("progress", "preview"):
+            seen.append(name)
+        publish(topic, name, content, passing)
+
+    monkeypatch.setattr(shows, "PROGRESS_PAUSE", pause)
+    monkeypatch.setattr(stage.show, "_told_done", time.monotonic())
+    monkeypatch.setattr(stage.show.hub, "publish", note)
+    guest.speak(voice(1.0))
+    guest.waits_for_picture()
+    assert seen == expected * 3  # the painter makes three steps
 
 
 def test_a_painter_that_dies_is_started_again(stage, guest):
