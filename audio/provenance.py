@@ -8,6 +8,7 @@ A file that another program saved again has lost the note; then the calibrations
 holds the names of the recordings, one a row, without their folders.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -178,7 +179,7 @@ def find_whitening(
     """
     fitting = []
     for path in (folder / WHITENING_NAME for folder in folders):
-        candidate = Whitening.load(path) if path.is_file() else None
+        candidate = _read_once(path) if path.is_file() else None
         if candidate is None or voices[0].size != candidate.mean_db.size or not candidate.fits(voices).all():
             continue
         if statistics in (None, statistics_sha256(candidate.mean_db, candidate.std_db)):
@@ -187,6 +188,17 @@ def find_whitening(
         return None, None
     _, path, whitening = min(fitting, key=lambda one: one[0])
     return path, whitening
+
+
+def _read_once(path: Path) -> Whitening:
+    """Return the whitening in a file, which is read again once it was replaced: each image of a show needs the same."""
+    status = path.stat()
+    return _read(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2)  # one's own and the built-in one, 2 MB each
+def _read(path: Path, *_: int) -> Whitening:
+    return Whitening.load(path)
 
 
 def load_whitening(path: Path, statistics: str) -> Whitening:

@@ -106,6 +106,22 @@ def test_the_note_decides_where_two_calibrations_fit(builtin, latent, tmp_path):
     assert provenance.find_whitening(5 * voices, None, folders) == (None, None)
 
 
+def test_a_whitening_is_read_once_and_again_when_it_was_replaced(builtin, latent, tmp_path, monkeypatch):
+    path = tmp_path / "whitening.npz"
+    builtin.save(path)
+    voices = torch.load(latent, weights_only=True).numpy()
+    _, first = provenance.find_whitening(voices, None, [tmp_path])
+    monkeypatch.setattr(Whitening, "load", lambda path: pytest.fail(f"{path} is read again"))
+    assert provenance.find_whitening(voices, None, [tmp_path])[1] is first
+    monkeypatch.undo()
+    replace(builtin, mean_db=builtin.mean_db - 0.02).save(path)
+    _, second = provenance.find_whitening(voices, None, [tmp_path])
+    assert first and second and np.array_equal(second.mean_db, builtin.mean_db - np.float32(0.02))
+    path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is not a whitening"):
+        provenance.find_whitening(voices, None, [tmp_path])
+
+
 def test_a_batch_says_what_made_it(builtin, tmp_path):
     z_scores = np.zeros((3, 4096), np.float32)
     np.save(tmp_path / "z.npy", z_scores)
