@@ -140,6 +140,7 @@ follow("visitor", {
 function preview(address) {
   if (you?.state !== "painting") return;
   $("picture").src = address;
+  if (!$("frame").hidden) return; // all else is there since the first preview
   $("picture").alt = say("painting");
   $("caption").textContent = you.prompt;
   render();
