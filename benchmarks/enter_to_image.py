@@ -31,12 +31,12 @@ def images_in(folder: Path) -> set[Path]:
     return set((folder / "outputs" / "txt2img-samples" / "samples").glob("*.png"))
 
 
-def speak_once(person: Person, server: sound.SoundServer, folder: Path) -> float:
-    """Record five seconds of speech; return the seconds from the second ENTER to the image's last byte."""
+def speak_once(person: Person, server: sound.SoundServer, folder: Path, voice: Path = VOICE) -> float:
+    """Record a voice; return the seconds from the second ENTER to the image's last byte."""
     before = images_in(folder)
     person.presses("\n")
     person.waits_for("Press ENTER to stop.")
-    server.speak(VOICE)
+    server.speak(voice)
     pressed = time.time()
     person.presses("\n")
     person.waits_for("image: ")

@@ -4,7 +4,7 @@ The program runs as a show does, with the built-in model; the pages run in Debia
 microphone plays a real voice over and over.
 
 latency: from letting go of the button to the finished image on / and /screen, and to the first preview, beside the time
-         from ENTER to the PNG file at a terminal (needs PulseAudio, as tests/sound.py); medians
+         from ENTER to the PNG file at a terminal (needs PulseAudio, as tests/sound.py); medians; takes 3 minutes
 crowd:   twenty visitors at once, screens and phones beside them: whether each gets an image, and how the memory of the
          server grows
 idle:    memory and open files of the server over time, with three pages open
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     import numpy as np
     from playwright.sync_api import Page
 
-VOICE = config.EXAMPLES_DIR / "voice_it.wav"  # 5.0 s
+VOICE = config.EXAMPLES_DIR / "voice_fr.wav"  # short, so that ten recordings on pages and at a terminal take 3 minutes
 PROMPT = "calm blue and turquoise waves"
-SPOKEN = 5.0  # seconds of each recording
-SETTLED = 3.0  # seconds before the first recording
+SPOKEN = 2.7  # seconds of each recording: the whole voice
+SETTLED = 1.0  # seconds that pages have after they are loaded
 VISITORS, SCREENS, PHONES = 20, 3, 5
 FIRST = 10  # recording from which growth of memory is counted
 SHOWN = ("image on /", "image on /screen")
@@ -51,6 +51,14 @@ MOST_FIRST = 0.35  # seconds to the first preview
 MOST_GROWTH = 20.0  # MB from that one to the last
 MOST_SLOPE, MOST_HANDLES = 1.0, 1.0  # MB, and open files, an hour while nobody speaks
 SIZES = {"wall": (1920, 1080), "laptop": (1280, 720), "tablet": (768, 1024), "phone": (390, 844)}
+# Notes that the microphone delivers.
+LISTEN = """
+  window.AudioWorkletNode = class extends AudioWorkletNode {
+    constructor(...how) {
+      super(...how);
+      this.port.addEventListener("message", () => (window.listening = true));
+    }
+  };"""
 # Notes when the button is let go, and when a preview and the image are decoded and painted; it draws nothing itself.
 WATCH = """() => {
   const old = document.querySelector("main img.on, #picture")?.getAttribute("src");
@@ -104,6 +112,11 @@ class Program:
         """All that it has printed."""
         return self.log.read_text()
 
+    @property
+    def cards(self) -> int:
+        """Number of cards it has made: the last work for an image."""
+        return self.said.count("card: ")
+
     def memory(self) -> float:
         """Return its resident memory in MB, without that of the scripts."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -156,10 +169,10 @@ def latency(recordings: int, steps: int) -> bool:
         pages.append(chromium.new_context(viewport={"width": 1920, "height": 1080}).new_page())
         for page in pages:
             page.set_default_timeout(1000 * PATIENCE)
+        pages[0].add_init_script(LISTEN)
         for turn in range(recordings + 1):  # the first one of each warms up
-            times = _on_pages(pages, stage.url)
-            time.sleep(SETTLED)  # in which the card is made
-            times["ENTER to PNG"] = speak_once(person, server, Path(folder))
+            times = _on_pages(pages, stage)
+            times["ENTER to PNG"] = speak_once(person, server, Path(folder), VOICE)
             for name, value in times.items() if turn else ():
                 seconds[name].append(value)
         person.presses("q\n")
@@ -176,14 +189,15 @@ def latency(recordings: int, steps: int) -> bool:
     return kept
 
 
-def _on_pages(pages: list["Page"], url: str) -> dict[str, float]:
+def _on_pages(pages: list["Page"], stage: Program) -> dict[str, float]:
     """Speak once on the visitor's page, and return the seconds from the release to what the pages show."""
-    visitor, screen = pages
-    screen.goto(f"{url}/screen")
-    visitor.goto(url)
+    (visitor, screen), cards = pages, stage.cards
+    screen.goto(f"{stage.url}/screen")
+    visitor.goto(stage.url)
     visitor.wait_for_selector("[data-state=ready]")
-    time.sleep(SETTLED)  # in which the microphone opens
+    wait_until(lambda: bool(visitor.evaluate("window.listening")))
     wait_until(lambda: visitor.inner_text("#message") == "")  # the model is loaded
+    time.sleep(SETTLED)
     for page in pages:
         page.evaluate(WATCH)
     visitor.keyboard.down("Space")
@@ -194,6 +208,7 @@ def _on_pages(pages: list["Page"], url: str) -> dict[str, float]:
     visitor.wait_for_selector("[data-state=ready]")
     for page in pages:
         page.goto("about:blank")
+    wait_until(lambda: stage.cards > cards)
     times = {"preview on /": seen["preview"], "image on /": seen["image"], "image on /screen": on_screen["image"]}
     return {name: (value - seen["released"]) / 1000 for name, value in times.items()}
 
