@@ -40,10 +40,17 @@ export class Microphone {
     this.resting = false;
   }
 
+  // Connects a branch of the stream, of which nothing is left once it is stopped: Chromium goes on to feed sources that
+  // were only disconnected.
   listen() {
-    this.source?.disconnect();
-    this.source = this.context.createMediaStreamSource(this.stream);
+    this.branch = this.stream.clone();
+    this.source = this.context.createMediaStreamSource(this.branch);
     this.source.connect(this.node);
+  }
+
+  ignore() {
+    this.source?.disconnect();
+    this.branch?.getTracks().forEach((track) => track.stop());
   }
 
   get rate() {
@@ -59,13 +66,14 @@ export class Microphone {
   }
 
   // While no recording can begin, its sound is not processed: that leaves the processor to the painter. The stream stays
-  // open. A new source forgets the sound that came meanwhile; an old one would give it first, and lag behind from then on.
+  // open. A new source begins with the sound of its time; one that waited gives what it has kept, and lags from then on.
   rest(resting) {
     if (!this.open || resting === this.resting) return;
     this.resting = resting;
     this.opened = this.heard = performance.now();
     if (resting) {
       this.node.port.postMessage({ name: "forget" });
+      this.ignore();
       this.context.suspend().catch(() => {});
     } else {
       this.listen();
@@ -104,9 +112,10 @@ export class Microphone {
   close() {
     this.open = false;
     clearInterval(this.watchdog);
+    this.ignore();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close().catch(() => {});
-    this.stream = this.context = this.node = this.source = null;
+    this.stream = this.branch = this.context = this.node = this.source = null;
   }
 }
 
