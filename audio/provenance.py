@@ -208,7 +208,7 @@ def load_whitening(path: Path, statistics: str) -> Whitening:
         ValueError: it is broken, or belongs to another mean and standard deviation.
         OSError: it cannot be read.
     """
-    whitening = Whitening.load(path)
+    whitening = _read_once(path)
     if statistics_sha256(whitening.mean_db, whitening.std_db) != statistics:
         raise ValueError(
             f"{path} was made with another mean.npy or std.npy than those beside it; "

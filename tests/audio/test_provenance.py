@@ -113,6 +113,8 @@ def test_a_whitening_is_read_once_and_again_when_it_was_replaced(builtin, latent
     _, first = provenance.find_whitening(voices, None, [tmp_path])
     monkeypatch.setattr(Whitening, "load", lambda path: pytest.fail(f"{path} is read again"))
     assert provenance.find_whitening(voices, None, [tmp_path])[1] is first
+    statistics = provenance.statistics_sha256(builtin.mean_db, builtin.std_db)
+    assert provenance.load_whitening(path, statistics) is first
     monkeypatch.undo()
     replace(builtin, mean_db=builtin.mean_db - 0.02).save(path)
     _, second = provenance.find_whitening(voices, None, [tmp_path])
@@ -120,6 +122,8 @@ def test_a_whitening_is_read_once_and_again_when_it_was_replaced(builtin, latent
     path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match="is not a whitening"):
         provenance.find_whitening(voices, None, [tmp_path])
+    with pytest.raises(ValueError, match="is not a whitening"):
+        provenance.load_whitening(path, statistics)
 
 
 def test_a_batch_says_what_made_it(builtin, tmp_path):
