@@ -14,7 +14,7 @@ from torch import Tensor
 
 from painting.image_spec import ImageSpec
 from painting.images import save_numbered
-from painting.painter import OnStep, Painter, PaintJob, Step
+from painting.painter import OnStep, Painter, PaintJob, counted
 
 # paints batches: from jobs, of which there are so many, to the images [B, H, W, 3] uint8 of each in order
 PaintAll = Callable[[Iterable[PaintJob], OnStep | None, int], Iterator[np.ndarray]]
@@ -143,13 +143,3 @@ def one_by_one(painter: Painter) -> PaintAll:
             yield job.done_by(painter, counted(on_step, place, batches) if on_step else None)
 
     return paint
-
-
-def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
-    """Wrap `on_step` so that the steps of one of several batches are counted over all of them."""
-
-    def over_all(step: Step) -> None:
-        number, total = batch * step.total + step.number, batches * step.total
-        on_step(dataclasses.replace(step, number=number, total=total))
-
-    return over_all

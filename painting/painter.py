@@ -1,7 +1,7 @@
 """The protocol that every model family follows, so that the rest of the program need not know which one paints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,16 @@ class Step:
 
 
 OnStep = Callable[[Step], None]
+
+
+def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
+    """Wrap `on_step` so that the steps of one of several batches are counted over all of them."""
+
+    def over_all(step: Step) -> None:
+        number, total = batch * step.total + step.number, batches * step.total
+        on_step(replace(step, number=number, total=total))
+
+    return over_all
 
 
 class Painter(Protocol):

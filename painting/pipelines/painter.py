@@ -21,7 +21,7 @@ from ldm.devices import UnavailableError
 from painting.image_spec import ImageSpec
 from painting.images import to_uint8
 from painting.ldm_painter import NAMED, check_start_noise
-from painting.painter import OnStep, PaintingNote, Step
+from painting.painter import OnStep, PaintingNote, Step, counted
 from painting.pipelines.families import Family, Shape
 from painting.pipelines.schedulers import SCHEDULERS, name_of
 from painting.preview import LinearDecoder
@@ -215,16 +215,10 @@ class DiffusersPainter:
         try:
             if len(specs) == 1 or not self._one_by_one(specs[0]):
                 return self._sample(specs, x_T, on_step)
-            total = len(specs) * specs[0].steps
             images = []
             for place, spec in enumerate(specs):
-                before = place * spec.steps
-
-                def counted(step: Step, before: int = before) -> None:
-                    if on_step is not None:
-                        on_step(Step(before + step.number, total, step.preview))
-
-                images.append(self._sample([spec], x_T[place : place + 1], counted if on_step else None))
+                told = counted(on_step, place, len(specs)) if on_step else None
+                images.append(self._sample([spec], x_T[place : place + 1], told))
             return np.concatenate(images)
         except Exception as error:
             if is_out_of_memory(error):
