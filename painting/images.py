@@ -25,10 +25,10 @@ def to_uint8(x: Tensor) -> np.ndarray:
     return rearrange(levels.to(torch.uint8), "b c h w -> b h w c").cpu().numpy()
 
 
-def save_png(image: np.ndarray, path: Path, text: PngInfo | None = None) -> None:
-    """Write an image [H, W, 3] uint8 atomically."""
+def save_png(image: np.ndarray, path: Path, text: PngInfo | None = None, compression: int = -1) -> None:
+    """Write an image [H, W, 3] uint8 atomically; `compression` is zlib's level, -1 for its default."""
     with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, pnginfo=text)
+        Image.fromarray(image).save(temporary, pnginfo=text, compress_level=compression)
 
 
 def save_numbered(image: np.ndarray, folder: Path, stem: str, text: PngInfo | None = None) -> Path:

@@ -11,8 +11,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from files import atomic_path
-from painting.images import grid
+from painting.images import grid, save_png
 
 EXAMPLES = 8  # images that the map is fitted to
 EXAMPLE_SIZE = 128  # pixels
@@ -84,5 +83,4 @@ def save_preview(images: np.ndarray, path: Path) -> None:
     tile = grid(images, math.ceil(math.sqrt(len(images))))
     height, width, _ = tile.shape
     enlarged = Image.fromarray(tile).resize((ENLARGED * width, ENLARGED * height), Image.Resampling.BICUBIC)
-    with atomic_path(path) as temporary:
-        enlarged.save(temporary, compress_level=COMPRESSION)
+    save_png(np.asarray(enlarged), path, compression=COMPRESSION)
