@@ -193,7 +193,7 @@ def make_windows(
         )
     calibration = Calibration.load(folder, recipe)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _naming(path), tempfile.TemporaryFile(dir=path.parent) as spool:
+    with _naming_latents(path), tempfile.TemporaryFile(dir=path.parent) as spool:
         with naming(recording), open_sound(recording) as sound:
             maker = _Maker(calibration, recipe, channel, spool)
             maker.run(sound, window, hop, each)
@@ -207,7 +207,7 @@ def make_windows(
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming_latents(path: Path) -> Iterator[None]:
     """Let errors of the nameless file, in which latents wait, name the file `path` that is made of them."""
     try:
         yield
