@@ -69,18 +69,21 @@ WATCH = """() => {
       if (name === "image") { watcher.disconnect(); resolve(seen); }
     };
     const look = async (image) => {
+      if (image.matches("#rough:not([hidden]), #wall > canvas") && !("preview" in seen))
+        requestAnimationFrame(() => setTimeout(note, 0, "preview"));
+      if (!(image instanceof HTMLImageElement)) return;
       const src = image.getAttribute("src") ?? "";
-      const name = src.startsWith("data:") ? "preview" : src.startsWith("/image/") && src !== old ? "image" : "";
-      if (!name || name in seen) return;
+      if (!src.startsWith("/image/") || src === old || "image" in seen) return;
       await image.decode().catch(() => {});
       if (image.isConnected && image.getAttribute("src") === src)
-        requestAnimationFrame(() => setTimeout(note, 0, name));
+        requestAnimationFrame(() => setTimeout(note, 0, "image"));
     };
     const watcher = new MutationObserver((changes) => {
       for (const { target, addedNodes } of changes)
-        for (const node of [target, ...addedNodes]) if (node instanceof HTMLImageElement) look(node);
+        for (const node of [target, ...addedNodes]) if (node instanceof Element) look(node);
     });
-    watcher.observe(document.querySelector("main"), { subtree: true, childList: true, attributeFilter: ["src"] });
+    const what = { subtree: true, childList: true, attributeFilter: ["src", "hidden"] };
+    watcher.observe(document.querySelector("main"), what);
   });
   addEventListener("keyup", () => (seen.released ??= Date.now()), { once: true, capture: true });
 }"""
@@ -385,9 +388,9 @@ def _tour(context: Any, stage: Program, folder: Path, size: str) -> None:
     take(page, "visitor_speaking", 2000)
     take(screen, "screen_speaking", 500)
     page.keyboard.up("Space")
-    page.wait_for_selector("[data-state=painting] #picture[src^='data:']")
+    page.wait_for_selector("[data-state=painting] #rough:not([hidden])")
     take(page, "visitor_painting")
-    screen.wait_for_selector("#wall img")
+    screen.wait_for_selector("#wall > canvas")
     take(screen, "screen_painting")
     page.wait_for_selector("[data-state=picture]")
     take(page, "visitor_picture", 1500)

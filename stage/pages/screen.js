@@ -1,4 +1,5 @@
 // The audience's screen. What is more important comes first: painting, a voice, the newest picture, past pictures.
+import { drawRough } from "./rough.js";
 import { follow } from "./stream.js";
 import { accent, drawWave } from "./wave.js";
 
@@ -18,16 +19,14 @@ let voice = [];
 let timer;
 
 // --- images ----------------------------------------------------------------------------------------------------------
-async function load(address, name) {
-  const image = Object.assign(new Image(), { alt: name, src: address });
-  await image.decode();
-  return image;
-}
-
 // Fades an image in above those that are there. They stay below it until it is there, so that it gets no darker between.
 async function put(address, name) {
-  const image = await load(address, name).catch(() => null);
-  if (!image) return; // removed meanwhile
+  const image = Object.assign(new Image(), { alt: name, src: address });
+  try {
+    await image.decode();
+  } catch {
+    return; // removed meanwhile
+  }
   const before = [...$("wall").children];
   $("wall").append(image);
   image.getBoundingClientRect(); // so that the fade begins from here
@@ -37,12 +36,11 @@ async function put(address, name) {
 
 // Shows a preview in place of the one before, without a fade.
 async function grow(address, name) {
-  const image = await load(address, name).catch(() => null);
-  if (!image || !painting) return;
-  const before = $("wall").querySelector(".growing");
-  image.className = "on growing";
-  if (before) before.replaceWith(image);
-  else $("wall").append(image);
+  const before = $("wall").querySelector("canvas.on");
+  const canvas = before ?? Object.assign(document.createElement("canvas"), { className: "on", role: "img" });
+  canvas.ariaLabel = name;
+  const drawn = await drawRough(canvas, address, () => painting);
+  if (drawn && !before) $("wall").append(canvas);
 }
 
 function clearWall() {
@@ -110,8 +108,8 @@ follow("screen", {
     speaking = state.speak !== null;
     if (shown && !slides.some(({ id }) => id === shown)) shown = "";
     for (const image of $("wall").children) {
-      const address = image.getAttribute("src");
-      if (address.startsWith("/") && !slides.some(({ id }) => address === `/image/${id}`)) image.remove();
+      const address = image.getAttribute("src"); // null: a preview
+      if (address && !slides.some(({ id }) => address === `/image/${id}`)) image.remove();
     }
     if (painting) {
       card(state.paint);

@@ -3,6 +3,7 @@ import { follow, post } from "./stream.js";
 import { Microphone, Sending, obstacle } from "./voice.js";
 import { say } from "./words.js";
 import { Ring } from "./ring.js";
+import { drawRough } from "./rough.js";
 
 const TAP = 400; // ms; a shorter press starts a recording that the next one ends
 const IDLE = 30000; // ms without a touch after which a picture makes room for the next visitor
@@ -26,7 +27,7 @@ function render() {
   const state = talking ? "speaking" : sending && you.state !== "painting" ? "waiting" : you.state;
   document.body.dataset.state = state;
   const home = state === "picture";
-  const growing = state === "painting" && $("picture").src !== "";
+  const growing = state === "painting" && !$("rough").hidden;
   $("frame").hidden = !(home || growing);
   $("home").hidden = !home;
   $("message").textContent = message(state);
@@ -38,7 +39,8 @@ function render() {
   $("round").hidden = home || growing;
   if (home) showPicture();
   ring.mode(state);
-  microphone.rest(!talking && ["waiting", "painting"].includes(state));
+  const arriving = home && !$("rough").hidden;
+  microphone.rest(!talking && (arriving || ["waiting", "painting"].includes(state)));
 }
 
 function message(state) {
@@ -67,11 +69,19 @@ function showPicture() {
     $("qr-box").hidden = !you.public;
     if (you.public) $("qr").src = `/p/${you.picture}/qr.svg`;
     $("again").focus({ preventScroll: true });
+    $("picture").decode().catch(() => {}).then(pictureShown); // until then, the last preview is above it
   }
   $("picture").alt = $("caption").textContent = you.prompt;
 }
 
+function pictureShown() {
+  if (you.state !== "picture") return;
+  $("rough").hidden = true;
+  render();
+}
+
 function clearPicture() {
+  $("rough").hidden = true;
   $("picture").removeAttribute("src");
   $("caption").textContent = "";
   $("save").removeAttribute("href");
@@ -137,11 +147,11 @@ follow("visitor", {
   },
 });
 
-function preview(address) {
-  if (you?.state !== "painting") return;
-  $("picture").src = address;
+async function preview(address) {
+  if (!(await drawRough($("rough"), address, () => you?.state === "painting"))) return;
   if (!$("frame").hidden) return; // all else is there since the first preview
-  $("picture").alt = say("painting");
+  $("rough").hidden = false;
+  $("rough").ariaLabel = say("painting");
   $("caption").textContent = you.prompt;
   render();
 }

@@ -14,6 +14,7 @@ import pytest
 import soxr
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from PIL import Image
 
 from stage.app import PAGES
 from stage.certificates import own_certificate
@@ -50,6 +51,12 @@ LISTEN = """
       });
     }
   };"""
+# The first pixel of the preview, as red, green and blue.
+FIRST_PIXEL = """() => {
+  const copy = new OffscreenCanvas(32, 32).getContext("2d");
+  copy.drawImage(document.querySelector("#rough, #wall > canvas"), 0, 0);
+  return [...copy.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+}"""
 MS = 60_000  # that a busy machine may take
 PHONE: "ViewportSize" = {"width": 390, "height": 844}
 TABLET: "ViewportSize" = {"width": 768, "height": 1024}
@@ -226,12 +233,15 @@ def test_a_visit_from_the_button_to_the_picture_and_back(stage, tab, screen):
     tab.waits_for("painting")
     screen.waits_for("painting")
     for page in (tab, screen):
-        page.until("document.querySelector('main img')?.src.startsWith('data:image/png')")
+        page.until("document.querySelector('#rough:not([hidden]), #wall > canvas')?.width === 32")
+        with Image.open(stage.folder / "rough.png") as rough:
+            assert tuple(page.page.evaluate(FIRST_PIXEL)) == rough.getpixel((0, 0))
     stage.let_paint()
     tab.waits_for("picture")
     screen.waits_for("picture")
     id = (tab.page.locator("#picture").get_attribute("src") or "").removeprefix("/image/")
     screen.page.wait_for_selector(f"#wall img.on[src='/image/{id}']")
+    tab.until("document.querySelector('#rough').hidden")  # the image is there
     assert tab.page.locator("#save").get_attribute("href") == f"/image/{id}"
     tab.page.get_by_text("Again").click()
     tab.waits_for("ready")
