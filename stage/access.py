@@ -18,7 +18,7 @@ REQUESTS = (200.0, 600.0)  # a second and at once, from one address
 STARTS = (1.0, 30.0)  # recordings
 KEYS = (0.2, 5.0)  # tries of the artist's key
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
     "connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 HEADERS = {
