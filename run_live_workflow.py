@@ -47,7 +47,7 @@ PAINTING = (  # what txt2img.py is started with; each request has a prompt and a
     "config", "precision", "device", "outdir", "preview_every", "preview_pause",
     "no_metadata", "verbose",
 )  # fmt: skip
-STAGE_PREVIEW_PAUSE = 0.4  # seconds; browsers draw on the processor that paints
+STAGE_PREVIEW_PAUSE = 0.5  # seconds; browsers draw on the processor that paints
 MICROPHONE_ONLY = ("list_mics", "mic_test", "mic", "seconds", "auto_stop", "loop", "discard_audio")
 
 
