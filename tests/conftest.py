@@ -45,8 +45,9 @@ LONGEST_FIRST = (
     "test_txt2img_files.py",
     "test_scenes.py",
 )
-# Files that one worker gets together: they import diffusers, which takes ten seconds.
-TOGETHER = dict.fromkeys(
+# Files that one worker gets together: they import diffusers, which takes ten seconds, or librosa, which compiles for
+# thirty when it is imported first on a machine.
+TOGETHER = {"tests/audio/test_motion.py": "tests/audio/test_features.py"} | dict.fromkeys(
     (
         "tests/ldm/test_checkpoint.py",
         "tests/ldm/test_modules.py",
