@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import config
+import txt2img
 from audio import cluster as pools
 from painting import cluster
 from painting.cluster import WantedModel, connect
@@ -150,13 +151,16 @@ def test_a_model_is_described_so_that_another_copy_of_the_program_finds_it(tmp_p
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
+def words(outdir: Path, *arguments: object) -> list[str]:
+    return list(map(str, ["--prompt", "a red flower", *TINY, "--outdir", outdir, *arguments]))
+
+
 def start(outdir: Path, *arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "txt2img.py", "--prompt", "a red flower", *TINY, "--outdir", outdir, *arguments]
+    command = [sys.executable, "txt2img.py", *words(outdir, *arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        list(map(str, command)), cwd=config.REPO_DIR, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
+        command, cwd=config.REPO_DIR, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.slow
@@ -175,8 +179,7 @@ def test_the_bytes_are_those_of_one_machine_although_a_worker_is_killed(tmp_path
         for process in [*processes.running, processes.scheduler]:
             process.kill()
             process.wait()
-    here = start(tmp_path / "here", *many)
-    assert here.communicate(timeout=PATIENCE) and here.returncode == 0
+    txt2img.main(words(tmp_path / "here", *many))
     made = sorted(path.name for path in (tmp_path / "here" / "samples").iterdir())
     assert len(made) == 12 and made == sorted(path.name for path in (tmp_path / "there" / "samples").iterdir())
     for name in made:
@@ -185,8 +188,6 @@ def test_the_bytes_are_those_of_one_machine_although_a_worker_is_killed(tmp_path
 
 
 def test_options_that_do_not_go_with_a_cluster_are_refused(capsys):
-    import txt2img
-
     for options in (["--preview_every=1"], ["--standby"]):
         with pytest.raises(SystemExit) as exit:
             txt2img.parse(["--prompt=a", "--dask_scheduler=tcp://x:1", *options])
