@@ -41,8 +41,10 @@ from .disturbances import (
     offset_level,
 )
 from .levels import FULL_SCALE, count_clipped
+from .pitch import analysed_bins, find_pitch, mean_pitch
 from .recipe import AMIN, RECIPE, Recipe
 from .sound import AudioError, Silent, Sound
+from .spoken import spoken
 
 FRAME_BLOCK = 32  # windows transformed at a time: 0.5 MB fit into a processor's cache
 SPOOL = 64 << 20  # bytes of mel power kept in memory, 97 minutes of sound; more goes to a temporary file
@@ -75,8 +77,12 @@ class AudioInfo:
 class Features(AudioInfo):
     """A recording that has become a vector."""
 
-    vector: np.ndarray  # [spectrogram_size**2] float32, dB: the spectrogram row by row
+    vector: np.ndarray  # [spectrogram_size**2] float32, dB: the spectrogram of what is spoken, row by row
     loudest: float  # power of the spectrogram's loudest cell, from which its dB are measured
+    begin: float  # seconds, where what is spoken begins
+    end: float  # seconds, where it ends
+    pitch_hz: float  # of the voice; 0 if no part of it is periodic
+    periodicity: float  # 0 for noise to 1 for a tone, the mean over what is spoken
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def extract(
     recipe: Recipe = RECIPE,
     sample_rate: int | None = None,
     channel: int | None = None,
+    trim: bool = True,
 ) -> Features:
     """Turn a recording of any length into its vector. It is read block by block, so memory does not grow with it.
 
@@ -101,6 +108,7 @@ def extract(
         recipe: how to make the vector.
         sample_rate: of samples, in Hz; None for a file.
         channel: the one to use, from 1; None: the average of all, or of those that have sound (`channels.py`).
+        trim: whether the vector leaves out silence, and what else is no voice, at both ends (`spoken.py`).
 
     Raises:
         AudioError: not a recording, broken, without samples, too short, silent, without that channel, or with samples
@@ -108,7 +116,11 @@ def extract(
         OSError: the file does not exist or cannot be read.
     """
     with _heard(_Source(source, recipe, sample_rate, channel)) as (info, spectrogram):
-        return Features(**info(), vector=spectrogram.vector(), loudest=float(spectrogram.loudest))
+        if trim:
+            spectrogram.trim()
+        return Features(
+            **info(), vector=spectrogram.vector(), loudest=float(spectrogram.loudest), **spectrogram.voice()
+        )
 
 
 def load_audio(path: Path | str, recipe: Recipe = RECIPE) -> Waveform:
@@ -456,8 +468,11 @@ class _Spectrogram:
         self._low_bins = int(RUMBLE_HZ * recipe.n_fft / recipe.sample_rate)
         self._pending = np.zeros(recipe.n_fft // 2, np.float32)  # samples that later windows need
         self._power = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (rows of float32, closed by __exit__)
-        # of each frame: the power of the mel bands, and of the lowest one the part below RUMBLE_HZ
-        self._columns = recipe.n_mels + 1
+        # of each frame: the power of the mel bands, pitch, periodicity, and of the lowest band what is below RUMBLE_HZ
+        self._columns = recipe.n_mels + 3
+        self._span: tuple[int, int] | None = None  # the frames that are used; None: all
+        analysed = analysed_bins(recipe)
+        self._pitch_bins = slice(analysed.start - 1, analysed.stop - 1)  # of the bins without that of 0 Hz
         self._windowed = np.empty((FRAME_BLOCK, recipe.n_fft))
         self._bins = np.empty((FRAME_BLOCK, _inner_bins(recipe)), np.float32)
 
@@ -482,7 +497,7 @@ class _Spectrogram:
             for start in range(0, ready, FRAME_BLOCK):
                 stop = min(start + FRAME_BLOCK, ready)
                 self._transform(frames[start:stop], power[start:stop])
-        self.loudest = np.maximum(self.loudest, power[:, :-1].max(initial=0.0))  # NaN if one is
+        self.loudest = np.maximum(self.loudest, power[:, : self.recipe.n_mels].max(initial=0.0))  # NaN if one is
         self._power.write(power.data)
         self._frames += ready
         self._pending = self._pending[ready * hop :]
@@ -498,6 +513,7 @@ class _Spectrogram:
         bins = np.add(squares[:, ::2], squares[:, 1::2], out=self._bins[:n], casting="same_kind")
         for bands, covered, triangles in _filters(self.recipe):
             power[:, bands] = bins[:, covered] @ triangles
+        power[:, -3:-1] = find_pitch(bins[:, self._pitch_bins], self.recipe)
         power[:, -1] = bins[:, : self._low_bins] @ mel_filterbank(self.recipe)[0, 1 : self._low_bins + 1]
 
     def end(self) -> None:
@@ -519,7 +535,7 @@ class _Spectrogram:
             return None
         power = self._rows(0, min(self._frames, RESIZED_WHOLE))
         low = power[:, -1]
-        others = float(max((power[:, 0] - low).max(), power[:, 1:-1].max(initial=0.0)))
+        others = float(max((power[:, 0] - low).max(), power[:, 1 : self.recipe.n_mels].max(initial=0.0)))
         nearly_always, usually = int(STEADY_SHARE * len(power)), int(USUAL_SHARE * len(power))
         lowest = power[:, [*range(min(HUM_BANDS, self.recipe.n_mels)), -1]]
         ordered = np.partition(lowest, (nearly_always, usually), axis=0)
@@ -556,11 +572,37 @@ class _Spectrogram:
         return self._resized(self.recipe.spectrogram_size, self.recipe.spectrogram_size)
 
     def _resized(self, rows: int, columns: int) -> np.ndarray:
-        frames = self._frames
+        first, stop = self._used()
+        frames = stop - first
         if frames <= max(RESIZED_WHOLE, columns):
-            return cv2.resize(self._decibels(0, frames), (columns, rows), interpolation=cv2.INTER_AREA)
+            return cv2.resize(self._decibels(first, stop), (columns, rows), interpolation=cv2.INTER_AREA)
         means = np.stack([self._column(i / columns * frames, (i + 1) / columns * frames) for i in range(columns)])
         return cv2.resize(means.T.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+
+    def trim(self) -> None:
+        """Leave out, in what follows, silence and what else is no voice at both ends; the sound ends.
+
+        A recording of more than RESIZED_WHOLE frames stays whole, because it must not fill the memory.
+        """
+        self.end()
+        if self._frames <= RESIZED_WHOLE and self.loudest > 0:
+            rows = self._rows(0, self._frames)
+            mels = rows[:, : self.recipe.n_mels]
+            self._span = spoken(mels, rows[:, -2], self.recipe.sample_rate / self.recipe.hop_length)
+            self.loudest = mels[slice(*self._span)].max()
+            self.__dict__.pop("_small", None)  # it was made of all frames
+
+    def _used(self) -> tuple[int, int]:
+        return self._span or (0, self._frames)
+
+    def voice(self) -> dict[str, float]:
+        """Return where the voice is, its pitch and its periodicity: fields of `Features`; the sound ends."""
+        self.end()
+        first, stop = self._used()
+        rows = self._rows(first, min(stop, first + RESIZED_WHOLE))
+        pitch_hz, periodicity = mean_pitch(rows[:, -3], rows[:, -2], rows[:, : self.recipe.n_mels].sum(axis=1))
+        seconds = self.recipe.hop_length / self.recipe.sample_rate
+        return {"begin": first * seconds, "end": stop * seconds, "pitch_hz": pitch_hz, "periodicity": periodicity}
 
     def _column(self, begin: float, end: float) -> np.ndarray:
         """Average frames `begin` to `end`, the first and the last in part, as INTER_AREA does: float64 [n_mels]."""
@@ -570,7 +612,7 @@ class _Spectrogram:
 
     def _decibels(self, first: int, stop: int) -> np.ndarray:
         """Compute `librosa.power_to_db(ref=np.max)` of some frames: float32 [n_mels, stop - first]."""
-        power = self._rows(first, stop)[:, :-1].T
+        power = self._rows(first, stop)[:, : self.recipe.n_mels].T
         loudest = np.maximum(np.float32(AMIN), self.loudest)
         decibels = 10 * np.log10(np.maximum(np.float32(AMIN), power)) - 10 * np.log10(loudest)
         return np.ascontiguousarray(np.maximum(decibels, np.float32(-self.recipe.top_db)), np.float32)
