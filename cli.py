@@ -67,6 +67,12 @@ def add_channel(add: Callable[..., argparse.Action]) -> None:
         "that have sound)")  # fmt: skip
 
 
+def add_no_trim(add: Callable[..., argparse.Action]) -> None:
+    """Add the option that keeps silence at both ends of recordings."""
+    add("--no_trim", action="store_true", help="keep silence, clicks and coughs before and after the voice (default: "
+        "they are left out of the spectrogram)")  # fmt: skip
+
+
 def bounded(kind: type[int] | type[float], low: float, high: float = float("inf")) -> Callable[[str], int | float]:
     """Return an argparse type for finite numbers of `kind` from `low` to `high`, both included."""
 

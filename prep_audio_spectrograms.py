@@ -46,6 +46,7 @@ def build_parser() -> cli.CommandParser:
         help="use the workers of a Dask cluster, for instance tcp://10.0.0.1:8786 (see docs/calibration.md)",
     )
     cli.add_channel(parser.add_argument)
+    cli.add_no_trim(parser.add_argument)
     parser.add_argument("--verbose", action="store_true", help="print the speed and the slowest file")
     return parser
 
@@ -70,9 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     workers = options.workers or max(2, cpu_count())
     with cli.keeping("what is done is kept, the same command continues"):
         say = tqdm.write  # above the progress bar
-        report = prepare_batch(
-            options.input_dir, output, config.RECIPE, workers, options.dask_scheduler, say, options.channel
-        )
+        how = {"channel": options.channel, "trim": not options.no_trim}
+        report = prepare_batch(options.input_dir, output, config.RECIPE, workers, options.dask_scheduler, say, **how)
     recordings, sound = plural(report.rows, "recording"), cli.duration(report.seconds)
     print(f"{recordings}, {sound} of sound, {report.new} of them done now: {output}")
     print(f"{plural(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')}")

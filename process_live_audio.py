@@ -64,6 +64,7 @@ def build_parser() -> cli.CommandParser:
         metavar="S",
         help=f"with --windows: seconds from one window to the next (default: {HOP:g})",
     )
+    cli.add_no_trim(parser.add_argument)
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
     parser.add_argument("--verbose", action="store_true", help=cli.VERBOSE)
     parser.add_argument(
@@ -132,7 +133,8 @@ def make_latents(options: argparse.Namespace) -> Path:
         print(f"calibration: {'built-in' if folder == config.BUILTIN_CALIBRATION_DIR else folder}")
     if options.windows:
         return make_latents_along(options, folder)
-    voice = voice_latents(options.input_file, folder, config.RECIPE, channel=options.channel)
+    how = {"channel": options.channel, "trim": not options.no_trim}
+    voice = voice_latents(options.input_file, folder, config.RECIPE, **how)
     if options.save_picture:
         plot(options.input_file, options.save_picture, voice.info.seconds, options.channel)
     name = recording_name(options.input_file)

@@ -72,6 +72,7 @@ def add_recording(parser: cli.CommandParser) -> None:
     add("--mic", default="", metavar="NAME|INDEX", help="the microphone: its number, or a part of its name (default: "
         "that of the system)")  # fmt: skip
     cli.add_channel(add)
+    cli.add_no_trim(add)
     add("--list_mics", action="store_true", help="list the microphones")
     add("--mic_test", action="store_true", help="show the input level for five seconds, then give advice")
     add("--seconds", type=cli.bounded(float, config.SHORT_SECONDS, 36_000), metavar="N", help="end each recording "

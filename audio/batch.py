@@ -62,6 +62,7 @@ def prepare_batch(
     dask_scheduler: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     channel: int | None = None,
+    trim: bool = True,
 ) -> BatchReport:
     """Write the vectors of all recordings below `folder` to `output`, float32 [N, spectrogram_size**2].
 
@@ -77,6 +78,7 @@ def prepare_batch(
         dask_scheduler: address of a Dask cluster that does the work in place of the workers.
         say: called with a message if results of an earlier run or workers cannot be used.
         channel: the one of each recording to use, from 1; None: as `features.extract` chooses.
+        trim: whether silence at both ends is left out, as of `features.extract`.
 
     Raises:
         ValueError: there are no recordings, or none that can be used; or `output` was not written by this program.
@@ -85,7 +87,7 @@ def prepare_batch(
     """
     started = time.perf_counter()
     made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES}
-    made_with["input"] = {"channel": channel or "chosen"}
+    made_with["input"] = {"channel": channel or "chosen", "silence": "cut" if trim else "kept"}
     report = BatchReport()
     found = find_recordings(folder)
     if (first := next(found, None)) is None:  # before anything is written
@@ -101,7 +103,8 @@ def prepare_batch(
         if state.knows_anything():
             for paths in state.open_files(CHUNK):
                 state.identify((one.path, one.sha256) for one in pool.run(identify, paths))
-        _measure_all(state, pool, functools.partial(measure, recipe=recipe, channel=channel), files, report)
+        measure_one = functools.partial(measure, recipe=recipe, channel=channel, trim=trim)
+        _measure_all(state, pool, measure_one, files, report)
         state.commit()
         totals = state.totals()
         if not totals.rows:
@@ -186,7 +189,9 @@ def _no_recording(path: str) -> str:
 
 
 # --- one file, in a worker -------------------------------------------------------------------------------------------
-def measure(folder: str, path: str, limited: bool, recipe: Recipe, channel: int | None = None) -> FileResult:
+def measure(
+    folder: str, path: str, limited: bool, recipe: Recipe, channel: int | None = None, trim: bool = True
+) -> FileResult:
     """Measure one file of a batch. Any problem with the file becomes a reason, so that the batch goes on."""
     started = time.perf_counter()
     file, digest = Path(folder, path), ""
@@ -194,7 +199,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe, channel: int 
         with _time_limit(file if limited else None):
             before = file.stat()
             digest = sha256_of(file)
-            features = extract(file, recipe, channel=channel)
+            features = extract(file, recipe, channel=channel, trim=trim)
             after = file.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise OSError("the file changed while it was read; run this command again")
@@ -216,6 +221,7 @@ def measure(folder: str, path: str, limited: bool, recipe: Recipe, channel: int 
         took=took,
         damage=features.damage,
         note=features.note,
+        voice=(features.end - features.begin, features.pitch_hz, features.periodicity),
     )
 
 

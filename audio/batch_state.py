@@ -29,11 +29,12 @@ from .recipe import first_difference
 COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
 CRASHED = "its decoder crashed or did not end; convert it to wav"  # the reason of a file that ends its workers
-FORMAT = 4  # of the tables below, of the csv files, and of decoding; results of another format are not reused
+FORMAT = 5  # of the tables below, of the csv files, and of decoding; results of another format are not reused
 DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- the result for some content, named: the file has the name of a recording
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,
-    damage TEXT, note TEXT, vector BLOB, base_row INTEGER,  -- in place of a vector: its row in the existing result
+    damage TEXT, note TEXT, spoken_seconds REAL, pitch_hz REAL, periodicity REAL,
+    vector BLOB, base_row INTEGER,  -- in place of a vector: its row in the existing result
     PRIMARY KEY (sha256, named)
 )
 """
@@ -50,7 +51,8 @@ OPEN_FILES = """
     WHERE f.path > ? AND f.reason IS NULL AND d.sha256 IS NULL ORDER BY f.path LIMIT ?
 """
 ALL_FILES = """
-    SELECT f.path, f.sha256, d.seconds, d.sample_rate, d.decoder, d.damage, d.note, coalesce(f.reason, d.reason) {}
+    SELECT f.path, f.sha256, d.seconds, d.sample_rate, d.decoder, d.damage, d.note,
+    d.spoken_seconds, d.pitch_hz, d.periodicity, coalesce(f.reason, d.reason) {}
     FROM found f LEFT JOIN done d ON d.sha256 = f.sha256 AND d.named = f.named AND f.reason IS NULL
     WHERE f.reason IS NOT '' ORDER BY f.path
 """
@@ -58,7 +60,8 @@ REASONS = (
     f"SELECT reason, count(*) FROM ({ALL_FILES.format('AS reason')}) WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
 )
 COPIES = f"SELECT count(*) - count(DISTINCT sha256) FROM ({ALL_FILES.format('AS reason')}) WHERE reason = ''"
-ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage", "note")
+VOICE_HEADING = ("spoken_seconds", "pitch_hz", "periodicity")  # what a vector does not hold of a voice
+ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage", "note", *VOICE_HEADING)
 SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 
 
@@ -76,6 +79,7 @@ class FileResult:
     took: float = 0.0  # seconds
     damage: str = ""  # what is missing from the vector because the file is damaged
     note: str = ""  # which stream or channel is used, and what was taken off
+    voice: tuple[float, float, float] = (0.0, 0.0, 0.0)  # as VOICE_HEADING
 
 
 @dataclass(frozen=True)
@@ -185,17 +189,17 @@ class BatchState:
 
     def _reuse_result(self) -> None:
         """Take over the rows and reasons of an older result."""
-        insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+        insert = "INSERT OR IGNORE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
         _, table, skipped, _ = self.targets
         rows = (
             (r["sha256"], named_as_sound(r["path"]), float(r["seconds"]), int(r["sample_rate"]), r["decoder"], "")
-            + (r["damage"], r["note"], row)
+            + (r["damage"], r["note"], *(float(r[name]) for name in VOICE_HEADING), row)
             for row, r in enumerate(_read_table(table))
         )
         self._database.executemany(insert, rows)
         with suppress(OSError, KeyError):
             reasons = (
-                (r["sha256"], named_as_sound(r["path"]), 0.0, 0, r["decoder"], r["reason"], "", "", None)
+                (r["sha256"], named_as_sound(r["path"]), 0.0, 0, r["decoder"], r["reason"], "", "", 0.0, 0.0, 0.0, None)
                 for r in _read_table(skipped)
                 if r["sha256"]
             )
@@ -250,14 +254,14 @@ class BatchState:
         self._database.execute("UPDATE found SET sha256 = ? WHERE path = ?", (one.sha256, path))
         vector = None if one.vector is None else one.vector.tobytes()
         sound = (named_as_sound(one.path), one.seconds, one.source_rate, one.decoder)
-        values = (one.sha256, *sound, one.reason, one.damage, one.note, vector)
-        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
+        values = (one.sha256, *sound, one.reason, one.damage, one.note, *one.voice, vector)
+        self._database.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
 
     # --- the result --------------------------------------------------------------------------------------------------
     def totals(self) -> Totals:
         """Count the rows and files of the result."""
         rows, skipped, damaged, seconds = 0, 0, 0, 0.0
-        for _, _, length, _, _, damage, _, reason in self._database.execute(ALL_FILES.format("")):
+        for _, _, length, _, _, damage, *_, reason in self._database.execute(ALL_FILES.format("")):
             if reason:
                 skipped += 1
             else:
@@ -310,12 +314,15 @@ class BatchState:
         with _table(table_path, ROW_HEADING) as table:
             files = self._database.execute(ALL_FILES.format(""))
             rows = (one[:-1] for one in files if not one[-1])
-            for row, (path, digest, seconds, rate, decoder, damage, note) in enumerate(rows):
-                table.writerow((row, os.fsdecode(path), f"{seconds:.6f}", rate, digest, decoder, damage, note))
+            for row, (path, digest, seconds, rate, decoder, damage, note, *voice) in enumerate(rows):
+                numbers = (f"{number:.6f}" for number in voice)
+                table.writerow(
+                    (row, os.fsdecode(path), f"{seconds:.6f}", rate, digest, decoder, damage, note, *numbers)
+                )
 
     def _write_skipped(self, skipped_path: Path) -> None:
         with _table(skipped_path, SKIPPED_HEADING) as skipped:
-            for path, digest, _, _, decoder, _, _, reason in self._database.execute(ALL_FILES.format("")):
+            for path, digest, _, _, decoder, *_, reason in self._database.execute(ALL_FILES.format("")):
                 if reason:
                     skipped.writerow((os.fsdecode(path), reason, digest or "", decoder or ""))
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import provenance
-from .features import AudioInfo, extract, mel_edges
+from .features import Features, extract, mel_edges
 from .files import atomic_path, sha256_of
 from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_manifest
 from .npy import BLOCK, ChosenRows, NpyReader, NpyWriter, Rows, load_array, save_array
@@ -101,7 +101,7 @@ class VoiceLatents:
     """One recording as latents, and what is known of it and of the calibration that made them."""
 
     latents: np.ndarray  # [1, 4, 32, 32] float32: plain z-scores
-    info: AudioInfo
+    info: Features
     statistics: str  # sha256 of mean and std, as `provenance.save_latents` notes it
     beyond_hz: float | None  # the recording has sound above this, and the calibration has none; None: it does not
 
@@ -112,6 +112,7 @@ def voice_latents(
     recipe: Recipe = RECIPE,
     sample_rate: int | None = None,
     channel: int | None = None,
+    trim: bool = True,
 ) -> VoiceLatents:
     """Turn a recording into latents by the calibration in `folder`.
 
@@ -121,6 +122,7 @@ def voice_latents(
         recipe: how vectors are made; that of the calibration.
         sample_rate: of samples, in Hz; None for a file.
         channel: the one to use, from 1; None: as `features.extract` chooses.
+        trim: whether silence at both ends is left out.
 
     Raises:
         ValueError: the recording cannot be used (`sound.AudioError`, which names the file), or the calibration is
@@ -129,7 +131,7 @@ def voice_latents(
     """
     calibration = Calibration.load(folder, recipe)
     with naming(source) if isinstance(source, str | Path) else nullcontext():
-        features = extract(source, recipe, sample_rate, channel)
+        features = extract(source, recipe, sample_rate, channel, trim)
     return VoiceLatents(
         latents=to_latents(calibration.z_score(features.vector)[None]),
         info=features,

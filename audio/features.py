@@ -164,8 +164,10 @@ def listen(
         return AudioInfo(**info())
 
 
-def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
+def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE, trim: bool = True) -> np.ndarray:
     """Turn sound, float32 [T] at the recipe's sample rate, into its vector, float32 [spectrogram_size**2].
+
+    `trim`: whether silence at both ends is left out, as of `extract`.
 
     Raises:
         AudioError: the sound is silent, or its samples are far beyond full scale.
@@ -173,6 +175,8 @@ def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE) -> np.ndarray:
     with _Spectrogram(recipe) as spectrogram:
         for start in range(0, len(samples), FEED):
             spectrogram.add(samples[start : start + FEED])
+        if trim:
+            spectrogram.trim()
         return spectrogram.vector()
 
 
@@ -618,7 +622,7 @@ class _Spectrogram:
         return np.ascontiguousarray(np.maximum(decibels, np.float32(-self.recipe.top_db)), np.float32)
 
     def _rows(self, first: int, stop: int) -> np.ndarray:
-        """Read some frames: float32 [stop - first, n_mels + 1]."""
+        """Read some frames: float32 [stop - first, columns]."""
         row = 4 * self._columns
         self._power.seek(first * row)
         return np.frombuffer(self._power.read((stop - first) * row), np.float32).reshape(-1, self._columns)

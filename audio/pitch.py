@@ -1,10 +1,12 @@
 """Pitch and periodicity of the windows of a spectrogram, from their power spectra.
 
 The inverse Fourier transform of a power spectrum is the autocorrelation of its window. Its highest peak beside lag 0
-gives the period, and the height of this peak says how periodic the sound is: near 1 for a sung vowel, near 0 for noise.
-Dividing by the autocorrelation of the Hann window takes off what the window does (Boersma, "Accurate short-term analysis
-of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound", 1993, equation 9). Only the lowest
-1,000 Hz are used, where the harmonics of a voice are strongest and noise is weakest.
+gives the period. The height of this peak says how periodic the sound is: near 1 for a sung vowel, near 0 for noise.
+Division by the autocorrelation of the Hann window undoes what the window does. Only frequencies up to 1 kHz are used,
+where the harmonics of a voice are strongest and noise is weakest.
+
+Source: Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
+sampled sound", Proceedings of the Institute of Phonetic Sciences 17, 1993 (equation 9).
 """
 
 import functools

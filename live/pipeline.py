@@ -205,7 +205,8 @@ class Pipeline:
         """Make a latent and an image from a recording; return the image's path."""
         latent = str(self.files.latent)
         channel = {} if take.own or not self.options.channel else {"channel": self.options.channel}
-        encoded = self._ask(self.encoder, input_file=str(take.path), output_file=latent, **channel)
+        trim = {"no_trim": True} if self.options.no_trim else {}
+        encoded = self._ask(self.encoder, input_file=str(take.path), output_file=latent, **channel, **trim)
         take.encoded = True
         # the capture has warned of its own recordings already, but does not know what was taken off
         notes = [line for line in encoded.warnings if line.startswith("note: ")]

@@ -51,6 +51,7 @@ def load_voice(
     sample_rate: int | None = None,
     calibration: str | Path | None = None,
     channel: int | None = None,
+    trim: bool = True,
 ) -> Voice:
     """Turn a recording into latents.
 
@@ -60,13 +61,14 @@ def load_voice(
         calibration: a folder with mean.npy, std.npy and whitening.npz; None: your own if phase 1 has been run, else
             the built-in one.
         channel: the one to use, from 1; None: the average of all, or of those that have sound.
+        trim: whether silence at both ends is left out.
 
     Raises:
         ValueError: no usable sound, no such channel, or a broken calibration.
         OSError: a file cannot be read.
     """
     folder = config.calibration_dirs()[0] if calibration is None else Path(calibration)
-    made = voice_latents(source, folder, config.RECIPE, sample_rate, channel)
+    made = voice_latents(source, folder, config.RECIPE, sample_rate, channel, trim)
     latents = torch.from_numpy(made.latents)
     whitening = load_whitening(folder / WHITENING_NAME, made.statistics)
     return Voice(latents, whitening, made.info.seconds, made.info.note)

@@ -244,7 +244,7 @@ def test_what_the_system_refuses_is_a_reason(tmp_path, monkeypatch, error, reaso
     folder = many(tmp_path / "in", 2)
     hear = batch.extract
 
-    def extract(path: Path, recipe: Recipe, channel: int | None) -> object:
+    def extract(path: Path, recipe: Recipe, channel: int | None, trim: bool) -> object:
         if path.name == "001.wav":
             raise error
         return hear(path, recipe)
@@ -258,7 +258,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_the_next_run(tmp_path,
     folder = many(tmp_path / "in", 2)
     hear = batch.extract
 
-    def extract(path: Path, recipe: Recipe, channel: int | None) -> object:
+    def extract(path: Path, recipe: Recipe, channel: int | None, trim: bool) -> object:
         heard = hear(path, recipe)
         if path.name == "001.wav":
             with path.open("ab") as file:
