@@ -143,7 +143,7 @@ def make_latents(options: argparse.Namespace) -> Path:
     import torch
 
     latents = torch.from_numpy(voice.latents)
-    save_latents(options.output_file, latents, voice.statistics, [name])
+    save_latents(options.output_file, latents, voice.statistics, [name], [voice.heard])
     print(f"latent {tuple(latents.shape)} from {voice.info.seconds:.1f} s of sound: {options.output_file}")
     return options.output_file
 

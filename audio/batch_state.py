@@ -25,6 +25,7 @@ from .files import atomic_path, lock, sha256_of
 from .manifest import check_files, read_manifest, write_manifest
 from .npy import NpyReader, NpyWriter
 from .recipe import first_difference
+from .row_tables import VOICE_HEADING
 
 COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
@@ -60,7 +61,6 @@ REASONS = (
     f"SELECT reason, count(*) FROM ({ALL_FILES.format('AS reason')}) WHERE reason != '' GROUP BY 1 ORDER BY 2 DESC, 1"
 )
 COPIES = f"SELECT count(*) - count(DISTINCT sha256) FROM ({ALL_FILES.format('AS reason')}) WHERE reason = ''"
-VOICE_HEADING = ("spoken_seconds", "pitch_hz", "periodicity")  # what a vector does not hold of a voice
 ROW_HEADING = ("row", "path", "seconds", "sample_rate", "sha256", "decoder", "damage", "note", *VOICE_HEADING)
 SKIPPED_HEADING = ("path", "reason", "sha256", "decoder")
 

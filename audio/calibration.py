@@ -20,10 +20,12 @@ from .features import Features, extract, mel_edges
 from .files import atomic_path, sha256_of
 from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_manifest
 from .npy import BLOCK, ChosenRows, NpyReader, NpyWriter, Rows, load_array, save_array
+from .qualities import Heard
 from .recipe import CONSTANTS, MEAN_NAME, RECIPE, STD_NAME, Recipe
 from .row_tables import (
     count_sample_rates,
     file_names,
+    heard_in,
     refuse_foreign_table,
     seconds_of,
     undamaged_rows,
@@ -103,6 +105,7 @@ class VoiceLatents:
     latents: np.ndarray  # [1, 4, 32, 32] float32: plain z-scores
     info: Features
     statistics: str  # sha256 of mean and std, as `provenance.save_latents` notes it
+    heard: Heard  # what the latents do not hold of the recording
     beyond_hz: float | None  # the recording has sound above this, and the calibration has none; None: it does not
 
 
@@ -136,6 +139,7 @@ def voice_latents(
         latents=to_latents(calibration.z_score(features.vector)[None]),
         info=features,
         statistics=provenance.statistics_sha256(calibration.mean_db, calibration.std_db),
+        heard=Heard(features.end - features.begin, features.pitch_hz, features.periodicity),
         beyond_hz=calibration.band_hz(recipe) if calibration.reaches_beyond(features.vector, recipe) else None,
     )
 
@@ -198,7 +202,10 @@ def calibrate(
     mean, std = mean_and_std(vectors)
     floored = int((std < STD_FLOOR_DB).sum())
     calibration = Calibration(mean.astype(np.float32), np.maximum(std, STD_FLOOR_DB).astype(np.float32))
-    whitening = Whitening.fit(vectors, calibration.mean_db, calibration.std_db, prior=prior)
+    band_hz = mel_edges(recipe)[1:-1]
+    known = heard_in(table, len(read))
+    heard = known if chosen is None or not known else [known[row] for row in chosen]
+    whitening = Whitening.fit(vectors, calibration.mean_db, calibration.std_db, band_hz, prior=prior, heard=heard)
     whitening = replace(whitening, top_db=recipe.top_db)
     share = 1.0 if prior is None else own_share(len(vectors))
     with ExitStack() as stack:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .gaussianity import is_gaussian
+from .qualities import FLOOR_DB, Heard
 from .whitening import Whitening, flatten, norms
 
 SHAPE_ORDER = 8  # cosines in each direction that carry the shape of a sound: 4 whole waves
@@ -29,6 +30,7 @@ class Voices:
     latents: np.ndarray  # [N, C, H, W] float32
     whitening: Whitening | None
     keep_noise: bool = True  # latents that could be a draw from N(0, I) are used as they are
+    heard: Sequence[Heard] = ()  # what the latents do not hold of each recording; none if it is not known
 
     def whitened(self, row: int) -> bool:
         """Tell whether this row is turned into noise."""
@@ -46,7 +48,7 @@ class Voices:
         """
         rows = self.latents[row : row + 1]
         if self.whitening and self.whitened(row):
-            return self.whitening.whiten(rows, shape)[0]
+            return self.whitening.whiten(rows, shape, self.heard[row : row + 1])[0]
         if rows.shape[1:] != tuple(shape):
             raise ValueError(
                 f"latents of {list(rows.shape[1:])} that are used as they are, for an image that needs {list(shape)}; "
@@ -166,13 +168,12 @@ def _check_strength(strength: float, least: str, most: str) -> None:
 def sound_shape(whitening: Whitening, latents: np.ndarray) -> np.ndarray:
     """Compute the coarse shape of one sound: z-scores [1, C, H, W] -> [SHAPE_ORDER, SHAPE_ORDER] of unit variance.
 
-    It consists of low-frequency DCT coefficients of the floored and aligned spectrogram, low pitches at the bottom. The
-    mean over all voices is subtracted (it would make all shapes alike), and the constant term is 0 (it would tint the
-    whole image).
+    It consists of low-frequency DCT coefficients of the spectrogram, FLOOR_DB deep, low pitches at the bottom: what a
+    card shows, only coarser. The constant term is 0 (it would tint the whole image).
     """
     size = whitening.spectrogram_size
-    deviation = whitening.align(whitening.to_decibels(latents))[0] - whitening.centre_db
-    spectrogram = deviation.reshape(size, size)[::-1]  # [mel band, column]
+    decibels = whitening.to_decibels(latents)[0]
+    spectrogram = np.maximum(decibels - decibels.max(), -FLOOR_DB).reshape(size, size)[::-1]  # [mel band, column]
     cosines = cosine_basis(size)
     coarse = cosines @ spectrogram @ cosines.T
     coarse[0, 0] = 0

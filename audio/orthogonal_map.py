@@ -20,9 +20,45 @@ SPREAD_SEED = 4096  # never change: the same voice would give another image
 SQUARES = 4  # squares along each side of a channel; their means are the lowest frequencies of x_T
 LEAST_ROWS = 4  # of a square; the means of smaller ones would hold more of the variance than the low frequencies do
 OVERLAP = 16  # two windows may overlap by 1/16 of their length
+MOST_NAMED = 0.5  # of the squared length that named numbers may have, in very small latents
 LEADING = 64  # axes that set those means, one for each square of four channels
 LARGEST_KEPT = 1 << 20  # elements, 50 MB: what is drawn for larger latents, of videos, is not kept in memory
 NEAR = 256  # elements of a row within which pairs are near neighbours, for speed alone
+
+
+def with_named(
+    named: np.ndarray, codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put numbers of their own meaning before codes of unit length, so that `spread` gives them squares of their own.
+
+    Each of the `named` numbers, [B, Q] from N(0, 1), becomes the means of the squares that it sets, and nothing else of
+    the latent depends on it. The codes [B, K] get the length that is left.
+
+    Returns:
+        Codes of unit length [B, Q + K], and the part of the variance of each, [Q + K].
+
+    Raises:
+        ValueError: as `spread`.
+    """
+    elements = math.prod(shape)
+    axes = named.shape[1] + codes.shape[1]
+    if axes > capacity(shape):
+        codes = codes[:, : max(1, capacity(shape) - named.shape[1])]
+        codes, variances = codes / np.sqrt(pairwise_sum(codes**2))[:, None], variances[: codes.shape[1]]
+        axes = named.shape[1] + codes.shape[1]
+    share = np.bincount(_turns(shape, axes), minlength=axes)[: named.shape[1]] / elements
+    leading = named * np.sqrt(share)
+    length = pairwise_sum(leading**2)[:, None]
+    leading *= np.sqrt(np.minimum(1.0, MOST_NAMED / np.maximum(length, 1e-12)))
+    rest = np.sqrt(1 - pairwise_sum(leading**2))[:, None] * codes
+    parts = (share, (1 - share.sum()) * variances / pairwise_sum(variances))
+    return np.concatenate((leading, rest), axis=1), np.concatenate(parts)
+
+
+def _turns(shape: Sequence[int], axes: int) -> np.ndarray:
+    """Return which axis sets each square, [squares]: the leading ones, which take turns if there are fewer."""
+    channels, height, width = shape
+    return np.arange(channels * len(_bands(height)) * len(_bands(width))) % min(axes, LEADING)
 
 
 def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -52,7 +88,7 @@ def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np
         )
 
     # the means: coefficients of the constant basis vector of each square, of unit variance in noise
-    turns = np.arange(squares) % min(axes, LEADING)
+    turns = _turns(shape, axes)
     count = np.bincount(turns, minlength=axes)  # squares whose mean an axis sets
     share = np.minimum(1.0, count / (elements * variances))  # of the axis' variance, for those means
     means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, per_channel)

@@ -5,7 +5,8 @@ The calibration is noted in their file, or found by trying calibrations on them.
 A z-score can be turned back into dB, and so into noise, only with the mean and std that it was made with. The note is
 one more record in the zip archive that torch.save writes: torch.load ignores it, and it stays when the file is copied.
 A file that another program saved again has lost the note; then the calibrations at hand are tried. A second record
-holds the names of the recordings, one a row, without their folders.
+holds the names of the recordings, one a row, without their folders; a third one what the latents do not hold of them:
+length, pitch and periodicity (`qualities.Heard`).
 """
 
 import functools
@@ -14,13 +15,15 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .files import atomic_path, read_tensor, sha256_of
-from .row_tables import file_names
+from .qualities import UNHEARD, Heard
+from .row_tables import file_names, heard_in
 from .torch_zip import EPOCH
 from .whitening import WHITENING_NAME, Whitening
 
@@ -31,9 +34,11 @@ RECORD = "voicetoimg.json"
 LONGEST_RECORD = 4096  # bytes
 NAMES = "recordings.json"
 LONGEST_NAMES = 64_000_000  # bytes: some million recordings
+HEARD = "heard.json"
 LONGEST_NAME = 255  # characters, as many as a file system allows
 STATISTICS = "statistics_sha256"
 RECORDINGS = "recordings_sha256"  # of the table of the rows
+LONGEST_SECONDS, HIGHEST_PITCH_HZ = 1e6, 2000.0  # more of a recording in a file from elsewhere counts as this
 
 
 def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
@@ -41,12 +46,15 @@ def statistics_sha256(mean_db: np.ndarray, std_db: np.ndarray) -> str:
     return hashlib.sha256(mean_db.astype("<f4").tobytes() + std_db.astype("<f4").tobytes()).hexdigest()
 
 
-def save_latents(path: Path, latents: "Tensor", statistics: str | None, names: Sequence[str] = ()) -> None:
+def save_latents(
+    path: Path, latents: "Tensor", statistics: str | None, names: Sequence[str] = (), heard: Sequence[Heard] = ()
+) -> None:
     """Write latents [N, C, H, W] to the .pt file `path` atomically, with a `note` of where they come from.
 
     Args:
         statistics: fingerprint of the calibration that made them; None if it is not known.
         names: of the recordings, one a row (`recording_name`); none if they are not known.
+        heard: what the latents do not hold of the recordings, one a row; none if it is not known.
 
     Raises:
         OSError: the file cannot be written.
@@ -59,7 +67,7 @@ def save_latents(path: Path, latents: "Tensor", statistics: str | None, names: S
                 torch.save(latents, file)
         except RuntimeError as error:  # torch's message does not say why
             raise OSError(f"{path} cannot be written, is the disk full? ({error})") from error
-        note(temporary, statistics, names)
+        note(temporary, statistics, names, heard)
 
 
 def read_latents(path: Path) -> "Tensor":
@@ -77,7 +85,11 @@ def read_latents(path: Path) -> "Tensor":
 
 
 def note(
-    path: Path, statistics: str | None, names: Sequence[str] = (), further: Mapping[str, object] | None = None
+    path: Path,
+    statistics: str | None,
+    names: Sequence[str] = (),
+    heard: Sequence[Heard] = (),
+    further: Mapping[str, object] | None = None,
 ) -> None:
     """Add to a .pt file, as torch.save has just written it, what is known of its latents; see `save_latents`.
 
@@ -85,6 +97,7 @@ def note(
     """
     records: dict[str, object] = {RECORD: {STATISTICS: statistics}} if statistics is not None else {}
     records |= {NAMES: [*names]} if names else {}
+    records |= {HEARD: [astuple(one) for one in heard]} if heard else {}
     records |= further or {}
     if not records:
         return
@@ -119,6 +132,20 @@ def read_names(path: Path, rows: int) -> list[str]:
     if not isinstance(names, list) or len(names) != rows or not all(isinstance(name, str) for name in names):
         return [""] * rows
     return [_printable(name)[:LONGEST_NAME] for name in names]
+
+
+def read_heard(path: Path, rows: int) -> list[Heard]:
+    """Return what `note` added to the file about its recordings, one a row; UNHEARD for all if there is nothing.
+
+    A file from elsewhere may hold any numbers, so they are limited to what a recording can have.
+    """
+    try:
+        table = np.array(json.loads(read_record(path, HEARD, LONGEST_NAMES)), dtype=np.float64)
+        if table.shape != (rows, 3) or not np.isfinite(table).all():
+            raise ValueError(f"{HEARD} is of {table.shape}")
+    except Exception:  # as in `read_note`
+        return [UNHEARD] * rows
+    return [Heard(*one) for one in np.clip(table, 0, (LONGEST_SECONDS, HIGHEST_PITCH_HZ, 1)).tolist()]
 
 
 def read_record(path: Path, name: str, longest: int) -> bytes:
@@ -157,6 +184,11 @@ def sidecar_names(z_scores: Path, rows: int) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return [recording_name(Path(path)) for path in file_names(table, rows)]
+
+
+def sidecar_heard(z_scores: Path, rows: int) -> list[Heard]:
+    """Return what z-scores do not hold of their recordings, from the table beside them; none if that does not fit."""
+    return heard_in(z_scores.with_suffix(".csv"), rows) if sidecar_names(z_scores, rows) else []
 
 
 def find_whitening(

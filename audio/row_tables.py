@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .qualities import Heard
+
+VOICE_HEADING = ("spoken_seconds", "pitch_hz", "periodicity")  # columns: what a vector does not hold, as `Heard`
 MISSING = re.compile(r"damaged: ([\d.]+) of ([\d.]+) s could be read")  # as `audio.decoding` and `audio.av_decoder` say
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, csv.Error)  # no table, or one from elsewhere
 
@@ -92,3 +95,12 @@ def undamaged_rows(table: Path, rows: int, most_missing: float) -> np.ndarray:
     if len(shares) != rows:
         raise ValueError(f"{table} has {len(shares)} rows, and the vectors have {rows}: make them again")
     return np.flatnonzero(shares <= most_missing)
+
+
+def heard_in(table: Path, rows: int) -> list[Heard]:
+    """Return what a vector does not hold of the recording of each row; none if there is no table that says it."""
+    try:
+        numbers = [tuple(float(row[name]) for name in VOICE_HEADING) for row in read_rows(table)]
+    except UNREADABLE:
+        return []
+    return [Heard(*one) for one in numbers] if len(numbers) == rows else []

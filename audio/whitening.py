@@ -2,18 +2,21 @@
 
 A sampler expects x_T ~ N(0, I), independent elements of unit variance. A z-scored spectrogram is far from it:
 neighbours correlate by 0.93, three axes hold half of its variance, and the noise of the room changes it more than the
-speaker does. `Whitening.whiten` makes noise of it in four steps. They work on the spectrogram in dB that the z-score is
+speaker does. `Whitening.whiten` makes noise of it in five steps. They work on the spectrogram in dB that the z-score is
 made from (`z * std + mean`):
 
-1. Floor: cells more than 20 dB below the loudest cell are set to that level, because they are the room, not the voice.
+1. Floor: what a band nearly always has is subtracted, as power, because it is the noise of the room. So is what lies
+   more than 20 dB below the loudest cell.
 2. Align: silence at both ends is cut off, and the rest is stretched to the full width. The ends are where 3 % of the
    squared level above the floor has passed.
-3. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
+3. Name: ten qualities that a voice has again when it says the same again, such as pitch and brightness, become
+   independent numbers from N(0, 1) (audio/qualities.py).
+4. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
    standard deviation, and normalise to unit length. This is half-way between no whitening and full PCA whitening;
    recordings are recognised more often than with either.
-4. Spread: one orthogonal map spreads the coefficients over all elements, with the norm of N(0, I)
-   (audio/orthogonal_map.py). The low frequencies of x_T decide the composition of an image, so they carry the first
-   principal axes, which change least when a recording changes.
+5. Spread: one orthogonal map spreads the coefficients over all elements, with the norm of N(0, I)
+   (audio/orthogonal_map.py). The low frequencies of x_T decide the composition of an image, so they carry the named
+   qualities, and then the first principal axes, which change least when a recording changes.
 
 `audio.initial_noise` mixes the result with seeded noise. This module needs NumPy alone, so that a script that reads
 latents starts at once; only `Whitening.fit` needs SciPy. models/calibration/README.md says how floor, ends and axes
@@ -33,12 +36,14 @@ import numpy as np
 
 from .files import atomic_path
 from .npy import Rows
-from .orthogonal_map import capacity, pairwise_sum, spread
+from .orthogonal_map import pairwise_sum, spread, with_named
+from .qualities import UNHEARD, Heard, QualityScale, measure, without_noise
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
 AXES = 256  # principal axes: more of them distinguish more recordings, fewer of them are more robust to noise
 RECORDINGS_PER_AXIS = 4  # with fewer, the smallest variances are unreliable
 PRIOR_RECORDINGS = 50  # weight of the prior when it is mixed with the user's recordings
+QUALITY = "quality_"  # begins the names of the arrays of `Whitening.qualities` in a file
 BLOCK = 512  # spectrograms held in memory at a time while fitting
 FEW_ROWS = 2 * BLOCK  # recordings; their rows are kept, which are smaller and faster than a covariance
 NOISE_VARIANCE = 1e-9  # dB², added along each axis, so that identical recordings have axes, too
@@ -59,6 +64,8 @@ class Whitening:
     centre_db: np.ndarray  # [P] float32: mean of floored and aligned spectrograms
     components: np.ndarray  # [K, P] float16: principal axes of floored and aligned spectrograms, unit length
     scales: np.ndarray  # [K] float32: standard deviation along each axis, dB
+    band_hz: np.ndarray  # [sqrt(P)] float64: centre frequencies of the mel bands
+    qualities: QualityScale
     top_db: float = 80.0  # dB, depth of the spectrograms
     floor_db: float = 20.0  # dB below the loudest cell; what lies lower is the room
     edge_share: float = 0.03  # of the squared level above the floor; cut off at either end
@@ -72,9 +79,10 @@ class Whitening:
             "centre_db": (cells,),
             "scales": (axes,),
         }
-        shapes["components"] = (axes, cells)
+        shapes |= {"components": (axes, cells), "band_hz": (math.isqrt(cells),)}
+        shapes |= {f"{QUALITY}{name}": shape for name, shape in QualityScale.shapes().items()}
         for name, shape in shapes.items():
-            array = getattr(self, name)
+            array = _array(self, name)
             if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
                 raise ValueError(f"{name} is {array.dtype} {array.shape}; finite floating point of {shape} is needed")
         if cells & (cells - 1) or math.isqrt(cells) ** 2 != cells or not 1 <= axes <= cells:
@@ -98,8 +106,10 @@ class Whitening:
         vectors: np.ndarray | Rows,  # [N, P] dB, not z-scores; may be a memory map
         mean_db: np.ndarray,  # [P], what z-scores are made with
         std_db: np.ndarray,  # [P]
+        band_hz: np.ndarray,  # [sqrt(P)], centre frequencies of the mel bands
         axes: int = AXES,
         prior: "Whitening | None" = None,
+        heard: Sequence[Heard] = (),  # of each recording; none if it is not known
     ) -> "Whitening":
         """Learn centre and principal axes from N recordings. Memory does not grow with N.
 
@@ -108,7 +118,8 @@ class Whitening:
         there are fewer axes, at most N - 1.
         """
         mean_db, std_db = np.asarray(mean_db, np.float32), np.asarray(std_db, np.float32)
-        blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
+        one_axis = np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32)
+        blank = cls(mean_db, std_db, mean_db, *one_axis, np.asarray(band_hz, np.float64), QualityScale.blank())
         if prior is not None and prior.mean_db.shape != mean_db.shape:
             prior = None
         axes = min(axes, mean_db.size - 1)
@@ -116,6 +127,7 @@ class Whitening:
             axes = min(axes, max(1, len(vectors) - 1))
         share = own_share(len(vectors), axes)
         centre, rows, covariance = blank._moments(vectors)
+        qualities = QualityScale.fit(blank._measured(vectors, heard))
         if prior is None or share == 1:
             share, others = 1.0, np.zeros((0, mean_db.size))
         else:
@@ -123,6 +135,7 @@ class Whitening:
             others = prior.components.astype(np.float64) * prior.scales[:, None]  # others.T @ others: the prior's
             others = np.vstack((others, math.sqrt(share) * (centre - prior.centre_db))) * math.sqrt(1 - share)
             centre = share * centre + (1 - share) * prior.centre_db
+            qualities = qualities.mixed(prior.qualities, share)
         if covariance is None:
             variances, components = _axes_of_rows(np.vstack((math.sqrt(share / len(rows)) * rows, others)), axes)
         else:
@@ -136,7 +149,16 @@ class Whitening:
             centre_db=centre.astype(np.float32),
             components=(components * signs[:, None]).astype(np.float16),
             scales=np.sqrt(np.maximum(variances, 1e-6)).astype(np.float32),  # 0 if all recordings are the same
+            qualities=qualities,
         )
+
+    def _measured(self, vectors: np.ndarray | Rows, heard: Sequence[Heard]) -> np.ndarray:
+        """Measure the qualities of each recording, float64 [N, Q], block by block."""
+        blocks = []
+        for start in range(0, len(vectors), BLOCK):
+            spectrograms = self.stretch(np.asarray(vectors[start : start + BLOCK], dtype=np.float64))
+            blocks.append(self.measure(spectrograms, heard[start : start + BLOCK]))
+        return np.concatenate(blocks)
 
     def _moments(self, vectors: np.ndarray | Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Compute mean [P], deviations [N, P] and None; or of many spectrograms mean, no rows, and covariance [P, P].
@@ -178,7 +200,7 @@ class Whitening:
             OSError: the file cannot be written.
         """
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.savez_compressed(stream, **{field.name: getattr(self, field.name) for field in fields(self)})
+            np.savez_compressed(stream, **{name: _array(self, name) for name in _names()})
 
     @classmethod
     def load(cls, path: Path) -> "Whitening":
@@ -190,9 +212,10 @@ class Whitening:
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {field.name: archive[field.name] for field in fields(cls)}
+                arrays = {name: archive[name] for name in _names()}
             values: dict[str, Any] = {name: float(x) if x.ndim == 0 else x for name, x in arrays.items()}
-            return cls(**values)
+            of_qualities = {name: values.pop(f"{QUALITY}{name}") for name in QualityScale.shapes()}
+            return cls(**values, qualities=QualityScale(**of_qualities))
         except (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError):
             raise
         except Exception as error:  # a damaged file makes zipfile and NumPy raise nearly any error
@@ -202,7 +225,9 @@ class Whitening:
             ) from error
 
     # --- using -------------------------------------------------------------------------------------------------------
-    def whiten(self, latents: np.ndarray, shape: Sequence[int] | None = None) -> np.ndarray:
+    def whiten(
+        self, latents: np.ndarray, shape: Sequence[int] | None = None, heard: Sequence[Heard] = ()
+    ) -> np.ndarray:
         """Turn plain z-scores into noise that the voice decides: what it contributes to x_T.
 
         The same voice gives the same bits alone and in a batch.
@@ -210,6 +235,7 @@ class Whitening:
         Args:
             latents: z-scores [B, C, H, W] as they were made, C * H * W = P.
             shape: (c, h, w) of the noise, any; None: as the latents.
+            heard: what the z-scores do not hold of each recording; none if it is not known.
 
         Returns:
             float32 [B, c, h, w] with the properties of N(0, I), each of norm sqrt(c * h * w).
@@ -218,13 +244,16 @@ class Whitening:
             ValueError: the latents have another number of elements than this whitening was made for, or elements that
                 are not finite; or `shape` has no room for any axis.
         """
-        codes = self.embed(self.align(self.to_decibels(latents)))
-        scales = self.scales.astype(np.float64)
+        spectrograms = self.stretch(self.to_decibels(latents))
+        named = self.qualities(self.measure(spectrograms, heard))
+        codes = self.embed(self.floor(spectrograms))
         shape = tuple(latents.shape[1:] if shape is None else shape)
-        if 0 < (room := capacity(shape)) < len(scales):  # very small latents hold the leading axes alone
-            codes, scales = _normalised(codes[:, :room]), scales[:room]
-        noise = spread(codes, scales / pairwise_sum(scales), shape) * math.sqrt(math.prod(shape))
-        return noise.astype(np.float32)
+        noise = spread(*with_named(named, codes, self.scales.astype(np.float64), shape), shape)
+        return (noise * math.sqrt(math.prod(shape))).astype(np.float32)
+
+    def measure(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> np.ndarray:
+        """Measure the qualities of `stretch`ed spectrograms, [B, Q]; see `qualities.measure`."""
+        return measure(spectrograms, self.band_hz, heard or [UNHEARD] * len(spectrograms))
 
     def fits(self, latents: np.ndarray) -> np.ndarray:
         """Test whether z-scores are from -top_db to 0 dB, bool [B]; if not, other statistics made them."""
@@ -248,14 +277,20 @@ class Whitening:
 
     def align(self, decibels: np.ndarray) -> np.ndarray:
         """Floor and align (steps 1 and 2): [B, P] dB -> float64 [B, P] from -floor_db to 0 dB."""
+        return self.floor(self.stretch(decibels))
+
+    def floor(self, spectrograms: np.ndarray) -> np.ndarray:
+        """Set what is softer than the floor to it: [B, n, n] dB -> [B, P]."""
+        return np.maximum(spectrograms, -self.floor_db).reshape(len(spectrograms), -1)
+
+    def stretch(self, decibels: np.ndarray) -> np.ndarray:
+        """Subtract the noise of the room, and stretch what is between silent ends: [B, P] dB -> float64 [B, n, n]."""
         size = self.spectrogram_size
-        spectrograms = decibels.reshape(-1, size, size)  # [B, mel band, column]
-        floored = np.maximum(spectrograms - spectrograms.max(axis=(1, 2), keepdims=True), -self.floor_db)
-        above = floored + self.floor_db
+        spectrograms = without_noise(decibels.reshape(-1, size, size))  # [B, mel band, column]
+        above = np.maximum(spectrograms + self.floor_db, 0)
         energy = (above * above).sum(axis=1)  # [B, column]; never 0 everywhere, because of the loudest cell
         bounds = [_energy_bounds(columns, self.edge_share) for columns in energy]
-        aligned = [_stretch(one, *where) for one, where in zip(floored, bounds, strict=True)]
-        return np.stack(aligned).reshape(len(spectrograms), -1)
+        return np.stack([_stretch(one, *where) for one, where in zip(spectrograms, bounds, strict=True)])
 
     def embed(self, aligned: np.ndarray) -> np.ndarray:
         """Embed aligned spectrograms (step 3): [B, P] -> codes, float64 [B, K], of unit length.
@@ -307,6 +342,19 @@ def _axes_of_covariance(covariance: np.ndarray, axes: int) -> tuple[np.ndarray, 
         # v0 is fixed so that the same recordings give the same axes; by default eigsh draws it at random
         variances, components = eigsh(counted, k=axes, v0=np.ones(size))
     return variances[::-1], components.T[::-1]  # largest first
+
+
+def _names() -> list[str]:
+    """Return the names of the arrays in a file."""
+    names = [field.name for field in fields(Whitening) if field.name != "qualities"]
+    return names + [f"{QUALITY}{name}" for name in QualityScale.shapes()]
+
+
+def _array(whitening: Whitening, name: str) -> Any:
+    """Return the array that has this name in a file."""
+    if name.startswith(QUALITY):
+        return getattr(whitening.qualities, name.removeprefix(QUALITY))
+    return getattr(whitening, name)
 
 
 def _normalised(codes: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ import config
 from audio.calibration import voice_latents
 from audio.initial_noise import Voices, normalised_weights
 from audio.provenance import load_whitening
+from audio.qualities import UNHEARD, Heard
 from audio.whitening import WHITENING_NAME, Whitening
 from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
@@ -44,6 +45,7 @@ class Voice:
     whitening: Whitening
     seconds: float  # length of the sound
     note: str = ""  # which stream or channels are used, and what was taken off; "" if nothing was done
+    heard: Heard = UNHEARD  # what the latents do not hold of it
 
 
 def load_voice(
@@ -71,7 +73,7 @@ def load_voice(
     made = voice_latents(source, folder, config.RECIPE, sample_rate, channel, trim)
     latents = torch.from_numpy(made.latents)
     whitening = load_whitening(folder / WHITENING_NAME, made.statistics)
-    return Voice(latents, whitening, made.info.seconds, made.info.note)
+    return Voice(latents, whitening, made.info.seconds, made.info.note, made.heard)
 
 
 def initial_noise(
@@ -106,7 +108,8 @@ def initial_noise(
         raise ValueError(f"{len(weights)} weights came for {len(chosen)} voices; one for each is needed")
     shares = normalised_weights([1.0] * len(chosen) if weights is None else weights)
     parts = [
-        (Voices(voice.latents.numpy(), voice.whitening), 0, share) for voice, share in zip(chosen, shares, strict=True)
+        (Voices(voice.latents.numpy(), voice.whitening, heard=[voice.heard]), 0, share)
+        for voice, share in zip(chosen, shares, strict=True)
     ]
     if painter is not None:
         shape = painter.latent_shape(height, width)

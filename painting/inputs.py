@@ -16,7 +16,7 @@ from torch import Tensor
 import cli
 import config
 from audio.initial_noise import Voices, initial_noise, is_gaussian
-from audio.provenance import find_whitening, read_names, read_note
+from audio.provenance import find_whitening, read_heard, read_names, read_note
 from files import sha256_of
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
@@ -70,7 +70,7 @@ class Inputs:
             warnings.warn(f"{problem}, and raw ones make flat images; {remedy}", stacklevel=3)
         else:
             self.whitened_by.setdefault(found, []).append(path)
-        return Voices(array, whitening, keep_noise=x_T == "auto")
+        return Voices(array, whitening, x_T == "auto", read_heard(path, len(array)))
 
     def check_shape(self, specs: Sequence[ImageSpec], shape: tuple[int, int, int]) -> None:
         """Raise ValueError if latents that are sampled from as they are have another shape than x_T, [C, h, w]."""

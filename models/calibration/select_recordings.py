@@ -4,10 +4,17 @@ SOURCE is the folder with the unpacked Debian packages of README.md (`dpkg -x PA
 recordings are telephone prompts at 8 kHz (asterisk), the other half wide-band syllables and words (klettres). Within
 each half, every language has about the same number. The choice is the same on every machine: evenly spaced in sorted
 order.
+
+Most of these last a second or two, and people may speak for half a minute. So long recordings are made of them, each by
+joining many of one speaker.
 """
 
 import hashlib
+from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
+import soundfile
 
 import cli
 
@@ -23,6 +30,9 @@ NOT_SPEECH = (
     "confbridge-leave.",
     "tt-monkeys.",
 )
+LONG = 300  # recordings that are joined
+SHORTEST_LONG, LONGEST_LONG = 2.5, 40.0  # seconds; their logarithms are evenly spread
+FEWEST_TO_JOIN = 30  # recordings of a speaker
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"  # left out, so that tests can use them as unknown voices
 NOT_CHOSEN_ANYWAY = ("syllable_ml.ogg", "letter_hu.ogg")  # leaving them out would shift the even spacing
 
@@ -59,6 +69,29 @@ def select(source: Path) -> list[Path]:
     ]
 
 
+def joined(chosen: list[Path], source: Path, folder: Path) -> int:
+    """Write LONG recordings, each of many of one speaker, into a new folder; return how many."""
+    speakers = defaultdict(list)
+    for path in chosen:
+        parts = path.relative_to(source / "usr/share").parts
+        speakers[parts[: 3 if parts[0] == "asterisk" else 2]].append(path)
+    talkative = [paths for _, paths in sorted(speakers.items()) if len(paths) >= FEWEST_TO_JOIN]
+    folder.mkdir(parents=True)
+    for number in range(LONG):
+        paths = talkative[number % len(talkative)]
+        seconds = SHORTEST_LONG * (LONGEST_LONG / SHORTEST_LONG) ** (number / (LONG - 1))
+        sounds: list[np.ndarray] = []
+        rate = length = 0
+        for index in np.random.RandomState(number).permutation(len(paths)):  # its stream is frozen
+            sound, own_rate = soundfile.read(paths[index], dtype="float32", always_2d=True)
+            rate = rate or own_rate
+            if own_rate == rate and length < seconds * rate and sound.size:
+                sounds.append(sound.mean(axis=1) / max(float(np.abs(sound).max()), 1e-3) / 2)
+                length += len(sound)
+        soundfile.write(folder / f"{number:03}.flac", np.concatenate(sounds)[: round(seconds * rate)], rate)
+    return LONG
+
+
 def main() -> None:
     parser = cli.CommandParser(__doc__)
     parser.add_argument("source", type=cli.existing_folder, metavar="SOURCE", help="folder with the unpacked packages")
@@ -70,7 +103,8 @@ def main() -> None:
         link = options.target / path.relative_to(source / "usr/share")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
-    print(f"{len(chosen)} recordings linked in {options.target}")
+    long = joined(chosen, source, options.target / "joined")
+    print(f"{len(chosen)} recordings linked, and {long} long ones made of them, in {options.target}")
 
 
 if __name__ == "__main__":
