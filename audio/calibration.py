@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from . import provenance
-from .features import Features, extract, mel_edges
+from .features import Features, extract
 from .files import atomic_path, sha256_of
 from .manifest import AGAIN, check_files, check_recipe, read_manifest, write_manifest
+from .mel import mel_edges
 from .npy import BLOCK, ChosenRows, NpyReader, NpyWriter, Rows, load_array, save_array
 from .qualities import Heard
 from .recipe import CONSTANTS, MEAN_NAME, RECIPE, STD_NAME, Recipe
@@ -202,10 +203,9 @@ def calibrate(
     mean, std = mean_and_std(vectors)
     floored = int((std < STD_FLOOR_DB).sum())
     calibration = Calibration(mean.astype(np.float32), np.maximum(std, STD_FLOOR_DB).astype(np.float32))
-    band_hz = mel_edges(recipe)[1:-1]
     known = heard_in(table, len(read))
     heard = known if chosen is None or not known else [known[row] for row in chosen]
-    whitening = Whitening.fit(vectors, calibration.mean_db, calibration.std_db, band_hz, prior=prior, heard=heard)
+    whitening = Whitening.fit(vectors, calibration.mean_db, calibration.std_db, prior=prior, heard=heard)
     whitening = replace(whitening, top_db=recipe.top_db)
     share = 1.0 if prior is None else own_share(len(vectors))
     with ExitStack() as stack:

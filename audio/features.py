@@ -41,6 +41,7 @@ from .disturbances import (
     offset_level,
 )
 from .levels import FULL_SCALE, count_clipped
+from .mel import mel_edges
 from .pitch import analysed_bins, find_pitch, mean_pitch
 from .recipe import AMIN, RECIPE, Recipe
 from .sound import AudioError, Silent, Sound
@@ -292,19 +293,6 @@ def _next(source: _Source, stats: "_SampleStats", spectrogram: "_Spectrogram") -
 
 
 # --- mel bands -------------------------------------------------------------------------------------------------------
-def mel_edges(recipe: Recipe = RECIPE) -> np.ndarray:
-    """Compute the edges of the mel bands in Hz (Slaney's mel scale), [n_mels + 2].
-
-    Band i begins at element i, is loudest at element i + 1 and ends at element i + 2.
-    """
-    linear_hz, break_hz, log_step = 200 / 3, 1000.0, np.log(6.4) / 27  # linear below 1 kHz, logarithmic above
-    break_mel = break_hz / linear_hz
-    top_hz = recipe.sample_rate / 2
-    top_mel = top_hz / linear_hz if top_hz < break_hz else break_mel + np.log(top_hz / break_hz) / log_step
-    mels = np.linspace(0, top_mel, recipe.n_mels + 2)
-    return np.where(mels < break_mel, linear_hz * mels, break_hz * np.exp(log_step * (mels - break_mel)))
-
-
 @functools.cache
 def mel_filterbank(recipe: Recipe = RECIPE) -> np.ndarray:
     """Compute triangles of equal area on the mel scale, float32 [n_mels, n_fft // 2 + 1], as `librosa.filters.mel`."""

@@ -41,6 +41,7 @@ def with_named(
         ValueError: as `spread`.
     """
     elements = math.prod(shape)
+    named = named[:, : max(0, capacity(shape) - 1)]
     axes = named.shape[1] + codes.shape[1]
     if axes > capacity(shape):
         codes = codes[:, : max(1, capacity(shape) - named.shape[1])]
@@ -48,10 +49,10 @@ def with_named(
         axes = named.shape[1] + codes.shape[1]
     share = np.bincount(_turns(shape, axes), minlength=axes)[: named.shape[1]] / elements
     leading = named * np.sqrt(share)
-    length = pairwise_sum(leading**2)[:, None]
+    length = (leading**2).sum(axis=1, keepdims=True)
     leading *= np.sqrt(np.minimum(1.0, MOST_NAMED / np.maximum(length, 1e-12)))
-    rest = np.sqrt(1 - pairwise_sum(leading**2))[:, None] * codes
-    parts = (share, (1 - share.sum()) * variances / pairwise_sum(variances))
+    rest = np.sqrt(1 - (leading**2).sum(axis=1, keepdims=True)) * codes
+    parts = (share, max(1 - share.sum(), MOST_NAMED) * variances / pairwise_sum(variances))
     return np.concatenate((leading, rest), axis=1), np.concatenate(parts)
 
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .features import mel_edges
 from .files import atomic_path
+from .mel import mel_edges
 from .recipe import RECIPE, Recipe
 
 HEIGHT = 384  # pixels of a spectrogram

@@ -36,9 +36,11 @@ HEARD = ("pitch", "periodicity", "duration")  # those that a spectrogram does no
 
 FLOOR_DB = 40.0  # below the loudest cell; what lies lower is not counted
 QUIET_SHARE = 0.1  # of the time, in which a band is at the level of the room's noise
+HELD = 0.3, 0.5  # of the power: from here, and from there on at all, what is steady is no noise
 LOW_BANDS, MIDDLE_BANDS = slice(0, 18), slice(18, 36)  # up to 860 Hz, where harmonics are apart; up to 1.9 kHz
 LENGTHS = np.log2([0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0, 40.0])  # octaves of seconds between which step 1 interpolates
 LENGTH_WIDTH = 0.6  # octaves: recordings this much longer or shorter have 0.6 of the weight
+LONGEST = 1.3  # standard deviations: of recordings of half a minute, the duration must not decide everything
 WORD = 2  # which of LENGTHS a recording has whose duration is not known
 PLACES = 101  # quantiles that step 2 stores
 LEAST_TAIL = 0.003  # a place beyond this share of the calibration counts as this one
@@ -92,9 +94,14 @@ def measure(aligned_db: np.ndarray, band_hz: np.ndarray, heard: Sequence[Heard])
 
 
 def without_noise(decibels: np.ndarray) -> np.ndarray:
-    """Subtract, as power, what each band of [B, bands, columns] dB nearly always has; dB below the loudest cell."""
+    """Subtract, as power, what each band of [B, bands, columns] dB nearly always has; dB below the loudest cell.
+
+    Where this is most of the sound, it is a voice that holds a vowel, and stays.
+    """
     power = 10 ** (decibels / 10)
     quiet = np.quantile(power, QUIET_SHARE, axis=2, keepdims=True)
+    steady = quiet.sum(axis=(1, 2), keepdims=True) / power.mean(axis=2, keepdims=True).sum(axis=1, keepdims=True)
+    quiet *= np.clip((HELD[1] - steady) / (HELD[1] - HELD[0]), 0, 1)
     level = 10 * np.log10(np.maximum(power - quiet, 1e-9))
     return level - level.max(axis=(1, 2), keepdims=True)
 
@@ -183,7 +190,10 @@ class QualityScale:
         """Do step 2."""
         normals = _normal_places()
         columns = [np.interp(one, places, normals) for one, places in zip(even.T, self.places.T, strict=True)]
-        return np.nan_to_num(np.stack(columns, axis=1), nan=0.0)
+        normal = np.nan_to_num(np.stack(columns, axis=1), nan=0.0)
+        duration = normal[:, NAMES.index("duration")]
+        np.clip(duration, -LONGEST, LONGEST, out=duration)
+        return normal
 
 
 def _inverse_root(correlations: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ speaker does. `Whitening.whiten` makes noise of it in five steps. They work on t
 made from (`z * std + mean`):
 
 1. Floor: what a band nearly always has is subtracted, as power, because it is the noise of the room. So is what lies
-   more than 20 dB below the loudest cell.
+   more than 30 dB below the loudest cell.
 2. Align: silence at both ends is cut off, and the rest is stretched to the full width. The ends are where 3 % of the
-   squared level above the floor has passed.
+   squared level above -20 dB has passed.
 3. Name: ten qualities that a voice has again when it says the same again, such as pitch and brightness, become
    independent numbers from N(0, 1) (audio/qualities.py).
 4. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
@@ -28,18 +28,21 @@ Sources: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (PC
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .files import atomic_path
+from .mel import mel_edges
 from .npy import Rows
 from .orthogonal_map import pairwise_sum, spread, with_named
 from .qualities import UNHEARD, Heard, QualityScale, measure, without_noise
+from .recipe import RECIPE
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
+EDGE_FLOOR_DB = 20.0  # below the loudest cell; softer sound does not decide where a voice begins and ends
 AXES = 256  # principal axes: more of them distinguish more recordings, fewer of them are more robust to noise
 RECORDINGS_PER_AXIS = 4  # with fewer, the smallest variances are unreliable
 PRIOR_RECORDINGS = 50  # weight of the prior when it is mixed with the user's recordings
@@ -64,11 +67,10 @@ class Whitening:
     centre_db: np.ndarray  # [P] float32: mean of floored and aligned spectrograms
     components: np.ndarray  # [K, P] float16: principal axes of floored and aligned spectrograms, unit length
     scales: np.ndarray  # [K] float32: standard deviation along each axis, dB
-    band_hz: np.ndarray  # [sqrt(P)] float64: centre frequencies of the mel bands
-    qualities: QualityScale
     top_db: float = 80.0  # dB, depth of the spectrograms
-    floor_db: float = 20.0  # dB below the loudest cell; what lies lower is the room
-    edge_share: float = 0.03  # of the squared level above the floor; cut off at either end
+    floor_db: float = 30.0  # dB below the loudest cell; what lies lower is the room
+    edge_share: float = 0.03  # of the squared level above -EDGE_FLOOR_DB; cut off at either end
+    qualities: QualityScale = field(default_factory=QualityScale.blank)
 
     def __post_init__(self) -> None:
         """Raise ValueError if the arrays do not fit together, as in a file from another program."""
@@ -79,7 +81,7 @@ class Whitening:
             "centre_db": (cells,),
             "scales": (axes,),
         }
-        shapes |= {"components": (axes, cells), "band_hz": (math.isqrt(cells),)}
+        shapes["components"] = (axes, cells)
         shapes |= {f"{QUALITY}{name}": shape for name, shape in QualityScale.shapes().items()}
         for name, shape in shapes.items():
             array = _array(self, name)
@@ -106,7 +108,6 @@ class Whitening:
         vectors: np.ndarray | Rows,  # [N, P] dB, not z-scores; may be a memory map
         mean_db: np.ndarray,  # [P], what z-scores are made with
         std_db: np.ndarray,  # [P]
-        band_hz: np.ndarray,  # [sqrt(P)], centre frequencies of the mel bands
         axes: int = AXES,
         prior: "Whitening | None" = None,
         heard: Sequence[Heard] = (),  # of each recording; none if it is not known
@@ -118,8 +119,7 @@ class Whitening:
         there are fewer axes, at most N - 1.
         """
         mean_db, std_db = np.asarray(mean_db, np.float32), np.asarray(std_db, np.float32)
-        one_axis = np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32)
-        blank = cls(mean_db, std_db, mean_db, *one_axis, np.asarray(band_hz, np.float64), QualityScale.blank())
+        blank = cls(mean_db, std_db, mean_db, np.ones((1, mean_db.size), np.float16), np.ones(1, np.float32))
         if prior is not None and prior.mean_db.shape != mean_db.shape:
             prior = None
         axes = min(axes, mean_db.size - 1)
@@ -253,7 +253,8 @@ class Whitening:
 
     def measure(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> np.ndarray:
         """Measure the qualities of `stretch`ed spectrograms, [B, Q]; see `qualities.measure`."""
-        return measure(spectrograms, self.band_hz, heard or [UNHEARD] * len(spectrograms))
+        band_hz = mel_edges(replace(RECIPE, n_mels=self.spectrogram_size))[1:-1]
+        return measure(spectrograms, band_hz, heard or [UNHEARD] * len(spectrograms))
 
     def fits(self, latents: np.ndarray) -> np.ndarray:
         """Test whether z-scores are from -top_db to 0 dB, bool [B]; if not, other statistics made them."""
@@ -287,7 +288,7 @@ class Whitening:
         """Subtract the noise of the room, and stretch what is between silent ends: [B, P] dB -> float64 [B, n, n]."""
         size = self.spectrogram_size
         spectrograms = without_noise(decibels.reshape(-1, size, size))  # [B, mel band, column]
-        above = np.maximum(spectrograms + self.floor_db, 0)
+        above = np.maximum(spectrograms + EDGE_FLOOR_DB, 0)
         energy = (above * above).sum(axis=1)  # [B, column]; never 0 everywhere, because of the loudest cell
         bounds = [_energy_bounds(columns, self.edge_share) for columns in energy]
         return np.stack([_stretch(one, *where) for one, where in zip(spectrograms, bounds, strict=True)])
@@ -346,7 +347,7 @@ def _axes_of_covariance(covariance: np.ndarray, axes: int) -> tuple[np.ndarray, 
 
 def _names() -> list[str]:
     """Return the names of the arrays in a file."""
-    names = [field.name for field in fields(Whitening) if field.name != "qualities"]
+    names = [one.name for one in fields(Whitening) if one.name != "qualities"]
     return names + [f"{QUALITY}{name}" for name in QualityScale.shapes()]
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 import config
 from audio import calibration, plots
 from audio.calibration import STD_FLOOR_DB, Calibration, calibrate, mean_and_std, voice_latents
-from audio.features import AudioError, extract, mel_edges
+from audio.features import AudioError, extract
 from audio.files import sha256_of
+from audio.mel import mel_edges
 from audio.npy import ChosenRows, NpyReader, load_array
 from audio.provenance import sidecar_names, statistics_sha256
 from audio.recipe import Recipe
