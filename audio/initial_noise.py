@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .gaussianity import is_gaussian
+from .orthogonal_map import scatter
 from .qualities import FLOOR_DB, Heard
 from .whitening import Whitening, flatten, norms
 
@@ -87,7 +88,8 @@ def initial_noise(
     voice = combine_voices(np.stack([voices.noise(row, noise.shape) for voices, row, _ in parts]), weights)
     if not any(voices.whitened(row) for voices, row, _ in parts):
         return voice
-    x_T = mix_with_noise(voice[None], noise[None], voice_strength)[0]
+    own = noise_of_voice(voice, noise, voice_strength)
+    x_T = mix_with_noise(voice[None], own[None], voice_strength)[0]
     if not layout_strength:
         return x_T
     shape = combine_voices(np.stack([voices.sound_shape(row) for voices, row, _ in parts]), weights)
@@ -157,6 +159,22 @@ def mix_with_noise(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.
     both = math.sqrt(strength) * flatten(voice) + math.sqrt(1 - strength) * flatten(noise)
     radii = norms(flatten(noise))
     return (both * (radii / np.maximum(norms(both), 1e-12))).astype(np.float32).reshape(noise.shape)
+
+
+def noise_of_voice(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
+    """Make the seed's part of x_T another one for each voice, float32 [C, H, W], of the same norm as the noise.
+
+    The same noise in every x_T of an evening would make all images a little alike. So most of it becomes a rotation of
+    the voice that the noise decides: the signs of the noise are multiplied with the voice, and the product is
+    scattered. Similar voices still get similar noise, which a seed that hangs on every bit of a recording would not
+    give. Of the noise itself (1 - strength)² stays, so that at strength 0 nothing of the voice is left.
+    """
+    _check_strength(strength, "noise", "voice")
+    share = (1 - strength) ** 2
+    own = scatter(np.where(noise < 0, -1.0, 1.0).reshape(1, -1) * voice.reshape(1, -1), noise.size)
+    both = math.sqrt(1 - share) * own + math.sqrt(share) * noise.reshape(1, -1)
+    radius = norms(flatten(noise[None]))
+    return (both * (radius / np.maximum(norms(both), 1e-12))).reshape(noise.shape).astype(np.float32)
 
 
 def _check_strength(strength: float, least: str, most: str) -> None:

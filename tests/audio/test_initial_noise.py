@@ -15,6 +15,7 @@ from audio.initial_noise import (
     imprint_shape,
     initial_noise,
     mix_with_noise,
+    noise_of_voice,
     normalised_weights,
     sound_shape,
     walk,
@@ -186,3 +187,26 @@ def test_a_voice_and_noise_of_two_shapes_are_refused():
 def test_a_layout_of_nothing_changes_nothing():
     noise = np.random.default_rng(0).normal(size=(4, 32, 32)).astype(np.float32)
     assert np.array_equal(imprint_shape(noise, np.zeros((8, 8)), 0.5), noise)
+
+
+# --- the seed's part --------------------------------------------------------------------------------------------------
+def test_the_part_of_the_seed_is_another_one_for_each_voice(whitening, voices, noise):
+    """With the same noise for all, a tenth of each x_T would be common to all of an evening."""
+    parts = np.stack([noise_of_voice(voice, noise[0], 0.9) for voice in whitening.whiten(voices)]).reshape(
+        len(voices), -1
+    )
+    cosines = parts @ parts.T / np.linalg.norm(noise[0]) ** 2
+    expected = (flat := whitening.whiten(voices).reshape(len(voices), -1)) @ flat.T / flat.shape[1]
+    np.testing.assert_allclose(cosines, 0.99 * expected + 0.01, atol=0.06)
+    assert all(is_gaussian(part.reshape(1, 4, 32, 32))[0] for part in parts)
+    assert np.abs((parts * flat).sum(axis=1)).max() / 4096 < 0.06  # nearly orthogonal to the voice itself
+
+
+def test_another_seed_is_another_noise(whitening, voices, noise):
+    voice = whitening.whiten(voices[:1])[0]
+    one, other = (noise_of_voice(voice, seed, 0.9).ravel() for seed in noise[:2])
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.06
+
+
+def test_without_a_voice_the_noise_stays_as_it_is(whitening, voices, noise):
+    np.testing.assert_allclose(noise_of_voice(whitening.whiten(voices[:1])[0], noise[0], 0.0), noise[0], rtol=1e-6)
