@@ -41,7 +41,9 @@ def with_named(
         ValueError: as `spread`.
     """
     elements = math.prod(shape)
-    named = named[:, : max(0, capacity(shape) - 1)]
+    channels, height, width = shape
+    squares = channels * len(_bands(height)) * len(_bands(width))
+    named = named[:, : max(0, min(squares, capacity(shape) - 1))]  # small latents hold the first ones
     axes = named.shape[1] + codes.shape[1]
     if axes > capacity(shape):
         codes = codes[:, : max(1, capacity(shape) - named.shape[1])]

