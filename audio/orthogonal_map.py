@@ -58,6 +58,16 @@ def with_named(
     return np.concatenate((leading, rest), axis=1), np.concatenate(parts)
 
 
+def leading_numbers(means: np.ndarray) -> np.ndarray:
+    """Undo what `spread` does to the leading numbers of 4 x 4 squares: [B, C, 16] means, row by row -> [B, C, 16].
+
+    The means are scaled to N(0, 1). The last channel holds the first numbers.
+    """
+    count, channels, squares = means.shape
+    signs = _signs(channels * squares).reshape(channels, squares)
+    return hadamard(means.reshape(-1, squares)).reshape(count, channels, squares) * signs
+
+
 def _turns(shape: Sequence[int], axes: int) -> np.ndarray:
     """Return which axis sets each square, [squares]: the leading ones, which take turns if there are fewer."""
     channels, height, width = shape

@@ -5,8 +5,8 @@ recordings are telephone prompts at 8 kHz (asterisk), the other half wide-band s
 each half, every language has about the same number. The choice is the same on every machine: evenly spaced in sorted
 order.
 
-Most of these last a second or two, and people may speak for half a minute. So long recordings are made of them, each by
-joining many of one speaker.
+Most of these last a second or two, and people may speak for half a minute. So long recordings are joined of many of one
+speaker: one half of these, and one half of the lines of two actors (fillets-ng-data-cs).
 """
 
 import hashlib
@@ -19,6 +19,8 @@ import soundfile
 import cli
 
 TELEPHONE, WIDE_BAND = "usr/share/asterisk/sounds", "usr/share/klettres"
+ACTED = "usr/share/games/fillets-ng/sound"
+ACTORS = ("m", "v")  # the second part of the names of their lines
 PER_TELEPHONE_LANGUAGE = 180  # five languages
 PER_WIDE_BAND_LANGUAGE = 49  # twenty languages and accents; some have fewer recordings
 NOT_SPEECH = (
@@ -76,9 +78,12 @@ def joined(chosen: list[Path], source: Path, folder: Path) -> int:
         parts = path.relative_to(source / "usr/share").parts
         speakers[parts[: 3 if parts[0] == "asterisk" else 2]].append(path)
     talkative = [paths for _, paths in sorted(speakers.items()) if len(paths) >= FEWEST_TO_JOIN]
+    lines = sorted((source / ACTED).glob("*/cs/*.ogg"))
+    actors = [[path for path in lines if path.stem.split("-")[1:2] == [actor]] for actor in ACTORS]
     folder.mkdir(parents=True)
     for number in range(LONG):
-        paths = talkative[number % len(talkative)]
+        voices = actors if number % 2 else talkative
+        paths = voices[number // 2 % len(voices)]
         seconds = SHORTEST_LONG * (LONGEST_LONG / SHORTEST_LONG) ** (number / (LONG - 1))
         sounds: list[np.ndarray] = []
         rate = length = 0
@@ -86,7 +91,7 @@ def joined(chosen: list[Path], source: Path, folder: Path) -> int:
             sound, own_rate = soundfile.read(paths[index], dtype="float32", always_2d=True)
             rate = rate or own_rate
             if own_rate == rate and length < seconds * rate and sound.size:
-                sounds.append(sound.mean(axis=1) / max(float(np.abs(sound).max()), 1e-3) / 2)
+                sounds.append(sound.mean(axis=1))
                 length += len(sound)
         soundfile.write(folder / f"{number:03}.flac", np.concatenate(sounds)[: round(seconds * rate)], rate)
     return LONG

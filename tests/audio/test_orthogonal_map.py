@@ -7,7 +7,7 @@ import pytest
 
 from audio import orthogonal_map
 from audio.gaussianity import correlation, spatial_power
-from audio.orthogonal_map import hadamard, pairwise_sum, scatter, spread
+from audio.orthogonal_map import hadamard, leading_numbers, pairwise_sum, scatter, spread, with_named
 
 FROZEN = [0.25211279, 1.70628747, -0.56168959, 0.03899378]
 # sha256 of the noise of one code, float64
@@ -157,3 +157,23 @@ def test_every_element_keeps_its_bits(shape):
     code = (np.arange(AXES) * 37 % 101 - 50)[None] / 64
     x = spread(code, np.full(AXES, 1 / AXES), shape)
     assert hashlib.sha256(x.astype("<f8").tobytes()).hexdigest()[:16] == FROZEN_SHA256[shape]
+
+
+def test_named_numbers_come_back_from_the_means_of_squares():
+    rng = np.random.default_rng(8)
+    named, codes = rng.standard_normal((5, 10)), rng.standard_normal((5, 100))
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    noise = spread(*with_named(named, codes, np.ones(100), (4, 32, 32)), (4, 32, 32)) * 64
+    means = noise.reshape(5, 4, 4, 8, 4, 8).mean(axis=(3, 5)).reshape(5, 4, 16) * 8
+    np.testing.assert_allclose(leading_numbers(means)[:, -1, :10], named, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(noise.reshape(5, -1), axis=1), 64)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (1, 8, 16), (4, 8, 8), (16, 24, 40)], ids=str)
+def test_named_numbers_leave_lengths_alone(shape):
+    rng = np.random.default_rng(9)
+    codes = rng.standard_normal((3, 40))
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    all_codes, variances = with_named(3 * rng.standard_normal((3, 10)), codes, np.ones(40), shape)
+    np.testing.assert_allclose(np.linalg.norm(all_codes, axis=1), 1)
+    assert (variances > 0).all() and np.isfinite(spread(all_codes, variances, shape)).all()

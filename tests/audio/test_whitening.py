@@ -153,7 +153,9 @@ def test_very_small_latents_hold_the_leading_axes(builtin, voices, shape):
     spectrograms = builtin.stretch(builtin.to_decibels(voices))
     named, codes = builtin.qualities(builtin.measure(spectrograms)), builtin.embed(builtin.floor(spectrograms))
     codes, variances = with_named(named, codes, builtin.scales.astype(np.float64), shape)
-    assert codes.shape[1] == min(capacity(shape), len(builtin.scales) + named.shape[1]) and variances.sum() == pytest.approx(1, abs=0.51)
+    assert codes.shape[1] == min(
+        capacity(shape), len(builtin.scales) + named.shape[1]
+    ) and variances.sum() == pytest.approx(1, abs=0.51)
     np.testing.assert_allclose(x @ x.T / np.prod(shape), codes @ codes.T, atol=1e-5)
 
 
