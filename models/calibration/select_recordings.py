@@ -90,9 +90,11 @@ def joined(chosen: list[Path], source: Path, folder: Path) -> int:
         for index in np.random.RandomState(number).permutation(len(paths)):  # its stream is frozen
             sound, own_rate = soundfile.read(paths[index], dtype="float32", always_2d=True)
             rate = rate or own_rate
-            if own_rate == rate and length < seconds * rate and sound.size:
+            if own_rate == rate and sound.size:
                 sounds.append(sound.mean(axis=1))
                 length += len(sound)
+            if length >= seconds * rate:
+                break
         soundfile.write(folder / f"{number:03}.flac", np.concatenate(sounds)[: round(seconds * rate)], rate)
     return LONG
 
