@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,8 +86,9 @@ def prepare_batch(
         OSError: a file cannot be written.
     """
     started = time.perf_counter()
-    made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES}
-    made_with["input"] = {"channel": channel or "chosen", "silence": "cut" if trim else "kept"}
+    heard = {"channel": channel or "chosen", "silence": "cut" if trim else "kept"}
+    made_with = {"recipe": recipe.to_json(), "constants": CONSTANTS, "libraries": LIBRARIES, "input": heard}
+    measure_one = functools.partial(measure, recipe=recipe, channel=channel, trim=trim)
     report = BatchReport()
     found = find_recordings(folder)
     if (first := next(found, None)) is None:  # before anything is written
@@ -103,7 +104,6 @@ def prepare_batch(
         if state.knows_anything():
             for paths in state.open_files(CHUNK):
                 state.identify((one.path, one.sha256) for one in pool.run(identify, paths))
-        measure_one = functools.partial(measure, recipe=recipe, channel=channel, trim=trim)
         _measure_all(state, pool, measure_one, files, report)
         state.commit()
         totals = state.totals()
@@ -111,10 +111,7 @@ def prepare_batch(
             why = f"none that can be used; {_why_not(state)}" if totals.skipped else "no recording"
             raise ValueError(f"{folder} holds {plural(files, 'file')}, but {why}")
         state.finish(made_with, recipe.vector_size, totals)
-    report.rows, report.skipped, report.damaged = totals.rows, totals.skipped, totals.damaged
-    report.seconds, report.copies = totals.seconds, totals.copies
-    report.wall = time.perf_counter() - started
-    return report
+    return replace(report, **asdict(totals), wall=time.perf_counter() - started)
 
 
 def _why_not(state: BatchState) -> str:

@@ -48,7 +48,7 @@ LEAST_TAIL = 0.003  # a place beyond this share of the calibration counts as thi
 
 @dataclass(frozen=True)
 class Heard:
-    """What a spectrogram does not hold of a recording."""
+    """Facts about a recording that its spectrogram does not hold."""
 
     seconds: float  # of what is spoken
     pitch_hz: float  # 0: nothing in it is periodic
@@ -118,7 +118,7 @@ def _heard(heard: Sequence[Heard]) -> np.ndarray:
 # --- to N(0, 1) ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class QualityScale:
-    """Where a quality lies among the recordings of a calibration. Q = qualities, L = lengths."""
+    """Places of qualities among the recordings of a calibration. Q = qualities, L = lengths."""
 
     means: np.ndarray  # [L, Q] of recordings of each length
     deviations: np.ndarray  # [L, Q] standard deviations of them

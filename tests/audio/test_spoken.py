@@ -1,4 +1,4 @@
-"""What is spoken in a recording, between silence, noise, clicks and coughs."""
+"""Edges of what is spoken in a recording, between silence, noise, clicks and coughs."""
 
 import numpy as np
 import pytest

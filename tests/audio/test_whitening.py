@@ -20,7 +20,7 @@ from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
 RATE = config.RECIPE.sample_rate
-FROZEN_SHA256 = "6761471a3fdfa6c327fc5cc8ad1395ca892db563274a2d2973f41f531c86ad75"
+FROZEN_SHA256 = "5c8b7ef938534148fcc92307ee479034e9c08668cd1069180eeb13bfd714085a"
 SHAPES = [
     (4, 32, 32),
     (4, 64, 64),
