@@ -115,6 +115,14 @@ def _heard(heard: Sequence[Heard]) -> np.ndarray:
     return rows
 
 
+def position_of_length(octaves: float) -> tuple[int, float]:
+    """Tell where a length, octaves of seconds, lies among LENGTHS: number of the one below it, and share of the next."""
+    position = (octaves - LENGTHS[0]) / (LENGTHS[1] - LENGTHS[0]) if np.isfinite(octaves) else WORD
+    position = min(max(position, 0.0), len(LENGTHS) - 1.0)
+    left = min(int(position), len(LENGTHS) - 2)
+    return left, position - left
+
+
 # --- to N(0, 1) ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class QualityScale:
@@ -175,10 +183,8 @@ class QualityScale:
         """Do step 1."""
         duration = NAMES.index("duration")
         octaves = values[:, duration]
-        position = np.clip((octaves - LENGTHS[0]) / (LENGTHS[1] - LENGTHS[0]), 0, len(LENGTHS) - 1)
-        position = np.where(np.isfinite(position), position, WORD)
-        left = np.minimum(position.astype(int), len(LENGTHS) - 2)
-        share = (position - left)[:, None]
+        left, share = np.transpose([position_of_length(one) for one in octaves])
+        left, share = left.astype(int), share[:, None]
         mean, deviation = (
             table[left] * (1 - share) + table[left + 1] * share for table in (self.means, self.deviations)
         )

@@ -34,11 +34,12 @@ from typing import Any
 
 import numpy as np
 
+from .embedding import Embedding, builtin
 from .files import atomic_path
 from .mel import mel_edges
 from .npy import Rows
 from .orthogonal_map import pairwise_sum, spread, with_named
-from .qualities import UNHEARD, Heard, QualityScale, measure, without_noise
+from .qualities import NAMES, UNHEARD, Heard, QualityScale, measure, without_noise
 from .recipe import RECIPE
 
 WHITENING_NAME = "whitening.npz"  # in a calibration's folder
@@ -47,6 +48,7 @@ AXES = 256  # principal axes: more of them distinguish more recordings, fewer of
 RECORDINGS_PER_AXIS = 4  # with fewer, the smallest variances are unreliable
 PRIOR_RECORDINGS = 50  # weight of the prior when it is mixed with the user's recordings
 QUALITY = "quality_"  # begins the names of the arrays of `Whitening.qualities` in a file
+EMBEDDED = 0.7  # of the variance of x_T: the embedding's; the rest is that of the principal axes
 BLOCK = 512  # spectrograms held in memory at a time while fitting
 FEW_ROWS = 2 * BLOCK  # recordings; their rows are kept, which are smaller and faster than a covariance
 NOISE_VARIANCE = 1e-9  # dB², added along each axis, so that identical recordings have axes, too
@@ -245,11 +247,24 @@ class Whitening:
                 are not finite; or `shape` has no room for any axis.
         """
         spectrograms = self.stretch(self.to_decibels(latents))
-        named = self.qualities(self.measure(spectrograms, heard))
-        codes = self.embed(self.floor(spectrograms))
+        named, numbers = self.describe(spectrograms, heard)
+        axes, shares = self.embed(self.floor(spectrograms)), builtin().shares.astype(np.float64)
+        codes = (
+            math.sqrt(EMBEDDED) * _normalised(numbers * np.sqrt(shares)),
+            math.sqrt(1 - EMBEDDED) * axes,
+        )
+        scales = self.scales.astype(np.float64)
+        variances = np.concatenate((EMBEDDED * shares, (1 - EMBEDDED) * scales / pairwise_sum(scales)))
         shape = tuple(latents.shape[1:] if shape is None else shape)
-        noise = spread(*with_named(named, codes, self.scales.astype(np.float64), shape), shape)
+        noise = spread(*with_named(named, np.concatenate(codes, axis=1), variances, shape), shape)
         return (noise * math.sqrt(math.prod(shape))).astype(np.float32)
+
+    def describe(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> tuple[np.ndarray, np.ndarray]:
+        """Tell what is named of `stretch`ed spectrograms, [B, Q], and what else identifies them, [B, K]: N(0, 1) all."""
+        embedding: Embedding = builtin()
+        values = self.measure(spectrograms, heard)
+        numbers = embedding.numbers(spectrograms, values[:, NAMES.index("duration")])
+        return embedding.said_again(self.qualities(values), numbers), numbers
 
     def measure(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> np.ndarray:
         """Measure the qualities of `stretch`ed spectrograms, [B, Q]; see `qualities.measure`."""
