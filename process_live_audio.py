@@ -171,7 +171,7 @@ def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:
 
         report = make_windows(
             options.input_file, options.output_file, folder, options.windows, hop, config.RECIPE,
-            options.channel, each,
+            options.channel, each, not options.no_trim,
         )  # fmt: skip
     if options.save_picture:
         plot(options.input_file, options.save_picture, report.seconds, options.channel)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Protocol
@@ -218,7 +218,7 @@ def measure(
         took=took,
         damage=features.damage,
         note=features.note,
-        voice=(features.end - features.begin, features.pitch_hz, features.periodicity),
+        voice=astuple(features.heard),
     )
 
 

@@ -140,7 +140,7 @@ def voice_latents(
         latents=to_latents(calibration.z_score(features.vector)[None]),
         info=features,
         statistics=provenance.statistics_sha256(calibration.mean_db, calibration.std_db),
-        heard=Heard(features.end - features.begin, features.pitch_hz, features.periodicity),
+        heard=features.heard,
         beyond_hz=calibration.band_hz(recipe) if calibration.reaches_beyond(features.vector, recipe) else None,
     )
 

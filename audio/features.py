@@ -43,6 +43,7 @@ from .disturbances import (
 from .levels import FULL_SCALE, count_clipped
 from .mel import mel_edges
 from .pitch import analysed_bins, find_pitch, mean_pitch
+from .qualities import Heard
 from .recipe import AMIN, RECIPE, Recipe
 from .sound import AudioError, Silent, Sound
 from .spoken import spoken
@@ -84,6 +85,11 @@ class Features(AudioInfo):
     end: float  # seconds, where it ends
     pitch_hz: float  # of the voice; 0 if no part of it is periodic
     periodicity: float  # 0 for noise to 1 for a tone, the mean over what is spoken
+
+    @property
+    def heard(self) -> Heard:
+        """Facts that the vector does not hold."""
+        return Heard(self.end - self.begin, self.pitch_hz, self.periodicity)
 
 
 @dataclass(frozen=True)
@@ -587,7 +593,7 @@ class _Spectrogram:
     def _used(self) -> tuple[int, int]:
         return self._span or (0, self._frames)
 
-    def voice(self) -> dict[str, float]:
+    def voice(self) -> dict[str, Any]:
         """Return where the voice is, its pitch and its periodicity: fields of `Features`; the sound ends."""
         self.end()
         first, stop = self._used()

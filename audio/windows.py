@@ -32,6 +32,7 @@ from .decoding import open_sound
 from .features import Features, extract
 from .files import atomic_path, sha256_of
 from .provenance import note, read_latents, read_record, recording_name, statistics_sha256
+from .qualities import UNHEARD, Heard
 from .recipe import RECIPE, Recipe
 from .sound import AudioError, Silent, Sound, naming
 from .torch_zip import write_tensor
@@ -118,6 +119,7 @@ def write_windows(
     blocks: Iterable[np.ndarray],
     statistics: str | None,
     names: Sequence[str] = (),
+    heard: Sequence[Heard] = (),
 ) -> None:
     """Write latents along a recording to the .pt file `path` atomically; memory does not grow with their number.
 
@@ -128,6 +130,7 @@ def write_windows(
         blocks: the latents of all windows, arrays [n, 4, 32, 32] float32.
         statistics: see `provenance.save_latents`.
         names: see `provenance.save_latents`.
+        heard: see `provenance.save_latents`.
 
     Raises:
         OSError: the file cannot be written.
@@ -142,7 +145,7 @@ def write_windows(
     with atomic_path(path) as temporary:
         with temporary.open("wb") as file:
             write_tensor(file, (len(timeline.times), *shape), blocks)
-        note(temporary, statistics, names, {WINDOWS: record})
+        note(temporary, statistics, names, heard, {WINDOWS: record})
 
 
 # --- making them -----------------------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ def make_windows(
     recipe: Recipe = RECIPE,
     channel: int | None = None,
     each: Callable[[int, int], None] = lambda done, expected: None,
+    trim: bool = True,
 ) -> WindowsReport:
     """Write latents along a recording, by the calibration in `folder`, to the .pt file `path`.
 
@@ -180,6 +184,7 @@ def make_windows(
         hop: seconds from one window's beginning to the next one's, SHORTEST_HOP to LONGEST_HOP.
         channel: see `features.extract`.
         each: called after each window with how many are done, and roughly how many there will be; 0: not known.
+        trim: whether silence at both ends of each window is left out; see `features.extract`.
 
     Raises:
         ValueError: the recording cannot be used (`sound.AudioError`, which names the file), the calibration is
@@ -195,14 +200,14 @@ def make_windows(
     path.parent.mkdir(parents=True, exist_ok=True)
     with _naming_latents(path), tempfile.TemporaryFile(dir=path.parent) as spool:
         with naming(recording), open_sound(recording) as sound:
-            maker = _Maker(calibration, recipe, channel, spool)
+            maker = _Maker(calibration, recipe, channel, trim, spool)
             maker.run(sound, window, hop, each)
             rows = maker.rows()
         report, times = maker.report, np.array(maker.times)
         timeline = Timeline(times, window, hop, sha256_of(recording), report.seconds)
         statistics = statistics_sha256(calibration.mean_db, calibration.std_db)
         names = [f"{recording_name(recording)} {time:.2f} s" for time in times]
-        write_windows(path, timeline, maker.shape, maker.blocks(rows), statistics, names)
+        write_windows(path, timeline, maker.shape, maker.blocks(rows), statistics, names, maker.heard(rows))
     return report
 
 
@@ -221,12 +226,16 @@ def _naming_latents(path: Path) -> Iterator[None]:
 class _Maker:
     """Latents of windows, which wait in a file for the rows that they become."""
 
-    def __init__(self, calibration: Calibration, recipe: Recipe, channel: int | None, spool: BinaryIO) -> None:
-        self._calibration, self._recipe, self._channel, self._spool = calibration, recipe, channel, spool
+    def __init__(
+        self, calibration: Calibration, recipe: Recipe, channel: int | None, trim: bool, spool: BinaryIO
+    ) -> None:
+        self._calibration, self._recipe, self._spool = calibration, recipe, spool
+        self._channel, self._trim = channel, trim
         side = math.isqrt(recipe.vector_size // 4)
         self.shape = (4, side, side)
         self.times: list[float] = []
         self._loudest: list[float] = []  # power of each window, 0 where there is none
+        self._heard: list[Heard] = []  # of each window
         self.report = WindowsReport(beyond_hz=calibration.band_hz(recipe))
 
     def run(self, sound: Sound, window: float, hop: float, each: Callable[[int, int], None]) -> None:
@@ -264,10 +273,14 @@ class _Maker:
             held = self._spool.read((max(chosen) - min(chosen) + 1) * size)
             yield np.frombuffer(held, np.float32).reshape(-1, *self.shape)[np.array(chosen) - min(chosen)]
 
+    def heard(self, rows: list[int]) -> list[Heard]:
+        """Return what the latents do not hold of all windows."""
+        return [self._heard[row] for row in rows]
+
     def _measured(self, window: tuple[float, int, np.ndarray]) -> tuple[float, Features | None]:
         time, sample_rate, samples = window
         try:
-            return time, extract(samples, self._recipe, sample_rate, self._channel)
+            return time, extract(samples, self._recipe, sample_rate, self._channel, self._trim)
         except Silent:
             return time, None
         except AudioError as error:
@@ -276,6 +289,7 @@ class _Maker:
     def _add(self, time: float, found: Features | None) -> None:
         self.times.append(time)
         self._loudest.append(found.loudest if found else 0.0)
+        self._heard.append(found.heard if found else UNHEARD)
         vector = np.zeros(self._recipe.vector_size, np.float32) if found is None else found.vector
         self._spool.write(to_latents(self._calibration.z_score(vector)[None]).data.cast("B"))
         if found is None:

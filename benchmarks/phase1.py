@@ -163,7 +163,9 @@ def _arrays_sha256(data: Path) -> str:
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
-def made_up(folder: str, path: str, limited: bool, recipe: features.Recipe, channel: int | None = None) -> FileResult:
+def made_up(
+    folder: str, path: str, limited: bool, recipe: features.Recipe, channel: int | None = None, trim: bool = True
+) -> FileResult:
     """Replace `audio.batch.measure` by random vectors, so that 100,000 files take minutes and not hours."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     vector = np.random.default_rng(int(digest[:8], 16)).uniform(-80, 0, recipe.vector_size).astype(np.float32)

@@ -19,7 +19,8 @@ def power(sound: np.ndarray) -> np.ndarray:
 
 def vowel(hertz: float, weakest: int = 1) -> np.ndarray:
     """Make a sound of harmonics of `hertz`, from number `weakest` up."""
-    return sum(np.sin(2 * np.pi * hertz * k * SECONDS) / k for k in range(weakest, 20)).astype(np.float32) / 8
+    harmonics = [np.sin(2 * np.pi * hertz * k * SECONDS) / k for k in range(weakest, 20)]
+    return np.sum(harmonics, axis=0).astype(np.float32) / 8
 
 
 @pytest.mark.parametrize("hertz", [65, 90, 131.5, 180, 260, 330, 410])

@@ -19,7 +19,8 @@ import process_live_audio
 from audio import windows
 from audio.calibration import Calibration
 from audio.decoding import open_sound
-from audio.provenance import read_latents, read_names, read_note, statistics_sha256
+from audio.provenance import read_heard, read_latents, read_names, read_note, statistics_sha256
+from audio.qualities import UNHEARD, Heard
 from audio.sound import AudioError
 from audio.torch_zip import open_torch_zip
 from audio.windows import Timeline, Windows, make_windows, read_windows, write_windows
@@ -42,14 +43,28 @@ def along(recording: Path, *options: str) -> Windows:
     return read_windows(out)
 
 
-def of_cut(recording: Path, begin: float, seconds: float) -> np.ndarray:
-    """The latents of a stretch that is cut out, as the command makes them: [4, 32, 32]."""
+def heard_along(recording: Path) -> list[Heard]:
+    """What the latents of `along` do not hold, one a window."""
+    path = recording.with_suffix(".along.pt")
+    return read_heard(path, len(read_latents(path)))
+
+
+def of_cut(recording: Path, begin: float, seconds: float, *options: str) -> tuple[np.ndarray, Heard]:
+    """The latents of a stretch that is cut out, as the command makes them, [4, 32, 32], and what they do not hold."""
     with open_sound(recording) as sound:
         samples, rate = np.concatenate(list(sound.blocks)), sound.sample_rate
     first, cut = round(begin * rate), recording.with_suffix(".cut.wav")
     soundfile.write(cut, samples[first : first + round(seconds * rate)], rate, "FLOAT")
-    assert process_live_audio.main([f"--input_file={cut}", f"--output_file={cut.with_suffix('.pt')}"]) == 0
-    return read_latents(cut.with_suffix(".pt")).numpy()[0]
+    made = cut.with_suffix(".pt")
+    assert process_live_audio.main([f"--input_file={cut}", f"--output_file={made}", *options]) == 0
+    return read_latents(made).numpy()[0], read_heard(made, 1)[0]
+
+
+def assert_as_cut(recording: Path, found: Windows, number: int, *options: str) -> None:
+    """Compare a window of `along` with the file that is cut out there, to the bit."""
+    latents, heard = of_cut(recording, found.times[number], found.window, *options)
+    assert (latents == found.latents[number]).all()
+    assert heard == heard_along(recording)[number] != UNHEARD
 
 
 def sounds() -> dict[str, tuple[int, np.ndarray]]:
@@ -75,7 +90,19 @@ def test_the_latents_of_a_window_are_those_of_the_cut_out_file(kind, tmp_path):
     assert found.times == pytest.approx(np.arange(5) * 0.37, abs=0.51 / rate)
     assert not (found.latents[0] == found.latents[3]).all()
     for number in (0, 1, 3, 4):
-        assert (of_cut(tmp_path / "a.wav", found.times[number], 1.5) == found.latents[number]).all()
+        assert_as_cut(tmp_path / "a.wav", found, number)
+
+
+@pytest.mark.parametrize("options", [(), ("--no_trim",)], ids=["silence is cut", "silence is kept"])
+def test_silence_in_windows_is_cut_as_in_files(options, tmp_path):
+    room = np.random.default_rng(0).normal(0, 1e-3, 8_000 * 4).astype(np.float32)
+    room[8_000:16_000] += voice(8_000, 1)
+    soundfile.write(tmp_path / "a.wav", room, 8_000, "FLOAT")
+    found = along(tmp_path / "a.wav", "--windows=3", "--hop=0.5", *options)
+    for number in range(3):
+        assert_as_cut(tmp_path / "a.wav", found, number, *options)
+    seconds = [heard.seconds for heard in heard_along(tmp_path / "a.wav")]
+    assert all(2.9 < one < 3.1 for one in seconds) if options else all(one < 1.5 for one in seconds)
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3", ".ogg"])
@@ -83,8 +110,8 @@ def test_compressed_recordings_are_cut_after_decoding(suffix, tmp_path):
     soundfile.write(tmp_path / f"a{suffix}", voice(16_000, 2.4), 16_000)
     found = along(tmp_path / f"a{suffix}", "--windows=1", "--hop=0.7")
     assert len(found.times) == 3
-    for time, latents in zip(found.times, found.latents, strict=True):
-        assert (of_cut(tmp_path / f"a{suffix}", time, 1.0) == latents).all()
+    for number in range(3):
+        assert_as_cut(tmp_path / f"a{suffix}", found, number)
 
 
 def test_the_windows_do_not_depend_on_where_blocks_end(tmp_path, monkeypatch):
@@ -100,7 +127,7 @@ def test_a_recording_shorter_than_a_window_is_one_window(tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", voice(8_000, 1), 8_000)
     found = along(tmp_path / "a.wav", "--windows=3")
     assert found.latents.shape == (1, 4, 32, 32) and found.times.tolist() == [0] and found.seconds == 1
-    assert (found.latents[0] == of_cut(tmp_path / "a.wav", 0, 1)).all()
+    assert_as_cut(tmp_path / "a.wav", found, 0)
     assert "note: a.wav: a film of one window stands still; choose a shorter --windows" in capsys.readouterr().err
 
 
@@ -109,7 +136,7 @@ def test_windows_may_lie_apart(tmp_path, capsys):
     found = along(tmp_path / "a.wav", "--windows=0.5", "--hop=2")
     assert found.times.tolist() == [0, 2, 4]
     assert "windows of 0.5 s every 2 s leave out 75% of the sound; choose a shorter --hop" in capsys.readouterr().err
-    assert (found.latents[2] == of_cut(tmp_path / "a.wav", 4, 0.5)).all()
+    assert_as_cut(tmp_path / "a.wav", found, 2)
 
 
 @pytest.mark.parametrize("pause", [0.0, 3e-4], ids=["digital silence", "noise of a room"])
@@ -123,8 +150,10 @@ def test_a_pause_gets_the_last_window_with_sound_and_the_first_one_before_any(pa
     for number, source in enumerate(sources):
         assert (found.latents[number] == found.latents[source]).all()
     assert len({latents.tobytes() for latents in found.latents}) == 4
+    heard = heard_along(tmp_path / "a.wav")
+    assert heard == [heard[source] for source in sources]
     for number in (2, 3, 6, 7):
-        assert (found.latents[number] == of_cut(tmp_path / "a.wav", number, 1)).all()
+        assert_as_cut(tmp_path / "a.wav", found, number)
 
 
 def test_the_file_is_one_of_latents_as_any_other(tmp_path):
@@ -245,8 +274,10 @@ def test_what_was_written_is_read(tmp_path):
     path = with_record(tmp_path / "a.pt", json.dumps(ABOUT))
     found = read_windows(path)
     assert (found.latents == LATENTS).all() and found.times.tolist() == ABOUT["times"]
-    write_windows(tmp_path / "b.pt", found, (4, 32, 32), [LATENTS[:1], LATENTS[1:]], "f" * 64, ["a", "b", "c"])
+    heard = [Heard(1.0, 200.0, 0.9), UNHEARD, Heard(3.0, 90.5, 0.4)]
+    write_windows(tmp_path / "b.pt", found, (4, 32, 32), [LATENTS[:1], LATENTS[1:]], "f" * 64, ["a", "b", "c"], heard)
     again = read_windows(tmp_path / "b.pt")
+    assert read_names(tmp_path / "b.pt", 3) == ["a", "b", "c"] and read_heard(tmp_path / "b.pt", 3) == heard
     assert isinstance(again, Timeline) and (again.latents == LATENTS).all()
     assert (again.window, again.hop, again.seconds, again.sha256) == (3.0, 0.25, 3.5, "a" * 64)
 
