@@ -99,7 +99,7 @@ def start_noise(path: Path, latents: "np.ndarray", stats_dir: Path | None) -> tu
 
     from .gaussianity import is_gaussian
     from .initial_noise import Voices
-    from .provenance import find_whitening, read_note
+    from .provenance import find_whitening, read_heard, read_note
 
     voices = latents[~is_gaussian(latents)]
     if not len(voices):
@@ -115,7 +115,7 @@ def start_noise(path: Path, latents: "np.ndarray", stats_dir: Path | None) -> tu
         )
         return latents, AS_THEY_ARE
     whose = "the built-in calibration" if found.parent == config.BUILTIN_CALIBRATION_DIR else str(found.parent)
-    made = Voices(latents, whitening)
+    made = Voices(latents, whitening, heard=read_heard(path, len(latents)))
     rows = tqdm(range(len(latents)), "whitening", unit="latent", delay=0.5, disable=None)
     x_T = np.stack([made.noise(row, latents.shape[1:]) for row in rows])
     used = f", {len(latents) - len(voices)} {AS_THEY_ARE}" if len(voices) < len(latents) else ""

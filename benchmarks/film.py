@@ -40,7 +40,7 @@ import process_live_audio
 import txt2img
 from audio.initial_noise import Voices
 from audio.motion import measure_motion
-from audio.provenance import find_whitening
+from audio.provenance import find_whitening, read_heard
 from audio.windows import read_windows
 from film.frames import JOURNAL
 from film.pace import frames_of_sound
@@ -130,12 +130,14 @@ def kept_frames() -> Iterator[list[np.ndarray]]:
 # --- the path ---------------------------------------------------------------------------------------------------------
 def measure_path(folder: Path, args: argparse.Namespace) -> None:
     """Compare neighbouring windows, and count how often the shape with the best score changes."""
-    windows = read_windows(recording(folder, 0, args.seconds).with_suffix(".pt"))
+    latents = recording(folder, 0, args.seconds).with_suffix(".pt")
+    windows = read_windows(latents)
     _, whitening = find_whitening(windows.latents[:1], None, config.calibration_dirs())
     noise, centres = seeded_noise([42], (4, 32, 32))[0].numpy(), windows.times + windows.window / 2
+    voices = Voices(windows.latents, whitening, heard=read_heard(latents, len(windows.latents)))
     painter = LatentDiffusionPainter()
     for smooth in (0.0, FilmSettings.smooth):
-        path = NoisePath(Voices(windows.latents, whitening), centres, args.seconds, noise, 0.9, 0.0, smooth)
+        path = NoisePath(voices, centres, args.seconds, noise, 0.9, 0.0, smooth)
         moments = np.arange(centres[0], centres[-1], 1 / 16)
         at_windows, between = (np.stack([path.x_T(moment) for moment in each]) for each in (centres, moments))
         unit = at_windows.reshape(len(centres), -1) / np.linalg.norm(noise)

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ class Voices:
     """The voices of one AUDIO, measured."""
 
     latents: "np.ndarray"  # [V, 4, 32, 32] float32: z-scores, as process_live_audio.py writes them
+    heard: Sequence[Any]  # audio.qualities.Heard of each: what its latents do not hold
     whitening: Any  # audio.whitening.Whitening
 
     @property
@@ -49,7 +50,7 @@ def measure(audio: Mapping[str, Any] | None, calibration: str = "") -> Voices:
     path = folder / CALIBRATION_FILES[-1]
     changed = path.stat()
     whitening = _whitening(path, measured[0].statistics, changed.st_mtime_ns, changed.st_size)
-    return Voices(np.concatenate([one.latents for one in measured]), whitening)
+    return Voices(np.concatenate([one.latents for one in measured]), [one.heard for one in measured], whitening)
 
 
 def _measure_one(number: int, recordings: "list[np.ndarray]", rate: Any, folder: Path) -> Any:

@@ -88,11 +88,11 @@ class VoiceNoise:
         """Make a voice's noise for all parts of a latent; parts of one shape get noise as if they were frames."""
         import numpy as np
 
-        row = self.voices.latents[voice : voice + 1]
+        row, heard = self.voices.latents[voice : voice + 1], self.voices.heard[voice : voice + 1]
         noise = {}
         for part, count in Counter(parts).items():
             channels, height, width = part
-            whole = self.voices.whitening.whiten(row, (count * channels, height, width))[0]
+            whole = self.voices.whitening.whiten(row, (count * channels, height, width), heard)[0]
             noise[part] = iter(np.split(whole, count))
         return [next(noise[part]) for part in parts]
 
@@ -101,9 +101,13 @@ class VoiceNoise:
         import torch
 
         generator = torch.Generator().manual_seed(number)
-        mix = audio_module("initial_noise").mix_with_noise
-        fills = [torch.randn(part.shape, generator=generator).numpy() for part in voice]
-        return [mix(part[None], fill[None], self.strength)[0] for part, fill in zip(voice, fills, strict=True)]
+        made = audio_module("initial_noise")
+        items = []
+        for part in voice:
+            fill = torch.randn(part.shape, generator=generator).numpy()
+            own = made.noise_of_voice(part, fill, self.strength)
+            items.append(made.mix_with_noise(part[None], own[None], self.strength)[0])
+        return items
 
 
 def later_seed(source: bytes) -> int:

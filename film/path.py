@@ -121,7 +121,7 @@ class _Remembering(Voices):
     """Voices that keep the noise of the last windows, of which each moment needs many."""
 
     def __init__(self, voices: Voices, count: int) -> None:
-        super().__init__(voices.latents, voices.whitening, voices.keep_noise)
+        super().__init__(voices.latents, voices.whitening, voices.keep_noise, voices.heard)
         for name in ("noise", "sound_shape", "whitened"):
             kept = functools.lru_cache(count)(getattr(super(), name))
             object.__setattr__(self, name, kept)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -17,6 +18,7 @@ import cli
 import config
 from audio.initial_noise import Voices, initial_noise, is_gaussian
 from audio.provenance import find_whitening, read_heard, read_names, read_note
+from audio.qualities import UNHEARD
 from files import sha256_of
 from ldm.models.diffusion.sampling import seeded_noise
 from painting.image_spec import ImageSpec
@@ -102,7 +104,11 @@ class Inputs:
         used = sorted({(number, row) for spec in specs for number, (row, _) in enumerate(spec.parts)})
         digest = hashlib.sha256()
         for number, row in used:
-            digest.update(self.voices[number].latents[row].tobytes())
+            voices = self.voices[number]
+            digest.update(voices.latents[row].tobytes())
+            for heard in voices.heard[row : row + 1]:
+                if heard != UNHEARD:  # latents without it keep the hash that they had before it was known
+                    digest.update(np.array(dataclasses.astuple(heard), "<f8").tobytes())
         return digest.hexdigest() if used else None
 
     def identity(self, specs: Sequence[ImageSpec]) -> str:

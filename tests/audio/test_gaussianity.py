@@ -10,6 +10,7 @@ import config
 from audio.__main__ import main
 from audio.gaussianity import as_json, examine, is_gaussian, jarque_bera, listing, spatial_power, summary, verdict
 from audio.provenance import note, read_latents, read_names, save_latents
+from audio.qualities import Heard
 from audio.whitening import Whitening
 
 NOISE = np.random.default_rng(3).standard_normal((150, 4, 32, 32))
@@ -127,12 +128,13 @@ def test_voices_are_judged_as_x_T(voices, tmp_path, capsys):
 
 
 def test_x_T_is_written_as_it_is_judged(voices, tmp_path, capsys):
-    save_latents(tmp_path / "two.pt", read_latents(voices), None, ["en.wav", "it.wav"])
+    heard = [Heard(2.3, 221.0, 0.9), Heard(4.6, 95.0, 0.7)]
+    save_latents(tmp_path / "two.pt", read_latents(voices), None, ["en.wav", "it.wav"], heard)
     assert main([str(tmp_path / "two.pt"), "--json", "--save_x_T", str(tmp_path / "x_T.pt")]) == 0
     about = json.loads(capsys.readouterr().out)
     x_T = read_latents(tmp_path / "x_T.pt").numpy()
     whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
-    np.testing.assert_array_equal(x_T, whitening.whiten(read_latents(voices).numpy()))
+    np.testing.assert_array_equal(x_T, whitening.whiten(read_latents(voices).numpy(), heard=heard))
     assert about["latents"] == json.loads(json.dumps(as_json([examine(one) for one in x_T], ["en.wav", "it.wav"])))
     assert read_names(tmp_path / "x_T.pt", 2) == ["en.wav", "it.wav"]
     assert main([str(tmp_path / "x_T.pt"), "--verbose"]) == 0  # noise is used as it is

@@ -9,6 +9,7 @@ import pytest
 import film.path
 from audio.gaussianity import is_gaussian
 from audio.initial_noise import Voices, initial_noise
+from audio.qualities import Heard
 from audio.whitening import Whitening
 from config import BUILTIN_CALIBRATION_DIR
 from film.path import Path
@@ -24,7 +25,8 @@ def voices() -> Voices:
     """Windows that have nothing in common, as is the case of most windows of speech."""
     whitening = Whitening.load(BUILTIN_CALIBRATION_DIR / "whitening.npz")
     z_scores = np.random.default_rng(0).normal(0, 0.3, (len(CENTRES), *SHAPE)).cumsum(axis=3).astype(np.float32)
-    return Voices(z_scores, whitening)
+    heard = [Heard(0.5 + row / 8, 90.0 + 20 * row, row / 12) for row in range(len(CENTRES))]
+    return Voices(z_scores, whitening, heard=heard)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,17 @@
 """The files of a model that decide its images, and those that only lie beside them."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
+import config
+from audio.calibration import voice_latents
+from audio.provenance import save_latents
 from files import sha256_of
 from ldm.checkpoint import files_read
 from painting.image_spec import ImageSpec
@@ -87,3 +92,22 @@ def test_a_folder_that_lacks_a_part_says_so(folder):
     (folder / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match="has no config.json"):
         inputs(folder).provenance(SPEC)
+
+
+def test_what_the_latents_do_not_hold_of_a_voice_is_part_of_what_its_image_is_made_of(tmp_path):
+    voice = voice_latents(config.EXAMPLES_DIR / "voice_fr.wav", config.BUILTIN_CALIBRATION_DIR)
+    latents = torch.from_numpy(voice.latents)
+    spec = ImageSpec("a golden spiral", subject=0)
+    made = {}
+    for name, heard in {
+        "heard": [voice.heard],
+        "longer": [dataclasses.replace(voice.heard, seconds=9.0)],
+        "": [],
+    }.items():
+        save_latents(path := tmp_path / f"{name}.pt", latents, voice.statistics, heard=heard)
+        made[name] = Inputs(ModelFiles(config.BUILTIN_MODEL_WEIGHTS), [(path, latents)], [spec])
+    assert made[""].latents_sha256(spec) == hashlib.sha256(voice.latents.tobytes()).hexdigest()
+    assert len({one.latents_sha256(spec) for one in made.values()}) == 3
+    assert len({one.start_noise([spec], (4, 32, 32)).numpy().tobytes() for one in made.values()}) == 3
+    with pytest.raises(ValueError, match="the same latents"):
+        made["longer"].check_replay(made["heard"].provenance(spec), spec)
