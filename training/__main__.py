@@ -1,4 +1,4 @@
-"""Train the built-in model, stage after stage.
+"""Train the built-in model, stage after stage, and the embedding of voices.
 
     python -m training words          # fixed word vectors, from a sentence encoder
     python -m training renders        # optional: draw all training data now, not when a stage first needs it
@@ -6,6 +6,7 @@
     python -m training prior          # the text encoder and the prior
     python -m training diffusion      # the U-Net
     python -m training export         # write the model folder
+    python -m training embedding --repeats FOLDER --recordings FOLDER    # what tells voices apart, for all models
 
 Each stage keeps its checkpoint, loss.csv and sample sheets in --dir, and resumes where it was stopped. Every random
 number follows from the seed and the step, so a resumed run gives the same weights. A stage starts from random weights,
@@ -25,8 +26,9 @@ from training.settings import CONFIG
 if TYPE_CHECKING:
     from training.settings import TrainingOptions
 
-STAGES = ("words", "renders", "first_stage", "prior", "diffusion", "export")
-ONLY = {"encoder": "words", "out": "export"}  # options of one stage
+STAGES = ("words", "renders", "first_stage", "prior", "diffusion", "export", "embedding")
+ONLY = {"encoder": "words", "out": "export", "repeats": "embedding", "recordings": "embedding"}  # options of one stage
+NEEDED = ("repeats", "recordings")  # by the stage embedding
 
 
 def build_parser() -> cli.CommandParser:
@@ -39,6 +41,13 @@ def build_parser() -> cli.CommandParser:
     add("--from", type=cli.existing_folder, dest="start", metavar="MODEL", help="model folder to start from")
     add("--encoder", type=cli.existing_folder, metavar="DIR", help="words: sentence encoder (default: MiniLM)")
     add("--out", type=cli.new_folder, metavar="DIR", help="export: model folder to write (default: models/chladni)")
+    add(
+        "--repeats",
+        type=cli.existing_folder,
+        metavar="FOLDER",
+        help="embedding: words said several times, named SPEAKER-WORD-TAKE, such as ann-yes-3.wav",
+    )
+    add("--recordings", type=cli.existing_folder, metavar="FOLDER", help="embedding: recordings of many voices")
     return parser
 
 
@@ -49,6 +58,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for option, stage in ONLY.items():
         if getattr(args, option) is not None and args.stage != stage:
             parser.error(f"--{option} belongs to the stage {stage}, not to {args.stage}")
+    if args.stage == "embedding":
+        if lacking := [f"--{option}" for option in NEEDED if getattr(args, option) is None]:
+            parser.error(f"the stage embedding needs {' and '.join(lacking)}")
+        if args.start is not None:
+            parser.error("--from names a model that draws images; the stage embedding starts from random weights")
     return args
 
 
@@ -76,6 +90,13 @@ def main(argv: list[str] | None = None) -> int:
     torch.manual_seed(options.seed)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = True  # the shapes of batches stay the same
+    if args.stage == "embedding":
+        from training.embedding.stage import train_embedding
+
+        folder = args.dir / args.stage
+        train_embedding(options.embedding, args.repeats, args.recordings, folder, options.seed)
+        return 0
+
     if args.start is not None:
         copy_vocabulary(args.start, words)
     node = model_node(config, words)

@@ -64,6 +64,18 @@ class DiffusionOptions:
 
 
 @dataclass(frozen=True)
+class EmbeddingOptions:
+    """Settings of the training of the voices' embedding, see `embedding.stage.train_embedding`."""
+
+    widths: tuple[int, ...]  # channels of the four convolutions
+    pairs_of_repeats: int  # in a batch: two takes of a word
+    pairs_of_recordings: int  # in a batch: a recording, and a changed copy of it
+    steps: int
+    learning_rate: float
+    held_out: int  # speakers that are kept for the test
+
+
+@dataclass(frozen=True)
 class TrainingOptions:
     """Settings of all stages."""
 
@@ -71,6 +83,7 @@ class TrainingOptions:
     first_stage: FirstStageOptions
     prior: PriorOptions
     diffusion: DiffusionOptions
+    embedding: EmbeddingOptions
 
 
 def options_of(config: Any) -> TrainingOptions:
@@ -87,6 +100,7 @@ def options_of(config: Any) -> TrainingOptions:
             first_stage=FirstStageOptions(**node.first_stage),
             prior=PriorOptions(**node.prior),
             diffusion=DiffusionOptions(**{**node.diffusion, "stages": stages}),
+            embedding=EmbeddingOptions(**{**node.embedding, "widths": tuple(node.embedding.widths)}),
         )
     except (TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]

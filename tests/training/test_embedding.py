@@ -1,0 +1,380 @@
+"""The training of the voices' embedding, in miniature: few synthetic speakers who say few words several times."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import soundfile
+import torch
+from omegaconf import OmegaConf
+from scipy.signal import lfilter
+
+from audio.embedding import PATH, Embedding
+from audio.features import extract
+from audio.qualities import NAMES
+from audio.whitening import WHITENING_NAME, Whitening
+from tests.recordings import write_bad
+from tests.training.miniature import command, tiny_config
+from training import run
+from training.__main__ import main
+from training.embedding import axes, sound_changes, sounds, spectrogram_changes, stage
+from training.embedding.network import VoiceNetwork, directions_of, quantise
+from training.embedding.spectrogram_changes import change, reverberate, shift_pitch
+
+RATE = 16_000
+WIDTHS = (8, 8, 16, 16)
+SPEAKERS, WORDS, TAKES = ("ann", "bob", "cem", "dan"), ("yes", "no", "maybe"), 3
+VOWELS = {"a": (800, 1200), "e": (500, 1900), "i": (300, 2300), "o": (450, 900), "u": (320, 750)}  # formants in Hz
+SOUNDS = {"yes": "ie", "no": "ou", "maybe": "aei"}
+
+
+def say(vowels: str, pitch_hz: float, tract: float, rng: np.random.Generator) -> np.ndarray:
+    """Make the sound of a voice, pulses of a pitch through two formants for each vowel; each take differs a little."""
+    parts = []
+    for vowel in vowels:
+        samples = round(RATE * 0.2 * rng.uniform(0.85, 1.15))
+        phase = np.cumsum(np.full(samples, pitch_hz * rng.uniform(0.96, 1.04) / RATE))
+        sound = np.diff(np.floor(phase), prepend=0) + 0.01 * rng.standard_normal(samples)
+        for hz in VOWELS[vowel]:
+            angle, radius = 2 * math.pi * hz * tract * rng.uniform(0.97, 1.03) / RATE, 0.97
+            sound = lfilter([1], [1, -2 * radius * math.cos(angle), radius**2], sound)
+        parts.append(sound * np.hanning(samples) ** 0.25)
+    whole = np.concatenate(parts)
+    return (0.5 * whole / np.abs(whole).max() + 1e-4 * rng.standard_normal(len(whole))).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Compute features here, which takes less time than starting processes, and let few steps and recordings do."""
+    with joblib.parallel_config(backend="sequential"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sounds, "cpu_count", lambda: 1)
+        patch.setattr(stage, "WARMUP", 5)
+        patch.setattr(stage, "BABBLERS", 8)
+        patch.setattr(axes, "AXES", 12)  # fewer than the recordings
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with repeats, recordings, and the yaml of a miniature."""
+    folder, rng = tmp_path_factory.mktemp("embedding"), np.random.default_rng(0)
+    for number, speaker in enumerate(SPEAKERS):
+        (folder / "repeats" / speaker).mkdir(parents=True)
+        for word in WORDS:
+            for take in range(TAKES):
+                sound = say(SOUNDS[word], 90 * 1.3**number, 0.85 + 0.1 * number, rng)
+                soundfile.write(folder / "repeats" / speaker / f"{speaker}-{word}-{take}.wav", sound, RATE)
+    (folder / "recordings").mkdir()
+    for number in range(12):
+        vowels = "".join(rng.choice(list(VOWELS), rng.integers(2, 5)))
+        sound = say(vowels, rng.uniform(80, 300), rng.uniform(0.8, 1.25), rng)
+        soundfile.write(folder / "recordings" / f"{number:02}.wav", sound, RATE)
+    save_yaml(folder)
+    return folder
+
+
+def save_yaml(folder: Path, **settings: object) -> None:
+    yaml = tiny_config()
+    tiny = {"widths": list(WIDTHS), "pairs_of_repeats": 9, "pairs_of_recordings": 6, "steps": 40, "held_out": 1}
+    yaml.training.embedding.update(tiny | settings)
+    OmegaConf.save(yaml, folder / "tiny.yaml")
+
+
+def train(folder: Path, repeats: str = "repeats", recordings: str = "recordings") -> None:
+    command("embedding", folder, "--repeats", str(folder / repeats), "--recordings", str(folder / recordings))
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The same folder after the training, with the result in embedding/embedding.npz."""
+    train(folder)
+    return folder / "embedding"
+
+
+# --- what is trained -------------------------------------------------------------------------------------------------
+def whitening() -> Whitening:
+    return Whitening.load(PATH.with_name(WHITENING_NAME))
+
+
+def codes_of(embedding: Embedding, paths: list[Path]) -> np.ndarray:
+    """The numbers of recordings, weighted as in x_T, of unit length."""
+    features = [extract(path) for path in paths]
+    spectrograms = whitening().stretch(np.stack([one.vector for one in features]).astype(np.float64))
+    octaves = np.log2([one.end - one.begin for one in features])
+    codes = embedding.numbers(spectrograms, octaves) * np.sqrt(embedding.shares)
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+
+
+@pytest.mark.slow
+def test_repeats_of_a_speaker_are_nearer_than_others(folder, trained):
+    """Also of a speaker that was kept for the test."""
+    embedding = Embedding.load(trained / PATH.name)
+    paths = sorted((folder / "repeats").rglob("*.wav"))
+    same = [path.stem.rpartition("-")[0] for path in paths]
+    codes = codes_of(embedding, paths)
+    cosines = codes @ codes.T
+    again = np.equal.outer(same, same)
+    for rows in (slice(None), [number for number, name in enumerate(same) if name.startswith(SPEAKERS[-1])]):
+        alike = cosines[rows][again[rows] & (cosines[rows] < 0.9999)]  # not with itself
+        others = cosines[rows][~again[rows]]
+        assert np.median(alike) > np.quantile(others, 0.95)
+        assert (alike[:, None] > others).mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_network_learns(trained):
+    losses = [float(line.split(",")[2]) for line in (trained / "loss.csv").read_text().splitlines()[1:]]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.slow
+def test_numbers_are_standard_normal_over_what_they_were_fitted_to(folder, trained):
+    embedding = Embedding.load(trained / PATH.name)
+    assert embedding.shares.sum() == pytest.approx(1, abs=1e-5) and (np.diff(embedding.shares) <= 0).all()
+    found = sounds.read_sounds(folder / "recordings", trained / "recordings.npy")
+    spectrograms, named, octaves = axes.described(whitening(), found.vectors, found.heard)
+    numbers = embedding.numbers(spectrograms, octaves)
+    assert abs(numbers.mean()) < 0.3 and 0.5 < numbers.std() < 1.5
+    again = embedding.said_again(named, numbers)
+    np.testing.assert_allclose(again.mean(axis=0), 0, atol=1e-5)
+    assert again.std(axis=0).max() < 1.1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_gives_the_same_bytes(folder, trained, monkeypatch):
+    whole = (trained / PATH.name).read_bytes()
+    for name in (PATH.name, run.CHECKPOINT, "loss.csv"):
+        (trained / name).unlink()
+    rate = stage.cosine_rate
+
+    def interrupted(peak: float, step: int, steps: int) -> float:
+        if step == 17:
+            raise KeyboardInterrupt
+        return rate(peak, step, steps)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "SAVE_EVERY", 0.0)
+        patch.setattr(stage, "cosine_rate", interrupted)
+        train(folder)
+    assert torch.load(trained / run.CHECKPOINT, weights_only=True)["step"] == 17
+    train(folder)
+    assert (trained / PATH.name).read_bytes() == whole
+
+
+# --- its parts -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("widths", [WIDTHS, (24, 48, 96, 160)])
+def test_whole_numbers_give_the_directions_of_the_float_network(widths):
+    torch.manual_seed(0)
+    network = VoiceNetwork(widths)
+    spectrograms = whitening().stretch(np.random.default_rng(0).uniform(-80, 0, (24, 4096)) ** 3 / 6400)
+    network(torch.randn(16, 2, 64, 64))  # moments of batch normalisation that are not 0 and 1
+    network.eval()
+    blank = np.zeros((8, 128), np.float32)
+    again = np.zeros((len(NAMES), len(NAMES) + 128), np.float32)
+    embedding = Embedding(
+        quantise(network, spectrograms), np.eye(128), blank, blank + 1, blank[0] + 1 / 128, again, again[:, 0]
+    )
+    exact, rounded = directions_of(network, spectrograms), embedding.numbers(spectrograms, np.full(24, np.nan))
+    assert (exact * rounded).sum(axis=1).min() > 0.9999
+    assert (exact @ exact.T).min() < 0.9999  # otherwise any direction would do
+
+
+def test_contrast_is_the_cross_entropy_of_finding_the_partner():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((6, 4))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    expected = []
+    for one in range(6):
+        scores = {other: math.exp(z[one] @ z[other] / stage.TEMPERATURE) for other in range(6) if other != one}
+        expected.append(-math.log(scores[(one + 3) % 6] / sum(scores.values())))
+    assert stage.contrast_loss(torch.from_numpy(z)).item() == pytest.approx(np.mean(expected))
+
+
+def test_the_first_axis_is_the_one_that_repeats_best():
+    rng = np.random.default_rng(0)
+    words, spread, noise = rng.standard_normal((300, 3)), np.array([1.0, 3.0, 1.0]), np.array([0.1, 3.0, 1.0])
+    takes = np.repeat(words * spread, 4, axis=0) + noise * rng.standard_normal((1200, 3))
+    rows = np.arange(1200).reshape(300, 4)
+    found, ratios = axes.discriminant_axes(np.cov(takes.T), axes.scatter_of_repeats(takes, rows))
+    assert np.abs(found[0]).argmax() == 0 and ratios[0] == pytest.approx(101, rel=0.2)
+    np.testing.assert_allclose(np.cov((takes @ found.T).T), np.eye(3), atol=1e-6)
+
+
+def test_another_take_is_predicted_from_the_number_that_tells_it():
+    """A quality that is measured with noise, and a number that knows it: the prediction follows the number."""
+    rng = np.random.default_rng(0)
+    qualities, words = len(NAMES), np.arange(800).reshape(200, 4)
+    true = np.repeat(rng.standard_normal((200, qualities)), 4, axis=0)
+    named = (true + 2 * rng.standard_normal(true.shape)) / math.sqrt(5)
+    numbers = np.concatenate([true[:, :1], rng.standard_normal((800, 3))], axis=1)
+    arrays = [np.zeros(0, np.float32)] * 3
+    blank = Embedding((), np.eye(4), *arrays, np.zeros((qualities, qualities + 4)), np.zeros(qualities))
+    embedding = axes.with_prediction(blank, (named, numbers), words, (named, numbers))
+    again = embedding.said_again(named, numbers)
+    np.testing.assert_allclose(np.cov(again.T), np.eye(qualities), atol=0.01)
+    np.testing.assert_allclose(again.mean(axis=0), 0, atol=1e-5)
+    correlation = [np.corrcoef(again[:, one], true[:, one])[0, 1] for one in (0, 1)]
+    assert correlation[0] > 0.9 and 0.3 < correlation[1] < 0.6
+
+
+def test_lengths_have_moments_of_their_own():
+    octaves = np.repeat([-1.0, 4.0], 500)
+    values = np.random.default_rng(0).standard_normal((1000, 2)) + octaves[:, None]
+    means, deviations = axes.Moments.of(octaves, np.full(1000, 1e-3))(values)
+    assert means[0, 0] < -0.8 and means[-1, 0] > 3.8 and deviations[[0, -1]] == pytest.approx(1, abs=0.15)
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def spectrograms() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    voices = [say("aei", hz, 1.0, rng) for hz in (100, 140, 200, 280)]
+    vectors = [extract(voice, sample_rate=RATE).vector for voice in voices]
+    return torch.from_numpy(np.stack(vectors)).reshape(-1, 64, 64)
+
+
+def test_changed_spectrograms_are_spectrograms_of_the_same_voice(spectrograms):
+    torch.manual_seed(0)
+    many = spectrograms.repeat(16, 1, 1)
+    changed = change(many, spectrograms)
+    assert changed.shape == many.shape and torch.isfinite(changed).all()
+    torch.testing.assert_close(changed.amax(dim=(1, 2)), torch.zeros(len(many)))
+    assert changed.min() >= -80
+    apart = (changed - many).abs().mean(dim=(1, 2))
+    assert apart.min() > 0 and (apart.max() > 15) and (apart < 3).sum() > 3  # some hardly, some much
+    correlations = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(changed, many, strict=True)]
+    assert np.median(correlations) > 0.6
+
+
+def test_changes_follow_from_the_seed(spectrograms):
+    first, second, other = (change(spectrograms, spectrograms) for seed in (1, 1, 2) if torch.manual_seed(seed))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+def test_a_raised_pitch_moves_a_tone_up(monkeypatch):
+    monkeypatch.setattr(spectrogram_changes, "PITCH_CHANCE", 1.0)
+    monkeypatch.setattr(torch, "randn", lambda *shape: torch.full(shape, 12 / spectrogram_changes.SEMITONES))
+    tone = torch.full((1, 64, 64), -80.0)
+    tone[:, 30] = 0.0
+    centres = spectrogram_changes._band_hz(64)
+    moved = int(shift_pitch(tone)[0, :, 0].argmax())
+    assert centres[moved].item() == pytest.approx(2 * centres[30].item(), rel=0.06)
+
+
+def test_reverberation_follows_the_sound_and_decays(monkeypatch):
+    monkeypatch.setattr(spectrogram_changes, "ROOM_CHANCE", 1.0)
+    click = torch.zeros(8, 64, 64)
+    click[:, :, 10] = 1.0
+    heard = reverberate(click)
+    assert (heard[:, :, :10] == 0).all() and torch.allclose(heard[:, :, 10], torch.ones(()))
+    assert (heard[:, :, 11:42].diff(dim=2) < 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_changed_sounds_can_be_heard(seed):
+    rng = np.random.default_rng(seed)
+    sound = say("aei", 120, 1.0, rng)
+    changed = sound_changes.change_sound(sound, rng, lambda count: [sound] * count)
+    assert changed.dtype == np.float32 and np.isfinite(changed).all() and np.abs(changed).max() > 0.01
+    assert 0.6 < len(changed) / len(sound) < 3
+
+
+def test_noise_is_as_soft_as_it_is_said_to_be():
+    rng = np.random.default_rng(0)
+    sound = say("aei", 120, 1.0, rng)
+    noise = sound_changes.with_noise(sound, rng.standard_normal(len(sound)), 20) - sound
+    assert 20 * math.log10(sound_changes.loudness(sound) / noise.std()) == pytest.approx(20, abs=0.1)
+
+
+def test_an_automatic_gain_makes_soft_parts_louder():
+    sound = say("a", 120, 1.0, np.random.default_rng(0))
+    louder = np.concatenate([0.1 * sound, sound])
+    levelled = sound_changes.automatic_gain(louder, 0.005, 0.1)
+    soft, loud = (np.std(part) for part in np.split(levelled, [len(sound)]))
+    assert soft > 0.4 * loud
+
+
+# --- what people give it ---------------------------------------------------------------------------------------------
+def test_files_say_who_says_what_and_which_take():
+    paths = [Path(f"a/{name}.wav") for name in ("ann-yes-1", "ann-yes-02", "ann-no-1", "mary-ann-yes-1")]
+    assert sounds.words_of(paths) == {("ann", "yes"): [0, 1], ("ann", "no"): [2], ("mary-ann", "yes"): [3]}
+    with pytest.raises(ValueError, match="ann_yes_1.wav is not named SPEAKER-WORD-TAKE"):
+        sounds.words_of([*paths, Path("ann_yes_1.wav")])
+
+
+def test_speakers_are_kept_for_the_test():
+    words = {("ann", "yes"): [0, 1], ("ann", "no"): [2], ("bob", "yes"): [3, 4, 5], ("cem", "no"): [6, 7]}
+    assert sounds.split_speakers(words, 1, Path("x")) == ([[0, 1], [3, 4, 5]], [[6, 7]])
+    assert sounds.split_speakers(words, 0, Path("x")) == ([[0, 1], [3, 4, 5], [6, 7]], [])
+    with pytest.raises(ValueError, match="x has 3 speakers with two takes of a word; 4 are needed"):
+        sounds.split_speakers(words, 3, Path("x"))
+
+
+def folder_of(path: Path, takes: int, others: int) -> Path:
+    """Make a folder with so many takes of a word by two speakers, and so many recordings; and the yaml."""
+    for name, sound_names in (
+        ("repeats", [f"{speaker}-yes-{take}" for speaker in ("ann", "bob") for take in range(takes)]),
+        ("recordings", [str(number) for number in range(others)]),
+    ):
+        (path / name).mkdir()
+        for sound_name in sound_names:
+            soundfile.write(path / name / f"{sound_name}.wav", say("ai", 120, 1, np.random.default_rng(0)), RATE)
+    save_yaml(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("takes", "others", "message"),
+    [
+        (0, 1, "no files in .*repeats"),
+        (2, 0, "no files in .*recordings"),
+        (1, 1, "repeats has 0 speakers with two takes of a word; 2 are needed at least"),
+    ],
+)
+def test_too_little_to_learn_from_is_told(takes, others, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(folder_of(tmp_path, takes, others))
+    assert not (tmp_path / "embedding" / run.CHECKPOINT).exists()
+
+
+def test_files_that_cannot_be_read_are_skipped_and_told(tmp_path, capsys):
+    folder = folder_of(tmp_path, 2, 1)
+    for name, kind in (("ann-yes-8.wav", "silent"), ("ann-yes-9.wav", "header_only"), ("LICENSE", "text")):
+        write_bad(folder / "repeats" / name, kind)
+    found = sounds.read_sounds(folder / "repeats", tmp_path / "made" / "repeats.npy")
+    assert len(found) == 4 == len(found.vectors) == len(found.heard)
+    skipped = tmp_path / "made" / "repeats_skipped.csv"
+    assert f"2 files skipped: {skipped} says why" in capsys.readouterr().out
+    assert "ann-yes-9.wav" in skipped.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "the stage embedding needs --repeats and --recordings"),
+        (("--repeats", "{folder}"), "the stage embedding needs --recordings"),
+        (("--repeats", "{folder}", "--recordings", "{folder}", "--from", "{folder}"), "starts from random weights"),
+        (("--repeats", "{folder}/x", "--recordings", "{folder}"), "there is no folder"),
+    ],
+)
+def test_a_command_line_that_lacks_something_is_told_so(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["embedding", *(argument.format(folder=tmp_path) for argument in arguments)])
+    assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_folders_of_sounds_belong_to_this_stage(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["prior", "--repeats", str(tmp_path)])
+    assert left.value.code == 2 and "--repeats belongs to the stage embedding" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_other_settings_than_those_of_the_checkpoint_are_refused(folder, trained):
+    save_yaml(folder, widths=[8, 8, 8, 16])
+    with pytest.raises(ValueError, match="move its folder away to train anew"):
+        train(folder)
+    save_yaml(folder)
