@@ -63,7 +63,8 @@ class Moments:
 
 
 def fit_embedding(network: VoiceNetwork, material: Material) -> Embedding:
-    """Turn a trained network to whole numbers, and fit the linear maps of what it gives."""
+    """Turn a trained network to whole numbers, and fit the linear maps of what it gives; takes minutes."""
+    print(f"maps from the directions of {len(material.recordings)} recordings, and of the repeats, to numbers")
     whitening = Whitening.load(PATH.with_name(WHITENING_NAME))
     rows = sorted(row for takes in material.words for row in takes)
     words = [np.searchsorted(rows, takes) for takes in material.words]
@@ -98,7 +99,7 @@ def described(whitening: Whitening, vectors: np.ndarray, heard: Sequence[Heard] 
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
-def scatter_of_repeats(directions: np.ndarray, words: Sequence[Sequence[int]]) -> np.ndarray:
+def scatter_of_repeats(directions: np.ndarray, words: Sequence[np.ndarray]) -> np.ndarray:
     """Compute the covariance [D, D] of directions [N, D] within the takes of each word, whose rows are given."""
     apart = np.concatenate([directions[takes] - directions[takes].mean(axis=0) for takes in words])
     return apart.T @ apart / (len(apart) - len(words))
@@ -154,7 +155,7 @@ def with_axes(
 def with_prediction(
     embedding: Embedding,
     repeats: tuple[np.ndarray, np.ndarray],
-    words: Sequence[Sequence[int]],
+    words: Sequence[np.ndarray],
     recordings: tuple[np.ndarray, np.ndarray],
 ) -> Embedding:
     """Add what the qualities of another take are likely to be.
@@ -172,7 +173,7 @@ def with_prediction(
     qualities, axes = len(NAMES), len(embedding.axes)
     read = min(axes, READ)
     told, numbers = repeats
-    taken = np.concatenate([np.asarray(takes) for takes in words])
+    taken = np.concatenate(words)
     one = np.concatenate([told[taken], numbers[taken, :read]], axis=1)
     others = np.concatenate([(told[takes].sum(axis=0) - told[takes]) / (len(takes) - 1) for takes in words])
     # the qualities themselves are hardly penalised: without numbers they would stay what they are

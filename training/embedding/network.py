@@ -65,6 +65,8 @@ def _shaped(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _fold(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    """Multiply the weights of a layer so that it gives what its batch normalisation does."""
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     if isinstance(layer, nn.Conv2d):
         return fuse_conv_bn_eval(layer, norm)
     assert isinstance(layer, nn.Linear)
