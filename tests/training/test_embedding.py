@@ -121,7 +121,8 @@ def test_repeats_in_noise_and_through_another_microphone_are_nearer_than_others(
     for number, voice in enumerate(voices):
         rng = np.random.default_rng(number)
         coloured = sound_changes.another_microphone(voice, rng, 5.0, 9)
-        changed.append(sound_changes.with_noise(coloured, sound_changes.coloured_noise(len(voice), rng, 0.5), 8))
+        level = sound_changes.loudness(coloured)
+        changed.append(sound_changes.with_noise(coloured, sound_changes.coloured_noise(len(voice), rng, 0.5), level, 8))
     cosines = codes_of(embedding, voices) @ codes_of(embedding, changed).T
     again, rows = np.equal.outer(words, words), [word.split("-")[0] in speakers for word in words]
     repeats = again & ~np.eye(len(words), dtype=bool)  # another take, not the same one in another place
@@ -327,8 +328,10 @@ def test_changed_sounds_can_be_heard(seed):
 def test_noise_is_as_soft_as_it_is_said_to_be():
     rng = np.random.default_rng(0)
     sound = say("aei", 120, 1.0, rng)
-    noise = sound_changes.with_noise(sound, rng.standard_normal(len(sound)), 20) - sound
-    assert 20 * math.log10(sound_changes.loudness(sound) / noise.std()) == pytest.approx(20, abs=0.1)
+    level = sound_changes.loudness(sound)
+    noise = sound_changes.with_noise(sound, rng.standard_normal(len(sound)), level, 20) - sound
+    assert 20 * math.log10(level / noise.std()) == pytest.approx(20, abs=0.1)
+    assert np.std(sound) < level < 1.5 * np.std(sound)  # of the louder half
 
 
 def test_an_automatic_gain_makes_soft_parts_louder():

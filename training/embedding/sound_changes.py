@@ -56,11 +56,12 @@ def _disturbed(sound: np.ndarray, rng: np.random.Generator, talkers: Talkers) ->
     """Add noise, babble, or nothing."""
     kind = rng.random()
     if kind < 0.25:
-        return with_noise(sound, coloured_noise(len(sound), rng, rng.uniform(0, 0.8)), rng.uniform(0, 25))
-    if kind < 0.55:
-        snr_db = rng.uniform(2, 25)
-        return with_noise(sound, babble(len(sound), talkers(int(rng.integers(1, 9))), rng), snr_db)
-    return sound
+        noise, snr_db = coloured_noise(len(sound), rng, rng.uniform(0, 0.8)), rng.uniform(0, 25)
+    elif kind < 0.55:
+        noise, snr_db = babble(len(sound), talkers(int(rng.integers(1, 9))), rng), rng.uniform(2, 25)
+    else:
+        return sound
+    return with_noise(sound, noise, loudness(sound), snr_db)
 
 
 # --- the voice -------------------------------------------------------------------------------------------------------
@@ -79,10 +80,9 @@ def loudness(sound: np.ndarray) -> float:
     return math.sqrt(power[len(power) // 2 :].mean())
 
 
-def with_noise(sound: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add noise [T] at a signal-to-noise ratio."""
-    level = loudness(sound) * 10 ** (-snr_db / 20)
-    return (sound + noise * (level / math.sqrt(np.mean(noise**2) + 1e-12))).astype(np.float32)
+def with_noise(sound: np.ndarray, noise: np.ndarray, level: float, snr_db: float) -> np.ndarray:
+    """Add noise [T] at so many dB below a level."""
+    return (sound + noise * (level * 10 ** (-snr_db / 20) / math.sqrt(np.mean(noise**2)))).astype(np.float32)
 
 
 def coloured_noise(samples: int, rng: np.random.Generator, slope: float) -> np.ndarray:
@@ -96,11 +96,11 @@ def babble(samples: int, talkers: Sequence[np.ndarray], rng: np.random.Generator
     total = np.zeros(samples)
     for talker in talkers:
         voice = np.roll(talker.astype(np.float64), rng.integers(len(talker)))
-        total += np.resize(voice, samples) / math.sqrt(np.mean(voice**2) + 1e-9)
+        total += np.resize(voice, samples) / math.sqrt(np.mean(voice**2) + 1e-12)
     return total
 
 
-def room(sound: np.ndarray, rng: np.random.Generator, reverberation: float, direct_db: float) -> np.ndarray:
+def room(sound: np.ndarray, rng: np.random.Generator, reverberation: float, direct_db: float = 0.0) -> np.ndarray:
     """Add the reverberation of a room: exponentially decaying noise, 60 dB in so many seconds."""
     time = np.arange(round(reverberation * RATE)) / RATE
     response = rng.standard_normal(time.size) * np.exp(-6.91 * time / reverberation)
@@ -111,12 +111,14 @@ def room(sound: np.ndarray, rng: np.random.Generator, reverberation: float, dire
 
 
 # --- the machine -----------------------------------------------------------------------------------------------------
-def another_microphone(sound: np.ndarray, rng: np.random.Generator, deviation_db: float, points: int) -> np.ndarray:
+def another_microphone(
+    sound: np.ndarray, rng: np.random.Generator, deviation_db: float = 4.0, points: int = 10
+) -> np.ndarray:
     """Filter by a random smooth response through points over the logarithm of the frequency."""
     octaves = np.log2(np.maximum(np.fft.rfftfreq(1024, 1 / RATE), 40) / 40)
     curve = CubicSpline(np.linspace(0, octaves[-1], points), rng.standard_normal(points) * deviation_db)
     response = np.roll(np.fft.irfft(10 ** (curve(octaves) / 20)), 512) * np.hanning(1024)
-    return fftconvolve(sound, response)[512 : 512 + len(sound)].astype(np.float32)
+    return fftconvolve(sound, response, mode="same").astype(np.float32)
 
 
 def tilted(sound: np.ndarray, db_an_octave: float) -> np.ndarray:
@@ -140,4 +142,4 @@ def automatic_gain(sound: np.ndarray, attack: float, release: float) -> np.ndarr
         envelope[index] = now = keep * now + (1 - keep) * one
     gain = 1 / np.maximum(envelope, envelope.max() / 100)
     levelled = sound * np.interp(np.arange(len(sound)), (np.arange(len(gain)) + 0.5) * GAIN_STEP, gain)
-    return 0.9 * levelled / np.abs(levelled).max()
+    return (0.9 * levelled / np.abs(levelled).max()).astype(np.float32)
