@@ -145,7 +145,25 @@ def make_latents(options: argparse.Namespace) -> Path:
     latents = torch.from_numpy(voice.latents)
     save_latents(options.output_file, latents, voice.statistics, [name], [voice.heard])
     print(f"latent {tuple(latents.shape)} from {voice.info.seconds:.1f} s of sound: {options.output_file}")
+    if options.verbose:
+        print_qualities(voice, folder)
     return options.output_file
+
+
+def print_qualities(voice: "VoiceLatents", folder: Path) -> None:
+    """Print which part of a recording is used, and what of its voice is clearly not as usual in a calibration.
+
+    Raises:
+        ValueError, OSError: the whitening of the calibration in `folder` is broken, or cannot be read.
+    """
+    from audio.description import describe, places_of
+    from audio.provenance import load_whitening
+    from audio.whitening import WHITENING_NAME
+
+    print(f"spoken: from {voice.info.begin:.1f} s to {voice.info.end:.1f} s")
+    if (path := folder / WHITENING_NAME).is_file():  # else txt2img.py says that it is missing
+        whitening = load_whitening(path, voice.statistics)
+        print(f"voice: {describe(places_of(whitening, voice.latents, [voice.heard])[0])}")
 
 
 def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:

@@ -8,6 +8,9 @@ For all latents together, and with --verbose for each: the power at spatial freq
 correlation with the right and the lower neighbour and of channels, 0; mean, 0; norm over that of N(0, I), 1; kurtosis,
 3; with --verbose also the p-value of Jarque and Bera's test for a normal distribution.
 
+Of one voice, or with --verbose of each, a line says what of it is clearly not as usual, with its place among the voices
+of the calibration, 0 to 100 (docs/x_T.md).
+
 examples:
   python -m audio live_latent.pt
   python -m audio data/latents/audio_latents_batch.pt --verbose
@@ -70,56 +73,76 @@ def examine_file(path: Path, options: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
+    from .description import chart, describe
     from .gaussianity import as_json, examine, listing, summary
     from .provenance import read_latents, read_names, save_latents
 
     latents = read_latents(path).numpy()
     names = read_names(path, len(latents))
-    x_T, treatment = (latents, AS_THEY_ARE) if options.raw else start_noise(path, latents, options.stats_dir)
+    x_T, treatment, places = latents, AS_THEY_ARE, []
+    if not options.raw:
+        x_T, treatment, places = start_noise(path, latents, options.stats_dir)
     found = [examine(one) for one in tqdm(x_T, "measuring", unit="latent", delay=0.5, disable=None)]
+    voices = [describe(one) for one in places]
     if options.save_x_T:
         import torch
 
         save_latents(options.save_x_T, torch.from_numpy(x_T), None, names if any(names) else ())
     if options.json:
-        about = {"file": str(path), "shape": latents.shape, "x_T": treatment, "latents": as_json(found, names)}
-        print(json.dumps(about))
+        rows = as_json(found, names)
+        for row, one, voice in zip(rows, places, voices, strict=False):
+            row |= {"qualities": one, "description": voice}
+        print(json.dumps({"file": str(path), "shape": latents.shape, "x_T": treatment, "latents": rows}))
         return
     print(f"{path}: {cli.counted(len(latents), 'latent')} {list(latents.shape[1:])}, {treatment}")
     lines = summary(found, names)
-    print("\n".join([*listing(found, names), "", *lines] if options.verbose else lines))
+    print("\n".join([*listing(found, names, voices), "", *lines] if options.verbose else lines))
+    if len(voices) == 1 and voices[0]:
+        print("\n".join([f"voice: {voices[0]}", *chart(places[0])]))
     if options.save_x_T:
         print(f"x_T {x_T.shape}: {options.save_x_T}")
 
 
-def start_noise(path: Path, latents: "np.ndarray", stats_dir: Path | None) -> tuple["np.ndarray", str]:
-    """Turn the latents [N, C, H, W] of a file into x_T of the same shape; return it, and how that was done."""
+def start_noise(
+    path: Path, latents: "np.ndarray", stats_dir: Path | None
+) -> tuple["np.ndarray", str, list[dict[str, float]]]:
+    """Turn the latents [N, C, H, W] of a file into x_T of the same shape.
+
+    Returns:
+        x_T, how that was done, and the places of each voice, {} of a latent that is used as it is; see
+        `description.places_of`.
+    """
     import numpy as np
     from tqdm import tqdm
 
+    from .description import places_of
     from .gaussianity import is_gaussian
     from .initial_noise import Voices
     from .provenance import find_whitening, read_heard, read_note
 
     voices = latents[~is_gaussian(latents)]
     if not len(voices):
-        return latents, f"like noise, {AS_THEY_ARE}"
+        return latents, f"like noise, {AS_THEY_ARE}", []
     folders = [stats_dir] if stats_dir else config.calibration_dirs()
     found, whitening = find_whitening(voices, read_note(path), folders)
-    if found is None:
+    if found is None or whitening is None:
         tried = ", ".join(map(str, folders))
         print(
             f"warning: the calibration that made {path} is not in {tried}: its latents cannot be whitened; name its "
             "folder with --stats_dir",
             file=sys.stderr,
         )
-        return latents, AS_THEY_ARE
+        return latents, AS_THEY_ARE, []
     whose = "the built-in calibration" if found.parent == config.BUILTIN_CALIBRATION_DIR else str(found.parent)
     made = Voices(latents, whitening, heard=read_heard(path, len(latents)))
     rows = tqdm(range(len(latents)), "whitening", unit="latent", delay=0.5, disable=None)
     x_T = np.stack([made.noise(row, latents.shape[1:]) for row in rows])
+    places = [
+        places_of(whitening, latents[row : row + 1], made.heard[row : row + 1])[0] if made.whitened(row) else {}
+        for row in range(len(latents))
+    ]
     used = f", {len(latents) - len(voices)} {AS_THEY_ARE}" if len(voices) < len(latents) else ""
-    return x_T, f"{len(voices)} whitened by {whose}{used}"
+    return x_T, f"{len(voices)} whitened by {whose}{used}", places
 
 
 if __name__ == "__main__":

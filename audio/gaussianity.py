@@ -187,8 +187,8 @@ def summary(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
     return lines
 
 
-def listing(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
-    """Describe each latent in lines no wider than a terminal."""
+def listing(found: Sequence[Findings], names: Sequence[str], voices: Sequence[str] = ()) -> list[str]:
+    """Describe each latent in lines no wider than a terminal; `voices` are lines about their voices, "" for none."""
     shown = _frequencies(found[0])
     powers = "".join(f"{f'P {frequency}':>7}" for frequency in shown)
     lines = [f"latent{powers}" + "".join(f"{title:>7}" for title in TITLES) + f"{'p normal':>10}"]
@@ -197,6 +197,7 @@ def listing(found: Sequence[Findings], names: Sequence[str]) -> list[str]:
         line = f"{row:6}" + "".join(f"{_short(one.power[frequency]):>7}" for frequency in shown)
         lines.append(line + "".join(f"{figure:7.2f}" for figure in related) + f"{one.p_normal:10.1e}")
         lines += _wrapped(f"{names[row]}: {verdict(one)}" if names[row] else verdict(one))
+        lines += _wrapped(f"voice: {voices[row]}") if voices and voices[row] else []
     return lines
 
 

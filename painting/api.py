@@ -23,6 +23,7 @@ from torch import Tensor
 import audio.initial_noise
 import config
 from audio.calibration import voice_latents
+from audio.description import describe, places_of
 from audio.initial_noise import Voices, normalised_weights
 from audio.provenance import load_whitening
 from audio.qualities import UNHEARD, Heard
@@ -46,6 +47,19 @@ class Voice:
     seconds: float  # length of the sound
     note: str = ""  # which stream or channels are used, and what was taken off; "" if nothing was done
     heard: Heard = UNHEARD  # what the latents do not hold of it
+
+    @functools.cached_property
+    def qualities(self) -> dict[str, float]:
+        """Place of each named quality, such as "pitch", among voices of similar length in the calibration: 0 to 100.
+
+        Qualities that are not known, as the pitch of a whisper, are left out.
+        """
+        return places_of(self.whitening, self.latents.numpy(), [self.heard])[0]
+
+    @property
+    def description(self) -> str:
+        """The qualities that are clearly not as usual, in a line: "lively (92 of 100), dark (13) and thin (13)"."""
+        return describe(self.qualities)
 
 
 def load_voice(

@@ -84,7 +84,9 @@ def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "calibration" not in result.stdout  # nobody is told to make one
     told = run_main("process_live_audio.py", *arguments, "--verbose", data=tmp_path)
-    assert told.stdout.splitlines() == ["calibration: built-in", *result.stdout.splitlines()]
+    calibration, latent_line, spoken, voice, following = told.stdout.splitlines()
+    assert [calibration, latent_line, following] == ["calibration: built-in", *result.stdout.splitlines()]
+    assert re.fullmatch(r"spoken: from \d\.\d s to \d\.\d s", spoken) and " of 100)" in voice
     latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
     mean, std = (np.load(config.BUILTIN_CALIBRATION_DIR / f"{name}.npy") for name in ("mean", "std"))
     decibels = latent * std + mean

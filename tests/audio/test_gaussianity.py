@@ -8,9 +8,10 @@ import torch
 
 import config
 from audio.__main__ import main
+from audio.description import WORDS, describe, places_of
 from audio.gaussianity import as_json, examine, is_gaussian, jarque_bera, listing, spatial_power, summary, verdict
 from audio.provenance import note, read_latents, read_names, save_latents
-from audio.qualities import Heard
+from audio.qualities import UNHEARD, Heard
 from audio.whitening import Whitening
 
 NOISE = np.random.default_rng(3).standard_normal((150, 4, 32, 32))
@@ -127,6 +128,28 @@ def test_voices_are_judged_as_x_T(voices, tmp_path, capsys):
     assert "like noise: 0 of 2" in said.out and "(en.wav): not like noise" in said.out
 
 
+def test_a_voice_is_described(voices, tmp_path, capsys):
+    """One voice in a line and a chart, several in a line each with --verbose, noise not at all."""
+    heard = [Heard(2.3, 221.0, 0.9), Heard(4.6, 95.0, 0.7)]
+    both, one, three = read_latents(voices), tmp_path / "one.pt", tmp_path / "three.pt"
+    save_latents(one, both[1:], None, ["it.wav"], heard[1:])
+    noise = torch.from_numpy(NOISE[:1].astype(np.float32))
+    save_latents(three, torch.cat([both, noise]), None, ["en.wav", "it.wav", ""], [*heard, UNHEARD])
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
+    places = places_of(whitening, both.numpy(), heard)
+    assert main([str(one)]) == 0
+    _, line, drawn = capsys.readouterr().out.rpartition(f"voice: {describe(places[1])}\n")
+    assert line and len(drawn.splitlines()) == len(WORDS)
+    for row, (low, high), place in zip(drawn.splitlines(), WORDS.values(), places[1].values(), strict=True):
+        assert row.endswith(f" {place:.0f}") and len(row) < 80
+        scale = row[row.index(low) + len(low) : row.rindex(high)].strip()
+        assert abs(scale.index("o") / (len(scale) - 1) * 100 - place) <= 2.51
+    assert main([str(three), "--verbose"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("voice: ") == 2 and all(f"voice: {describe(one)}" in said for one in places)
+    assert main([str(one), "--raw"]) == 0 and "voice: " not in capsys.readouterr().out
+
+
 def test_x_T_is_written_as_it_is_judged(voices, tmp_path, capsys):
     heard = [Heard(2.3, 221.0, 0.9), Heard(4.6, 95.0, 0.7)]
     save_latents(tmp_path / "two.pt", read_latents(voices), None, ["en.wav", "it.wav"], heard)
@@ -135,7 +158,11 @@ def test_x_T_is_written_as_it_is_judged(voices, tmp_path, capsys):
     x_T = read_latents(tmp_path / "x_T.pt").numpy()
     whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / "whitening.npz")
     np.testing.assert_array_equal(x_T, whitening.whiten(read_latents(voices).numpy(), heard=heard))
-    assert about["latents"] == json.loads(json.dumps(as_json([examine(one) for one in x_T], ["en.wav", "it.wav"])))
+    found = [examine(one) for one in x_T]
+    places = places_of(whitening, read_latents(voices).numpy(), heard)
+    told = [{"qualities": one, "description": describe(one)} for one in places]
+    rows = [row | more for row, more in zip(as_json(found, ["en.wav", "it.wav"]), told, strict=True)]
+    assert about["latents"] == json.loads(json.dumps(rows)) and all(describe(one) for one in places)
     assert read_names(tmp_path / "x_T.pt", 2) == ["en.wav", "it.wav"]
     assert main([str(tmp_path / "x_T.pt"), "--verbose"]) == 0  # noise is used as it is
     said = capsys.readouterr().out

@@ -44,7 +44,7 @@ def along(recording: Path, *options: str) -> Windows:
 
 
 def heard_along(recording: Path) -> list[Heard]:
-    """What the latents of `along` do not hold, one a window."""
+    """Facts that the latents of `along` do not hold, one a window."""
     path = recording.with_suffix(".along.pt")
     return read_heard(path, len(read_latents(path)))
 

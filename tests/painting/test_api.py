@@ -1,5 +1,6 @@
 """The Python API of the README: its names, its shapes, and the same bits as the scripts."""
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import config
 import painting
 import process_live_audio
 import txt2img
+from audio.description import describe
+from audio.qualities import NAMES, UNHEARD
 
 RECORDING = config.EXAMPLES_DIR / "voice_it.wav"
 QUICK = {"steps": 3}
@@ -37,6 +40,7 @@ def test_the_names_are_those_of_the_readme():
         "sample_rate",
         "calibration",
         "channel",
+        "trim",
     ]
     assert list(inspect.signature(painting.paint).parameters) == ["prompt", "x_T", "painter", "settings"]
 
@@ -53,6 +57,17 @@ def test_a_picture_has_the_bits_of_the_scripts(tmp_path, voice, painter):
     assert x_T.shape == (1, 4, 32, 32) and x_T.dtype == torch.float32
     image = painting.paint("a golden spiral on purple", x_T, painter=painter, **QUICK)
     np.testing.assert_array_equal(np.asarray(image), by_script)
+
+
+def test_a_voice_says_what_it_is_like(voice, tmp_path, capsys):
+    assert tuple(voice.qualities) == NAMES and all(0 <= place <= 100 for place in voice.qualities.values())
+    assert voice.description == describe(voice.qualities)
+    assert (
+        process_live_audio.main([f"--input_file={RECORDING}", f"--output_file={tmp_path / 'a.pt'}", "--verbose"]) == 0
+    )
+    assert f"\nvoice: {voice.description}\n" in capsys.readouterr().out
+    unheard = dataclasses.replace(voice, heard=UNHEARD)
+    assert not {"pitch", "periodicity", "duration"} & unheard.qualities.keys()
 
 
 def test_samples_in_memory_are_as_good_as_a_file(voice):
