@@ -106,7 +106,9 @@ class Embedding:
     def said_again(self, named: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Predict qualities of another take, [B, Q] from N(0, 1), of those of this one [B, Q] and its numbers [B, K]."""
         again = self.again.astype(np.float64)
-        return np.stack([pairwise_sum(again * row) for row in np.concatenate((named, numbers), axis=1)]) - self.again_mean
+        return (
+            np.stack([pairwise_sum(again * row) for row in np.concatenate((named, numbers), axis=1)]) - self.again_mean
+        )
 
     # --- files -------------------------------------------------------------------------------------------------------
     def save(self, path: Path) -> None:
@@ -139,7 +141,9 @@ class Embedding:
         except OSError:
             raise
         except Exception as error:  # a damaged file makes zipfile and NumPy raise nearly any error
-            raise ValueError(f"{path} is not an embedding ({' '.join(str(error).split())}); install it again") from error
+            raise ValueError(
+                f"{path} is not an embedding ({' '.join(str(error).split())}); install it again"
+            ) from error
         return found
 
 

@@ -61,11 +61,10 @@ def with_named(
 def leading_numbers(means: np.ndarray) -> np.ndarray:
     """Undo what `spread` does to the leading numbers of 4 x 4 squares: [B, C, 16] means, row by row -> [B, C, 16].
 
-    The means are scaled to N(0, 1). The last channel holds the first numbers.
+    The means are scaled to N(0, 1). The last channel holds the first numbers. The prior of the built-in model does the
+    same (ldm/modules/low_frequencies.py).
     """
-    count, channels, squares = means.shape
-    signs = _signs(channels * squares).reshape(channels, squares)
-    return hadamard(means.reshape(-1, squares)).reshape(count, channels, squares) * signs
+    return hadamard(means.reshape(-1, means.shape[2])).reshape(means.shape)
 
 
 def _turns(shape: Sequence[int], axes: int) -> np.ndarray:
@@ -105,8 +104,8 @@ def spread(codes: np.ndarray, variances: np.ndarray, shape: Sequence[int]) -> np
     count = np.bincount(turns, minlength=axes)  # squares whose mean an axis sets
     share = np.minimum(1.0, count / (elements * variances))  # of the axis' variance, for those means
     means = (codes * np.sqrt(share / np.maximum(count, 1)))[:, turns].reshape(len(codes), channels, per_channel)
-    # without signs, channels that share their axes would be the same
-    means = hadamard((means[:, ::-1] * _signs(squares).reshape(channels, -1)).reshape(-1, per_channel))
+    # without signs, channels that have the same axes would be the same
+    means = hadamard((means * _signs(squares).reshape(channels, -1))[:, ::-1].reshape(-1, per_channel))
     means = means.reshape(len(codes) * channels, len(rows), len(columns))
     # the rest: coefficients of all other basis vectors
     rest = scatter(codes * np.sqrt(1 - share), elements - squares).reshape(len(codes) * channels, -1)
@@ -197,7 +196,10 @@ _kept_scattering = functools.lru_cache(maxsize=4)(_draw_scattering)
 
 @functools.lru_cache(maxsize=4)
 def _signs(count: int) -> np.ndarray:
-    return np.where(np.random.RandomState(SPREAD_SEED).random_sample(count) < 0.5, -1.0, 1.0)
+    """Draw a sign for each square, in the order of their axes; 1 where an axis has its first turn."""
+    signs = np.where(np.random.RandomState(SPREAD_SEED).random_sample(count) < 0.5, -1.0, 1.0)
+    signs[:LEADING] = 1
+    return signs
 
 
 def hadamard(rows: np.ndarray) -> np.ndarray:

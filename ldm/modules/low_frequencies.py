@@ -25,6 +25,19 @@ def square_means(x: Tensor, count: int) -> Tensor:
     return F.interpolate(x, (count, count), mode="area") * (math.sqrt(x.shape[2] * x.shape[3]) / count)
 
 
+def leading_numbers(x_T: Tensor, count: int) -> Tensor:
+    """Return the numbers from N(0, 1) that decide an image's layout, [B, C · count²], of noise [B, C, H, W].
+
+    They are the Walsh-Hadamard transform of the means over count × count squares, the last channel first, so that each
+    of them depends on a whole channel. The noise of a voice is made by the same transform (audio/orthogonal_map.py).
+    """
+    means = square_means(x_T, count).flatten(2).flip(1)  # [B, C, squares]
+    transform = torch.ones(1, 1, device=x_T.device)
+    while len(transform) < means.shape[2]:
+        transform = torch.cat([torch.cat([transform, transform], 1), torch.cat([transform, -transform], 1)])
+    return (means @ transform / math.sqrt(means.shape[2])).flatten(1)
+
+
 def uniform(normal: Tensor) -> Tensor:
     """Map N(0, 1) to the uniform distribution on 0…1, by the cumulative probability."""
     return torch.special.ndtr(normal)

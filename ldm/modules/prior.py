@@ -6,26 +6,30 @@ learned separately, thousands of times as fast. The U-Net receives the result as
 
     prompt embedding [M, D]                 start noise x_T [C, H, W]
             │                                   │
-       PromptReader                        square_means: 4×4 numbers from N(0, 1) in each channel
+       PromptReader                       leading_numbers: from N(0, 1), of its lowest frequencies
             │                                   │
     probabilities of attributes                 │
             │                                   │
-    sample_attributes ── candidates ◄────────── │ ── channel 3: scores, the best candidates win
+    sample_attributes ── candidates ◄────────── │ ── scores, the best candidates win
             │                                   │
-    sample_colours ◄─────────────────────────── │ ── channels 2 and 3: colours that the prompt leaves open
+    sample_colours ◄─────────────────────────── │ ── colours that the prompt leaves open
             │                                   │
     Shapes: soft masks [maps, cells]            │
             × palette [maps, C]                 │
             │                                   │
     composition [C, size, size]                 │
             │                                   │
-          warp ◄─────── viewing_grid ◄───────── │ ── channels 0 to 2: bending, zoom and position
+          warp ◄─────── viewing_grid ◄───────── │ ── bending, zoom and position
             │                                   │
-      tint_by_shape ◄── common_shape ◄───────── ┘ ── a shape that all channels share (low_frequencies.py)
+      tint_by_shape ◄── common_shape ◄───────── │ ── a shape that all channels share (low_frequencies.py)
+            │                                   │
+            + ◄──────── ColourWash ◄─────────── ┘ ── light and colours over the whole image (wash.py)
             │
     prior [C, size, size], resized to [C, H, W]
 
-Channels are counted from 0.
+The leading numbers come in this order: those of the wash, scores of variants, position, bending. In the noise of a
+voice the first ones are its named qualities, and all of them repeat when the same is said again, the earlier the better
+(audio/orthogonal_map.py).
 """
 
 import math
@@ -39,9 +43,10 @@ from torch import Tensor, nn
 
 from ldm.modules.diffusionmodules.util import normal_parameter
 from ldm.modules.grids import cell_centres, warp
-from ldm.modules.low_frequencies import DCT_ORDER, common_shape, gumbel, square_means, uniform
+from ldm.modules.low_frequencies import DCT_ORDER, common_shape, gumbel, leading_numbers, uniform
 from ldm.modules.reader import PromptReader
 from ldm.modules.shapes import Shapes
+from ldm.modules.wash import OFFICES, ColourWash
 
 # The prompt decides an attribute if one of its values is more probable than this; else chance does.
 SURE = 0.75
@@ -51,7 +56,9 @@ CANDIDATES_PER_VARIANT = 4
 OWN_WEIGHT = 0.3  # of a candidate's own score against the score that all candidates of its variant share
 CANDIDATE_MARGIN = 0.01  # standard deviations: candidates this close to the best are blended with it
 COLOUR_MARGIN = 1.0  # the same for the values of a colour, in log-probability
-COLOUR_DRIFT = 0.4  # variation of unnamed colours over the image: 0 = uniform, 1 = independent in each place
+COLOUR_NUMBERS = 16  # leading numbers that choose colours
+PITCH = 0  # the leading number that zooms: high voices are small and many, deep ones are large and near
+FADE = 0.2  # of probability, over which a wash fades where a prompt begins to name colours or light
 
 TINT_STRENGTH = 4.0  # log-odds in cells where the common shape is one standard deviation high
 MIN_SHARE = 0.03  # of a colour in a cell, so that its log-odds are finite
@@ -76,6 +83,7 @@ class PriorSettings:
     extent: int
     fields: int
     maps: int
+    rgb: Sequence[Sequence[float]] = ()  # see `ColourWash`; without it there is no wash
 
 
 class PromptPrior(nn.Module):
@@ -85,8 +93,8 @@ class PromptPrior(nn.Module):
     to one variant of all shapes, as in training, where the variant is known.
 
     A prompt leaves attributes open. A few candidates per variant each fix them at random, as often as they are
-    probable, and the start noise chooses among the candidates. Open colours are mixed, and vary from place to place.
-    The choice depends only on the means of the noise over knots × knots squares, because these change least between
+    probable, and the start noise chooses among the candidates. Open colours are mixed, and a wash lies over them. The
+    choice depends only on the means of the noise over knots × knots squares, because these change least between
     recordings of one voice.
 
     The map from noise to prior is continuous: similar noise gives a similar image. Averaging two candidates shows both
@@ -121,6 +129,7 @@ class PromptPrior(nn.Module):
             nn.SiLU(),
             nn.Linear(PALETTE_WIDTH, s.maps * channels),
         )
+        self.wash = ColourWash(s.rgb, s.size) if s.rgb else None
         candidates = CANDIDATES_PER_VARIANT * s.variants
         self.register_buffer("draws", torch.zeros(candidates, self.shape_values + colour_values))
 
@@ -195,23 +204,25 @@ class PromptPrior(nn.Module):
     def viewing_grid(self, x_T: Tensor) -> Tensor:
         """Return the places [B, size, size, 2] of a composition that noise [B, C, H, W] makes visible.
 
-        Training draws the same grids at random (`training.scenes.augment`). Here the square means of the noise take the
-        place of its random numbers: channels 0 and 1 bend the grid, three numbers of channel 2 give zoom and position.
+        Training draws the same grids at random (`training.scenes.augment`). Here leading numbers of the noise take the
+        place of its random numbers.
         """
-        squares = square_means(x_T, self.knots)
-        zoom, *place = (uniform(squares[:, 2].flatten(1)[:, number]) for number in range(3))
-        share = 1 / (1 + (self.nearest - 1) * zoom)  # visible part of the composition, a side
-        centre = (2 * torch.stack(place, dim=1) - 1) * (1 - share)[:, None]
+        leading = leading_numbers(x_T, self.knots)
+        begin = len(OFFICES) + self.variants
+        place, bends = leading[:, begin : begin + 2], leading[:, begin + 2 : begin + 2 + 2 * self.knots**2]
+        share = 1 / (1 + (self.nearest - 1) * uniform(-leading[:, PITCH]))  # visible part of the composition, a side
+        centre = (2 * uniform(place) - 1) * (1 - share)[:, None]
         axis = cell_centres(self.size, x_T.device)
         straight = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # [size, size, 2]
-        bent = F.interpolate(self.bend * squares[:, :2], (self.size, self.size), mode="bicubic")
+        knots = rearrange(self.bend * bends, "b (xy h w) -> b xy h w", xy=2, h=self.knots)
+        bent = F.interpolate(knots, (self.size, self.size), mode="bicubic")
         return straight * share[:, None, None, None] + centre[:, None, None] + rearrange(bent, "b xy h w -> b h w xy")
 
     # --- from noise and prompt to the prior ---
 
     def scores(self, x_T: Tensor) -> Tensor:
         """Score the candidates by start noise `x_T` [B, C, H, W]: [B, K], standard normal."""
-        return self._candidate_scores(square_means(x_T.float(), self.knots)[:, 3].flatten(1))
+        return self._candidate_scores(leading_numbers(x_T.float(), self.knots)[:, len(OFFICES) :])
 
     def shares(self, x_T: Tensor) -> Tensor:
         """Return the shares of the candidates that `x_T` [B, C, H, W] chooses: [B, K], mostly 1 for one, 0 else."""
@@ -239,38 +250,44 @@ class PromptPrior(nn.Module):
 
     def _predict(self, x_T: Tensor, context: Tensor, shares: Tensor) -> Tensor:
         """Predict one prior [1, C, size, size] for `x_T` [1, C, H, W] and a prompt [1, M, context_dim]."""
-        composed = self._compose(x_T, context, shares)
+        leading, probabilities = leading_numbers(x_T, self.knots), self.reader(context)
+        composed = self._compose(leading, probabilities, shares)
         prior, *plain = warp(composed, self.viewing_grid(x_T).expand(len(composed), -1, -1, -1)).split(1)
         # the shape belongs to the image, so the viewing grid does not move it
         relief = common_shape(x_T, self.size, self.size) * (self.size / DCT_ORDER)
-        return tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * relief)
+        tinted = tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * relief)
+        if self.wash is None:
+            return tinted
+        return tinted + self.wash(prior, leading[0, : len(OFFICES)], *self._left_to_wash(probabilities))
 
-    def _compose(self, x_T: Tensor, context: Tensor, shares: Tensor) -> Tensor:
-        """Compose [3, C, size, size] of candidates with `shares` [1, K], for one `x_T` [1, C, H, W] and one prompt.
+    def _left_to_wash(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell how far a prompt leaves open which colours an image has, and how light it is: 0 to 1 each.
+
+        It fades from one to the other, so that a film between two prompts does not jump.
+        """
+        parts = probabilities.split([*self.shape_counts, *self.colour_counts], dim=1)
+        first, moods = parts[len(self.shape_counts)], parts[self.shapes.names.index("mood")]
+        named, without_mood = first.amax(), moods[0, 0]
+        return 1 - ((named - SURE_IF_NAMED) / FADE).clamp(0, 1), ((without_mood - (1 - SURE)) / FADE).clamp(0, 1)
+
+    def _compose(self, leading: Tensor, probabilities: Tensor, shares: Tensor) -> Tensor:
+        """Compose [3, C, size, size] of candidates with `shares` [1, K], for one x_T's numbers [1, N] and one prompt.
 
         The three are the same composition in its own colours, all in the first colour, and all in the second; without
         the last if images have one colour only.
         """
-        squares = square_means(x_T, self.knots)
         chosen = shares.nonzero()[:, 1][None]  # [1, K]: mostly one, rarely two
-        probabilities = self.reader(context)
         attributes = self.sample_attributes(probabilities).take_along_dim(chosen[..., None], dim=1)
-        normals = _normals_by_place(squares[:, 2:4].flatten(1), self.knots**2)
-        colours = self.sample_colours(normals, probabilities.expand(len(normals), -1))  # [places, A − S]
+        colours = self.sample_colours(leading[:, :COLOUR_NUMBERS], probabilities)  # [1, A − S]
         variant = chosen // CANDIDATES_PER_VARIANT
         masks, h = self._masks(attributes, variant)
         each = colours.split(self.colour_counts, dim=1)
-        palettes = torch.stack([colours, *(one.repeat(1, len(each)) for one in each[:2])])
-        palettes = palettes[:, :, None].expand(-1, -1, chosen.shape[1], -1)  # [3, places, K, A − S]
-        # [3, places, K, C, size, size]: every candidate in the colours of every place
-        drawn = torch.stack([self._colorize(masks, h, palette) for palette in palettes]).float()
+        palettes = torch.stack([colours, *(one.repeat(1, len(each)) for one in each[:2])])  # [3, 1, A − S]
+        drawn = self._colorize(masks, h, palettes.expand(-1, chosen.shape[1], -1)).float()  # [3, K, C, size, size]
         # training mirrors half of its views; a viewing grid cannot without a jump, so odd variants are mirrored
-        mirrored = drawn.flip(-1)  # left to right
-        drawn = torch.where((variant % 2 == 1)[..., None, None, None], mirrored, drawn)
-        places = _place_weights(self.knots, self.size).to(drawn)
+        drawn = torch.where((variant % 2 == 1)[..., None, None, None], drawn.flip(-1), drawn)
         weights = shares.take_along_dim(chosen, dim=1)[0]
-        axes = "candidate, place h w, palette place candidate c h w -> palette c h w"
-        return einsum(weights, places, drawn, axes)
+        return einsum(weights, drawn, "candidate, palette candidate c h w -> palette c h w")
 
     def _candidate_scores(self, normals: Tensor) -> Tensor:
         """Score each candidate by `normals` [B, N ≥ variants] ~ N(0, 1): [B, K], standard normal too.
@@ -315,21 +332,3 @@ def _blend_weights(scores: Tensor, margin: float) -> Tensor:
     """Weigh scores [B, values] linearly, from 0 at `margin` below the best; the weights sum to 1."""
     ahead = (scores - scores.amax(dim=1, keepdim=True) + margin).clamp(min=0)
     return ahead / ahead.sum(dim=1, keepdim=True)
-
-
-# --- places ----------------------------------------------------------------------------------------------------------
-
-
-def _normals_by_place(normals: Tensor, places: int) -> Tensor:
-    """Vary `normals` [1, N] ~ N(0, 1) from place to place: [places, N], standard normal too.
-
-    Two places correlate by 1 − COLOUR_DRIFT².
-    """
-    others = torch.cat([normals.roll(1 + place * normals.shape[1] // places, dims=1) for place in range(places)])
-    return math.sqrt(1 - COLOUR_DRIFT**2) * normals + COLOUR_DRIFT * others
-
-
-def _place_weights(knots: int, size: int) -> Tensor:
-    """Return bilinear weights [knots², size, size] of knots × knots places in each cell; they sum to 1."""
-    each = rearrange(torch.eye(knots**2), "n (y x) -> n 1 y x", y=knots)
-    return F.interpolate(each, (size, size), mode="bilinear", align_corners=True).squeeze(1)

@@ -10,17 +10,17 @@ import torch
 
 import config
 from audio.initial_noise import cosine_basis, imprint_shape
+from audio.orthogonal_map import hadamard, spread, with_named
 from ldm.checkpoint import load_model
 from ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ldm.modules.grids import warp
-from ldm.modules.low_frequencies import DCT_ORDER, common_shape, dct_basis
+from ldm.modules.low_frequencies import DCT_ORDER, common_shape, dct_basis, leading_numbers
 from ldm.modules.prior import (
     CANDIDATE_MARGIN,
     CANDIDATES_PER_VARIANT,
     PriorSettings,
     PromptPrior,
     _blend_weights,
-    _place_weights,
     tint_by_shape,
 )
 from ldm.modules.shapes import FIELD_GAIN, PLANE_REACH, Shapes
@@ -223,37 +223,48 @@ class Numbers:
 
 
 def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
-    """The square means take the place of the random numbers of `augment.random_grid`."""
+    """Leading numbers take the place of the random numbers of `augment.random_grid`; a deep voice is near."""
     x_T = torch.randn(2, 4, 16, 16)
-    squares = x_T.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean(dim=(3, 5)) * 4
+    leading = leading_numbers(x_T, 4)
     grids = prior.viewing_grid(x_T)
     for row in range(2):
-        knots = squares[row, :2].permute(1, 2, 0).numpy()
-        uniform = torch.special.ndtr(squares[row, 2].flatten()[:3]).tolist()
+        knots = leading[row, 17:49].reshape(2, 4, 4).permute(1, 2, 0).numpy()
+        uniform = torch.special.ndtr(torch.cat([-leading[row, :1], leading[row, 15:17]])).tolist()
         monkeypatch.setattr(augment.np.random, "default_rng", lambda _, u=uniform, k=knots: Numbers(u, k))
         np.testing.assert_allclose(grids[row], augment.random_grid(0, 8), atol=1e-4)
 
 
-def noise_for(numbers: torch.Tensor, size: int = 16) -> torch.Tensor:
-    """Draw noise [B, 4, size, size] whose square means are `numbers` [B, 4, 4, 4]."""
+def noise_for(leading: torch.Tensor, size: int = 16) -> torch.Tensor:
+    """Draw noise [B, 4, size, size] whose leading numbers are `leading` [B, 64]."""
     side = size // 4
-    x = torch.randn(len(numbers), 4, 4, side, 4, side)
-    x = x - x.mean(dim=(3, 5), keepdim=True) + numbers[:, :, :, None, :, None] / side
-    return x.reshape(len(numbers), 4, size, size)
+    means = torch.from_numpy(hadamard(leading.reshape(-1, 16).double().numpy())).float().reshape(-1, 4, 4, 4).flip(1)
+    x = torch.randn(len(means), 4, 4, side, 4, side)
+    x = x - x.mean(dim=(3, 5), keepdim=True) + means[:, :, :, None, :, None] / side
+    return x.reshape(len(means), 4, size, size)
+
+
+def test_the_leading_numbers_are_those_that_a_voice_is_spread_with(prior):
+    named, codes = np.random.default_rng(0).normal(size=(2, 10)), np.random.default_rng(1).normal(size=(2, 200))
+    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
+    x = spread(*with_named(named, codes, np.full(200, 1 / 200), (4, 32, 32)), (4, 32, 32)) * 64
+    leading = leading_numbers(torch.from_numpy(x).float(), 4).numpy()
+    np.testing.assert_allclose(leading[:, :10], named, atol=1e-4)
+    assert np.corrcoef(leading[:, 10:].ravel(), codes[:, :54].ravel())[0, 1] > 0.999
+    noise = torch.randn(1, 4, 16, 16)
+    torch.testing.assert_close(leading_numbers(noise_for(leading_numbers(noise, 4)), 4), leading_numbers(noise, 4))
 
 
 @pytest.mark.parametrize("variant", [0, 3])
-def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, variant):
+def test_a_candidate_far_above_the_others_is_the_prior(prior, variant):
     """In the view and the colours that the noise chooses; odd variants are mirrored."""
-    monkeypatch.setattr("ldm.modules.prior.COLOUR_DRIFT", 0.0)
     prior.reader.told.weight.data *= 20
-    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
-    numbers[0, 3].flatten()[:5].fill_(0)
-    numbers[0, 3].flatten()[[variant, (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 64)
+    numbers[0, 10:15] = 0
+    numbers[0, [10 + variant, 10 + (variant + 2) % 5]] = torch.tensor([4.0, 2.0])  # its second draw
     x_T = noise_for(numbers)
     with torch.inference_mode():
         probabilities = prior.reader(context)
-        colours = prior.sample_colours(numbers[:, 2:].flatten(1), probabilities)
+        colours = prior.sample_colours(numbers[:, :16], probabilities)
         shapes = prior.sample_attributes(probabilities)[:, [CANDIDATES_PER_VARIANT * variant + 1]]
         drawn = prior.priors(shapes, colours[:, None], torch.tensor([variant]))[:, 0]
         target = warp(drawn.flip(3) if variant % 2 else drawn, prior.viewing_grid(x_T))
@@ -261,43 +272,9 @@ def test_a_candidate_far_above_the_others_is_the_prior(prior, monkeypatch, varia
     torch.testing.assert_close(predicted, torch.nn.functional.interpolate(target, (16, 16), mode="bilinear"))
 
 
-def place_colours(prior: PromptPrior, monkeypatch: pytest.MonkeyPatch, context: torch.Tensor) -> torch.Tensor:
-    """Return the colour attributes [places, 4] of one prior."""
-    painted, colorize = [], prior._colorize
-
-    def spy(masks: torch.Tensor, h: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
-        painted.append(colours)
-        return colorize(masks, h, colours)
-
-    monkeypatch.setattr(prior, "_colorize", spy)
-    with torch.inference_mode():
-        prior(torch.randn(1, 4, 8, 8), context, HAS_PROMPT)
-    monkeypatch.undo()
-    return painted[0][:, 0]
-
-
-def test_colours_that_are_not_named_drift_from_place_to_place(prior, monkeypatch):
-    likely = prior.reader.told.bias.data
-    likely[-4:] = 0.0  # all four alike
-    prior.reader.told.weight.data[-4:] = 0.0
-    left_open = [place_colours(prior, monkeypatch, torch.randn(1, 6, CONTEXT)) for _ in range(15)]
-    assert all(len(colours) == 16 for colours in left_open)
-    assert np.median([len(colours.unique(dim=0)) for colours in left_open]) > 8
-    likely[-3] = 9.0
-    named = place_colours(prior, monkeypatch, torch.randn(1, 6, CONTEXT))
-    torch.testing.assert_close(named, torch.tensor([0.0, 1, 0, 0]).expand(16, 4))
-
-
-def test_a_place_has_the_colours_of_the_knots_around_it():
-    shares = _place_weights(4, 32)
-    torch.testing.assert_close(shares.sum(dim=0), torch.ones(32, 32))
-    assert shares[0, 0, 0] == shares[3, 0, 31] == shares[12, 31, 0] == shares[15, 31, 31] == 1
-    assert ((shares > 0).sum(dim=0) <= 4).all()
-
-
 def test_nothing_but_the_lowest_frequencies_decides(prior):
     """Higher frequencies of the noise have no influence."""
-    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 4, 4, 4)
+    context, numbers = torch.randn(1, 6, CONTEXT), torch.randn(1, 64)
     with torch.inference_mode():
         one, other = (prior(noise_for(numbers), context, HAS_PROMPT) for _ in range(2))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -308,7 +285,7 @@ def test_a_small_change_of_the_noise_is_a_small_change_of_the_prior(prior):
     """Replace a hundredth of the noise's power; the choice of the candidate then changes in an eighth of the cases."""
     prior.reader.told.weight.data *= 20
     context = torch.randn(1, 6, CONTEXT).expand(100, 6, CONTEXT)
-    numbers, others = torch.randn(2, 100, 4, 4, 4)
+    numbers, others = torch.randn(2, 100, 64)
     with torch.inference_mode():
         one, other = (
             prior(noise_for(n), context, HAS_PROMPT.expand(100)).flatten(1)
@@ -426,7 +403,8 @@ def test_the_prior_shows_the_shape_that_all_channels_of_the_noise_share(two_colo
         x_T, shape = noise_with_shape(strength, 8, 8)
         with torch.inference_mode():
             predicted = two_colours(x_T, context, HAS_PROMPT)
-            composed = two_colours._compose(x_T, context, two_colours.shares(x_T))
+            numbers, probabilities = leading_numbers(x_T, 4), two_colours.reader(context)
+            composed = two_colours._compose(numbers, probabilities, two_colours.shares(x_T))
             plain, first, second = warp(composed, two_colours.viewing_grid(x_T).expand(3, -1, -1, -1))
         towards = ((predicted[0] - plain) * (first - second)).sum(dim=0)
         if strength:

@@ -1,0 +1,116 @@
+"""Colour wash: what start noise decides of the light and the colours of an image where the prompt leaves them open.
+
+A wash is a smooth field of colour over the whole image: one of three colour directions (light or dark, warm or cool,
+green or magenta), everywhere the same, rising from left to right or from top to bottom, or from the edges to the
+middle. Ten numbers from N(0, 1) set ten of these twelve fields, each one field, so that an image shows each number.
+In the noise of a voice they are the named qualities of that voice, in this order:
+
+    pitch          warm above, cool below
+    brightness     light or dark
+    openness       warm or cool
+    breadth        green or magenta
+    periodicity    warm in the middle, cool at the edges
+    harmonics      warm on the right, cool on the left
+    duration       light below, dark above
+    motion         green above, magenta below
+    rise           light on the right, dark on the left
+    onset          light in the middle, dark at the edges
+
+An affine map from a latent cell to its mean colour, as of a linear preview, translates between colours and latents.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from einops import einsum
+from torch import Tensor
+
+from ldm.modules.grids import cell_centres
+
+# directions of colour in red, green, blue: light, warm, green
+DIRECTIONS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (-0.5, 1.0, -0.5))
+LIGHT, WARM, GREEN = range(3)
+EVEN, RIGHT, DOWN, MIDDLE = range(4)  # fields
+
+# direction, field and strength of each number; the strength is the RMS of the change of colours in −1…1
+OFFICES = (
+    (WARM, DOWN, -0.14),
+    (LIGHT, EVEN, 0.24),
+    (WARM, EVEN, 0.34),
+    (GREEN, EVEN, 0.34),
+    (WARM, MIDDLE, 0.10),
+    (WARM, RIGHT, 0.16),
+    (LIGHT, DOWN, 0.16),
+    (GREEN, DOWN, -0.06),
+    (LIGHT, RIGHT, 0.22),
+    (LIGHT, MIDDLE, 0.22),
+)
+LARGEST = 2.0  # standard deviations; what is beyond them changes colours no more
+NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
+NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
+
+
+class Maps(NamedTuple):
+    """Constant tensors of a wash."""
+
+    fields: Tensor  # [4, size, size], of unit RMS
+    to_parts: Tensor  # [C, 3], from a latent cell to its parts in DIRECTIONS
+    constant: Tensor  # [3], parts of latents of 0
+    to_latents: Tensor  # [3, C], from parts to the smallest change of a latent cell that makes them
+
+
+class ColourWash:
+    """Makes washes for priors [1, C, size, size]. It has no weights.
+
+    Args:
+        rgb: affine map from the C channels of a latent cell to red, green and blue in −1…1, [C + 1, 3]; the last row
+            is the constant.
+        size: cells of a prior, a side.
+    """
+
+    def __init__(self, rgb: Sequence[Sequence[float]], size: int) -> None:
+        self._rgb, self._size = [[*row] for row in rgb], size
+
+    @functools.cached_property
+    def _maps(self) -> Maps:
+        colours = torch.tensor(self._rgb)
+        directions = torch.tensor(DIRECTIONS)
+        directions = directions / directions.square().mean(dim=1, keepdim=True).sqrt()
+        axis = cell_centres(self._size, colours.device)
+        right, down = axis.expand(self._size, -1), axis[:, None].expand(-1, self._size)
+        middle = -(right.square() + down.square())
+        fields = torch.stack([torch.ones_like(middle), right, down, middle - middle.mean()])
+        return Maps(
+            fields / fields.square().mean(dim=(1, 2), keepdim=True).sqrt(),
+            colours[:-1] @ directions.T / 3,
+            colours[-1] @ directions.T / 3,
+            directions @ torch.linalg.pinv(colours[:-1]),
+        )
+
+    def __call__(self, prior: Tensor, numbers: Tensor, open_colours: Tensor, open_light: Tensor) -> Tensor:
+        """Return the wash of one prior [1, C, size, size], to be added to it: [1, C, size, size].
+
+        Where colours are open, the prior's own even and sloping parts give way to the wash: the image shows the
+        numbers alone in them. Where the prompt names colours, only light from one side, above or the middle is added.
+
+        Args:
+            prior: the composition.
+            numbers: of N(0, 1), [len(OFFICES)].
+            open_colours: how far the prompt leaves the colours open, 0 to 1.
+            open_light: how far it leaves open how light or dark the image is, 0 to 1.
+        """
+        maps = Maps(*(values.to(prior.device) for values in self._maps))
+        wanted = torch.zeros(len(DIRECTIONS), len(maps.fields), device=prior.device)
+        for number, (direction, field, strength) in zip(numbers.clamp(-LARGEST, LARGEST), OFFICES, strict=True):
+            wanted[direction, field] = strength * number
+        own = einsum(prior[0], maps.to_parts, maps.fields, "c h w, c d, f h w -> d f") / maps.fields[0].numel()
+        own[:, EVEN] += maps.constant
+        # light or dark, if the prompt says so, is only moved a little
+        change = wanted - own
+        change[LIGHT, EVEN] = open_light * change[LIGHT, EVEN] + (1 - open_light) * NAMED_LIGHT * wanted[LIGHT, EVEN]
+        light = torch.zeros_like(wanted)
+        light[LIGHT, RIGHT:] = NAMED_COLOURS * wanted[LIGHT, RIGHT:]
+        change = open_colours * change + (1 - open_colours) * light
+        return einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")[None]

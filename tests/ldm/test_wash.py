@@ -1,0 +1,83 @@
+"""Test colour washes: what start noise decides of the light and the colours of an image."""
+
+import pytest
+import torch
+import yaml
+
+import config
+from audio.qualities import NAMES
+from ldm.modules.wash import DIRECTIONS, NAMED_COLOURS, NAMED_LIGHT, OFFICES, ColourWash
+
+RGB = yaml.safe_load((config.MODELS_DIR / "chladni" / "model.yaml").read_text())["model"]["params"]["unet_config"]
+RGB = RGB["params"]["layout"]["rgb"]
+SIZE = 16
+OPEN, NAMED = torch.tensor(1.0), torch.tensor(0.0)
+
+
+@pytest.fixture
+def wash() -> ColourWash:
+    return ColourWash(RGB, SIZE)
+
+
+def colours_of(latents: torch.Tensor) -> torch.Tensor:
+    """Decode latents [1, 4, h, w] by the affine map: [3, h, w]."""
+    weights = torch.tensor(RGB)
+    return torch.einsum("chw,ck->khw", latents[0], weights[:-1]) + weights[-1][:, None, None]
+
+
+def parts_of(colours: torch.Tensor) -> torch.Tensor:
+    """Measure light, warm and green [3] of colours [3, h, w], each even, to the right, down, and in the middle."""
+    axis = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1
+    middle = -(axis.square() + axis[:, None].square())
+    fields = torch.stack([torch.ones(SIZE, SIZE), axis.expand(SIZE, -1), axis[:, None].expand(-1, SIZE), middle])
+    fields[3] -= fields[3].mean()
+    fields /= fields.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    directions = torch.tensor(DIRECTIONS)
+    directions /= directions.square().mean(dim=1, keepdim=True).sqrt()
+    return torch.einsum("khw,dk,fhw->df", colours, directions, fields) / (3 * SIZE**2)
+
+
+@pytest.mark.parametrize("number", range(len(OFFICES)), ids=NAMES)
+def test_each_number_has_one_office_and_no_other_changes_it(wash, number):
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES)).clamp(-1.5, 1.5)
+    direction, field, strength = OFFICES[number]
+    seen = parts_of(colours_of(prior + wash(prior, numbers, OPEN, OPEN)))
+    assert seen[direction, field].item() == pytest.approx(strength * numbers[number].item(), abs=1e-4)
+    numbers[number] += 0.25
+    other = parts_of(colours_of(prior + wash(prior, numbers, OPEN, OPEN)))
+    expected = torch.zeros(3, 4)
+    expected[direction, field] = 0.25 * strength
+    torch.testing.assert_close(other - seen, expected, atol=1e-4, rtol=0)
+
+
+def test_offices_are_as_many_as_qualities_and_all_different():
+    assert len(OFFICES) == len(NAMES) == len({office[:2] for office in OFFICES})
+
+
+def test_what_is_finer_than_a_wash_stays(wash):
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES))
+    before, after = (colours_of(latents) for latents in (prior, prior + wash(prior, numbers, OPEN, OPEN)))
+    change = after - before
+    assert change.diff(dim=1).diff(dim=1).diff(dim=1).abs().max() < 1e-3  # a polynomial of second order
+
+
+def test_named_colours_stay_but_for_light_from_one_side(wash):
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.ones(len(OFFICES))
+    change = parts_of(colours_of(prior + wash(prior, numbers, NAMED, OPEN)) - colours_of(prior))
+    assert change[1:].abs().max() < 1e-4 and abs(change[0, 0]) < 1e-4
+    slopes = {field: strength for direction, field, strength in OFFICES if direction == 0 and field}
+    for field, strength in slopes.items():
+        assert change[0, field].item() == pytest.approx(NAMED_COLOURS * strength, abs=1e-4)
+
+
+def test_a_dark_image_stays_dark(wash):
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.ones(len(OFFICES))
+    change = parts_of(colours_of(prior + wash(prior, numbers, OPEN, NAMED)) - colours_of(prior))
+    assert change[0, 0].item() == pytest.approx(NAMED_LIGHT * OFFICES[NAMES.index("brightness")][2], abs=1e-4)
+
+
+def test_a_wash_fades_between_two_prompts(wash):
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES))
+    ends = [wash(prior, numbers, share, OPEN) for share in (NAMED, OPEN)]
+    middle = wash(prior, numbers, torch.tensor(0.25), OPEN)
+    torch.testing.assert_close(middle, 0.75 * ends[0] + 0.25 * ends[1])
