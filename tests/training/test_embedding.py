@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -342,6 +343,23 @@ def test_an_automatic_gain_makes_soft_parts_louder():
     assert soft > 0.4 * loud
 
 
+@pytest.mark.slow
+def test_copies_are_made_anew_where_a_recording_changes(folder, trained, monkeypatch):
+    """And read where nothing has changed."""
+    found = sounds.read_sounds(folder / "recordings", trained / "recordings.npy")
+    made = []
+
+    def noted(path: Path, *_: object) -> np.ndarray:
+        made.append(path)
+        return np.zeros(4096, np.float32)
+
+    monkeypatch.setattr(sounds, "changed_copy", noted)
+    for digests, copies in ((found.digests, 4 + 2), (found.digests, 2), (["other", *found.digests[1:]], 4 + 2)):
+        made.clear()
+        copied = sounds.changed_copies(replace(found, digests=digests), [0, 0, 5, 6], found, trained / "some", 0)
+        assert copied.shape == (4, 4096) and len(made) == copies  # two of them for the fingerprint
+
+
 # --- what people give it ---------------------------------------------------------------------------------------------
 def test_files_say_who_says_what_and_which_take():
     paths = [Path(f"a/{name}.wav") for name in ("ann-yes-1", "ann-yes-02", "ann-no-1", "mary-ann-yes-1")]
@@ -383,6 +401,14 @@ def test_too_little_to_learn_from_is_told(takes, others, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(folder_of(tmp_path, takes, others))
     assert not (tmp_path / "embedding" / run.CHECKPOINT).exists()
+
+
+def test_wrong_names_are_told_before_anything_is_measured(tmp_path):
+    folder = folder_of(tmp_path, 2, 1)
+    (folder / "repeats" / "ann-yes-0.wav").rename(folder / "repeats" / "yes.wav")
+    with pytest.raises(ValueError, match="yes.wav is not named SPEAKER-WORD-TAKE"):
+        train(folder)
+    assert not (tmp_path / "embedding").exists()
 
 
 def test_files_that_cannot_be_read_are_skipped_and_told(tmp_path, capsys):

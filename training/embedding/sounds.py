@@ -11,10 +11,11 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
-from audio.batch import plural, prepare_batch
+from audio.batch import find_recordings, plural, prepare_batch
+from audio.decoding import named_as_sound
 from audio.features import load_audio, log_mel_vector
 from audio.qualities import Heard
-from audio.row_tables import file_names, heard_in
+from audio.row_tables import heard_in, read_rows
 from audio.sound import AudioError
 from files import atomic_path
 from training.embedding.sound_changes import change_sound
@@ -32,6 +33,7 @@ class Sounds:
     """The recordings of a folder, as features. N = recordings, P = elements of a vector."""
 
     paths: list[Path]
+    digests: list[str]  # sha256 of each file's content
     vectors: np.ndarray  # [N, P] float32, dB, mapped from a file
     heard: list[Heard]
 
@@ -67,13 +69,16 @@ def gather(repeats: Path, recordings: Path, folder: Path, held_out: int, seed: i
             twice.
         OSError: a file cannot be read or written.
     """
+    named = [repeats / name for name, refused in find_recordings(repeats) if not refused and named_as_sound(name)]
+    if named:  # wrong names are told at once, not after minutes
+        split_speakers(words_of(named), held_out, repeats)
+    recorded = read_sounds(recordings, folder / "recordings.npy")
     repeated = read_sounds(repeats, folder / "repeats.npy")
     words, unseen_words = split_speakers(words_of(repeated.paths), held_out, repeats)
-    recorded = read_sounds(recordings, folder / "recordings.npy")
     copied = [row for takes in words for row in takes][::REPEATS_A_COPY]
     rows = [row for row in range(len(recorded)) for _ in range(COPIES)]
     copies_of_repeats, copies_of_recordings = (
-        changed_copies([sounds.paths[row] for row in chosen], recorded.paths, folder / name, seed)
+        changed_copies(sounds, chosen, recorded, folder / name, seed)
         for sounds, chosen, name in ((repeated, copied, "repeat_copies"), (recorded, rows, "recording_copies"))
     )
     return Material(repeated, words, unseen_words, copied, copies_of_repeats, recorded, copies_of_recordings)
@@ -91,8 +96,9 @@ def read_sounds(folder: Path, output: Path) -> Sounds:
     if report.skipped:
         print(f"{plural(report.skipped, 'file')} skipped: {output.with_name(output.stem + '_skipped.csv')} says why")
     table = output.with_suffix(".csv")
-    paths = [folder / name for name in file_names(table, report.rows)]
-    return Sounds(paths, np.load(output, mmap_mode="r"), heard_in(table, report.rows))
+    rows = list(read_rows(table))
+    paths, digests = [folder / row["path"] for row in rows], [row["sha256"] for row in rows]
+    return Sounds(paths, digests, np.load(output, mmap_mode="r"), heard_in(table, len(rows)))
 
 
 def words_of(paths: Sequence[Path]) -> dict[Word, list[int]]:
@@ -134,13 +140,14 @@ def split_speakers(
 
 
 # --- changed copies --------------------------------------------------------------------------------------------------
-def changed_copies(paths: Sequence[Path], talkers: Sequence[Path], output: Path, seed: int) -> np.ndarray:
-    """Change each recording at random, and compute the vectors, [N, P] float32, mapped from a file that is kept.
+def changed_copies(sounds: Sounds, rows: Sequence[int], talkers: Sounds, output: Path, seed: int) -> np.ndarray:
+    """Change recordings at random, and compute the vectors, [len(rows), P] float32, mapped from a file that is kept.
 
     Its name tells the recordings, and a fingerprint of the first copies, so that other changes make another file.
 
     Args:
-        paths: recordings; one that is named several times gets several copies.
+        sounds: recordings.
+        rows: their numbers; one that is named several times gets several copies.
         talkers: recordings for babble.
         output: the path of the file, whose name is continued.
         seed: of all random numbers.
@@ -148,18 +155,20 @@ def changed_copies(paths: Sequence[Path], talkers: Sequence[Path], output: Path,
     Raises:
         ValueError, OSError: a recording cannot be read, or the file not be written.
     """
+    paths, voices = [sounds.paths[row] for row in rows], talkers.paths
 
     def copy(number: int) -> np.ndarray:
-        return changed_copy(paths[number], talkers, np.random.default_rng((seed, number)))
+        return changed_copy(paths[number], voices, np.random.default_rng((seed, number)))
 
     first = [copy(number) for number in range(min(FINGERPRINT, len(paths)))]
-    code = hashlib.sha256(b"\0".join([*(str(path).encode() for path in paths), *(one.tobytes() for one in first)]))
+    code = hashlib.sha256(b"".join(vector.tobytes() for vector in first))
+    code.update(" ".join([*(sounds.digests[row] for row in rows), *talkers.digests]).encode())
     path = output.with_name(f"{output.name}-{code.hexdigest()[:8]}.npy")
     if not path.is_file():
         copies = Parallel(n_jobs=-1, return_as="generator")(delayed(copy)(number) for number in range(len(paths)))
         with atomic_path(path) as temporary:
             vectors = np.lib.format.open_memmap(temporary, "w+", np.float32, (len(paths), first[0].size))
-            for row, vector in enumerate(tqdm(copies, "changed copies", len(paths))):
+            for row, vector in enumerate(tqdm(copies, output.name.replace("_", " "), len(paths))):
                 vectors[row] = vector
             vectors.flush()
     return np.load(path, mmap_mode="r")
