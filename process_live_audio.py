@@ -136,7 +136,8 @@ def make_latents(options: argparse.Namespace) -> Path:
     how = {"channel": options.channel, "trim": not options.no_trim}
     voice = voice_latents(options.input_file, folder, config.RECIPE, **how)
     if options.save_picture:
-        plot(options.input_file, options.save_picture, voice.info.seconds, options.channel)
+        spoken = None if options.no_trim else (voice.info.begin, min(voice.info.end, voice.info.seconds))
+        plot(options.input_file, options.save_picture, voice.info.seconds, options.channel, spoken)
     name = recording_name(options.input_file)
     warn(voice, name)
 
@@ -200,12 +201,14 @@ def make_latents_along(options: argparse.Namespace, folder: Path) -> Path:
     return options.output_file
 
 
-def plot(recording: Path, path: Path, seconds: float, channel: int | None) -> None:
-    """Plot waveform and spectrogram of a recording that lasts so many seconds."""
+def plot(
+    recording: Path, path: Path, seconds: float, channel: int | None, spoken: tuple[float, float] | None = None
+) -> None:
+    """Plot waveform and spectrogram of a recording that lasts so many seconds; mark where what is spoken lies."""
     from audio import features, plots
 
-    waveform, decibels = features.overview(recording, PLOT_COLUMNS, seconds, config.RECIPE, channel)
-    plots.save_recording(path, waveform, decibels, seconds, config.RECIPE)
+    waveform, decibels = features.overview(recording, PLOT_COLUMNS, (0.0, seconds), config.RECIPE, channel)
+    plots.save_recording(path, waveform, decibels, seconds, config.RECIPE, spoken)
     print(f"drawn: {path}")
 
 

@@ -79,7 +79,8 @@ def examine_file(path: Path, options: argparse.Namespace) -> None:
 
     latents = read_latents(path).numpy()
     names = read_names(path, len(latents))
-    x_T, treatment, places = latents, AS_THEY_ARE, []
+    places: list[dict[str, float]] = []
+    x_T, treatment = latents, AS_THEY_ARE
     if not options.raw:
         x_T, treatment, places = start_noise(path, latents, options.stats_dir)
     found = [examine(one) for one in tqdm(x_T, "measuring", unit="latent", delay=0.5, disable=None)]

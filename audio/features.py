@@ -188,14 +188,18 @@ def log_mel_vector(samples: np.ndarray, recipe: Recipe = RECIPE, trim: bool = Tr
 
 
 def overview(
-    path: Path | str, columns: int, seconds: float, recipe: Recipe = RECIPE, channel: int | None = None
+    path: Path | str,
+    columns: int,
+    shown: tuple[float, float],
+    recipe: Recipe = RECIPE,
+    channel: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute what a plot of a recording shows; memory does not grow with its length.
 
     Args:
         path: a file that `extract` has found usable.
         columns: of the plot.
-        seconds: length of the recording, as `extract` returned it.
+        shown: where the plot begins and ends, in seconds: 0 and the length of the recording, or what is spoken.
         recipe: how to make the spectrogram.
         channel: as of `extract`.
 
@@ -206,7 +210,7 @@ def overview(
     Raises:
         AudioError, OSError: as `extract`.
     """
-    length = int(np.ceil(seconds * recipe.sample_rate))  # samples
+    first, stop = (round(seconds * recipe.sample_rate) for seconds in shown)  # samples
     waveform = np.zeros((2, columns), np.float32)
 
     def begin() -> Callable[[np.ndarray], None]:
@@ -215,14 +219,16 @@ def overview(
 
         def draw(block: np.ndarray) -> None:
             nonlocal position
-            column = np.minimum(np.arange(position, position + block.size) * columns // length, columns - 1)
-            np.minimum.at(waveform[0], column, block)
-            np.maximum.at(waveform[1], column, block)
+            part = block[max(0, first - position) : max(0, stop - position)]
+            column = (np.arange(part.size) + max(0, position - first)) * columns // (stop - first)
+            np.minimum.at(waveform[0], column, part)
+            np.maximum.at(waveform[1], column, part)
             position += block.size
 
         return draw
 
     with _heard(_Source(path, recipe, None, channel), begin) as (_, spectrogram):
+        spectrogram.use(*shown)
         return waveform, spectrogram.resized(recipe.n_mels, columns)
 
 
@@ -586,9 +592,20 @@ class _Spectrogram:
         if self._frames <= RESIZED_WHOLE and self.loudest > 0:
             rows = self._rows(0, self._frames)
             mels = rows[:, : self.recipe.n_mels]
-            self._span = spoken(mels, rows[:, -2], self.recipe.sample_rate / self.recipe.hop_length)
-            self.loudest = mels[slice(*self._span)].max()
-            self.__dict__.pop("_small", None)  # it was made of all frames
+            self._set_span(*spoken(mels, rows[:, -2], self.recipe.sample_rate / self.recipe.hop_length))
+
+    def use(self, begin: float, end: float) -> None:
+        """Leave out, in what follows, all but what is between two times in seconds; the sound ends."""
+        self.end()
+        per_second = self.recipe.sample_rate / self.recipe.hop_length
+        first, stop = round(begin * per_second), round(end * per_second)
+        if first > 0 or stop < self._frames - 1:  # the last frame lies at the very end, or before it
+            self._set_span(first, min(stop, self._frames))
+
+    def _set_span(self, first: int, stop: int) -> None:
+        self._span = first, stop
+        self.loudest = self._rows(first, stop)[:, : self.recipe.n_mels].max()
+        self.__dict__.pop("_small", None)  # it was made of all frames
 
     def _used(self) -> tuple[int, int]:
         return self._span or (0, self._frames)

@@ -14,7 +14,7 @@ from .recipe import RECIPE, Recipe
 HEIGHT = 384  # pixels of a spectrogram
 MARGIN, GAP, LINE = 64, 24, 20  # pixels: axis labels at the left, between panels, a line of text
 FREQUENCIES = (125, 250, 500, 1000, 2000, 4000, 8000, 16_000)  # Hz; marks on the axis, as far as the recipe has them
-PAPER, INK, WAVE = (255, 255, 255), (40, 40, 40), (38, 84, 124)
+PAPER, INK, WAVE, MARK = (255, 255, 255), (40, 40, 40), (38, 84, 124), (214, 69, 65)
 
 
 def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe: Recipe = RECIPE) -> None:
@@ -38,9 +38,16 @@ def save_calibration(path: Path, mean_db: np.ndarray, std_db: np.ndarray, recipe
 
 
 def save_recording(
-    path: Path, waveform: np.ndarray, decibels: np.ndarray, seconds: float, recipe: Recipe = RECIPE
+    path: Path,
+    waveform: np.ndarray,
+    decibels: np.ndarray,
+    seconds: float,
+    recipe: Recipe = RECIPE,
+    spoken: tuple[float, float] | None = None,
 ) -> None:
     """Draw a recording as `features.overview` returns it: waveform [2, columns], spectrogram [n_mels, columns] in dB.
+
+    Lines mark where what is `spoken` begins and ends, in seconds.
 
     Raises:
         OSError: the file cannot be written.
@@ -61,6 +68,11 @@ def save_recording(
     _axis(image, MARGIN, lower, columns, {at / seconds: f"{at:g} s" for at in round_values(0.0, seconds)}, "")
     _scale(image, MARGIN + columns + GAP // 2, lower, -recipe.top_db, 0.0)
     _text(image, (MARGIN, lower - LINE), "mel spectrogram, dB below the loudest", "lm")
+    for begin_or_end in spoken or ():
+        x = MARGIN + round(begin_or_end / seconds * (columns - 1))
+        draw.line((x, top - LINE // 2, x, lower + HEIGHT), fill=MARK, width=2)
+    if spoken:
+        _text(image, (MARGIN + columns, LINE), "what is used lies between the lines", "rm")
     _save(image, path)
 
 

@@ -430,6 +430,7 @@ def test_plots(tmp_path, vectors):
     loud = np.full((64, 300), -80.0, np.float32)
     loud[10] = 0.0
     plots.save_calibration(tmp_path / "c.png", mean, std)
+    plots.save_recording(tmp_path / "s.png", waveform, loud, 1.5, spoken=(0.5, 1.25))
     plots.save_recording(tmp_path / "r.png", waveform, loud, 1.5)
     calibration_plot, recording_plot = (Image.open(tmp_path / name).convert("RGB") for name in ("c.png", "r.png"))
     assert len(calibration_plot.getcolors(1 << 20) or ()) > 100  # a heat map
@@ -437,6 +438,8 @@ def test_plots(tmp_path, vectors):
     column = np.asarray(recording_plot, int)[[bottom - 1 - round(row * 6) for row in range(64)], plots.MARGIN + 100]
     assert np.flatnonzero((column != column[0]).any(axis=1)).tolist() == [10]
     assert column[10].sum() > column[0].sum()
+    marked = (np.asarray(Image.open(tmp_path / "s.png")) == plots.MARK).all(axis=2).any(axis=0)
+    assert np.flatnonzero(marked).tolist() == [plots.MARGIN + x for x in (100, 101, 249, 250)]
 
 
 def test_short_recordings_that_are_silent_at_both_ends_reach_as_high_as_they_sound():

@@ -83,9 +83,9 @@ def test_the_channel_that_is_asked_for(tmp_path):
     heard = extract(tmp_path / "a.wav", channel=2)
     assert not heard.note
     np.testing.assert_array_equal(heard.vector, extract(sound[:, 1], sample_rate=RATE).vector)
-    drawn, _ = overview(tmp_path / "a.wav", 50, heard.seconds, channel=2)
+    drawn, _ = overview(tmp_path / "a.wav", 50, (0.0, heard.seconds), channel=2)
     np.testing.assert_allclose(
-        drawn[1][::-1], overview(tmp_path / "a.wav", 50, heard.seconds, channel=1)[0][1], atol=0.1
+        drawn[1][::-1], overview(tmp_path / "a.wav", 50, (0.0, heard.seconds), channel=1)[0][1], atol=0.1
     )
     for number in (0, 3):
         with pytest.raises(AudioError, match=f"the recording has 2 channels; there is no channel {number}"):

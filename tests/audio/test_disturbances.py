@@ -148,7 +148,7 @@ def test_files_samples_and_plots_are_heard_alike(tmp_path):
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
     np.testing.assert_array_equal(extract(tmp_path / "a.wav").vector, extract(sound, sample_rate=RATE).vector)
     assert abs(load_audio(tmp_path / "a.wav").samples.mean()) < 1e-4
-    drawn, _ = features.overview(tmp_path / "a.wav", 100, CLEAN.seconds)
+    drawn, _ = features.overview(tmp_path / "a.wav", 100, (0.0, CLEAN.seconds))
     assert drawn.mean() == pytest.approx(0, abs=0.1)
 
 

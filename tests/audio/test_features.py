@@ -281,10 +281,26 @@ def test_flaws_of_an_mp3_are_not_commented_on(tmp_path):
 def test_overview(tmp_path):
     sound = np.concatenate([speech(1.0, 8000) / 2, np.zeros(8000, np.float32)])
     soundfile.write(tmp_path / "s.wav", sound, 8000, subtype="FLOAT")
-    waveform, decibels = features.overview(tmp_path / "s.wav", 300, 2.0)
+    waveform, decibels = features.overview(tmp_path / "s.wav", 300, (0.0, 2.0))
     assert waveform.shape == (2, 300) and decibels.shape == (64, 300)
     assert waveform[1].max() == pytest.approx(sound.max(), abs=0.05) and (waveform[0] <= waveform[1]).all()
     assert np.abs(waveform[:, 160:]).max() < 1e-3 < np.abs(waveform[:, :140]).max() and decibels.max() == 0
+
+
+@pytest.mark.parametrize("blocks", [1 << 18, 500], ids=["at once", "in blocks"])
+def test_overview_of_what_is_spoken(blocks, tmp_path, monkeypatch):
+    """It is that of a file that holds nothing else."""
+    monkeypatch.setattr("audio.decoding.READ_BLOCK", blocks)
+    room = np.random.default_rng(0).normal(0, 1e-4, 3 * RATE).astype(np.float32)
+    room[RATE : 2 * RATE] += speech(1.0, RATE)
+    soundfile.write(tmp_path / "s.wav", room, RATE, subtype="FLOAT")
+    found = features.extract(tmp_path / "s.wav")
+    assert 0.6 < found.begin < 1.2 < 1.8 < found.end < 2.4
+    waveform, decibels = features.overview(tmp_path / "s.wav", 64, (found.begin, found.end))
+    np.testing.assert_array_equal(decibels, found.vector.reshape(64, 64))
+    cut = room[round(found.begin * RATE) : round(found.end * RATE)]
+    parts = [cut[np.arange(len(cut)) * 64 // len(cut) == column] for column in range(64)]
+    np.testing.assert_allclose(waveform, [[part.min() for part in parts], [part.max() for part in parts]], atol=1e-6)
 
 
 def test_samples_of_double_precision_are_no_other_sound():
