@@ -11,7 +11,6 @@ import pytest
 import soundfile
 import torch
 from omegaconf import OmegaConf
-from scipy.signal import lfilter
 
 from audio.embedding import PATH, Embedding
 from audio.features import extract
@@ -19,33 +18,16 @@ from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from tests.recordings import write_bad
 from tests.training.miniature import command, tiny_config
+from tests.training.speakers import RATE, VOWELS, say
 from training import run
 from training.__main__ import main
-from training.embedding import axes, sound_changes, sounds, spectrogram_changes, stage
+from training.embedding import axes, sound_changes, sounds, stage
 from training.embedding.network import VoiceNetwork, directions_of, quantise
-from training.embedding.spectrogram_changes import change, reverberate, shift_pitch
 from training.settings import options_of
 
-RATE = 16_000
 WIDTHS = (8, 8, 16, 16)
 SPEAKERS, WORDS, TAKES = ("ann", "bob", "cem", "dan"), ("yes", "no", "maybe"), 3
-VOWELS = {"a": (800, 1200), "e": (500, 1900), "i": (300, 2300), "o": (450, 900), "u": (320, 750)}  # formants in Hz
 SOUNDS = {"yes": "ie", "no": "ou", "maybe": "aei"}
-
-
-def say(vowels: str, pitch_hz: float, tract: float, rng: np.random.Generator) -> np.ndarray:
-    """Make the sound of a voice, pulses of a pitch through two formants for each vowel; each take differs a little."""
-    parts = []
-    for vowel in vowels:
-        samples = round(RATE * 0.2 * rng.uniform(0.85, 1.15))
-        phase = np.cumsum(np.full(samples, pitch_hz * rng.uniform(0.96, 1.04) / RATE))
-        sound = np.diff(np.floor(phase), prepend=0) + 0.01 * rng.standard_normal(samples)
-        for hz in VOWELS[vowel]:
-            angle, radius = 2 * math.pi * hz * tract * rng.uniform(0.97, 1.03) / RATE, 0.97
-            sound = lfilter([1], [1, -2 * radius * math.cos(angle), radius**2], sound)
-        parts.append(sound * np.hanning(samples) ** 0.25)
-    whole = np.concatenate(parts)
-    return (0.5 * whole / np.abs(whole).max() + 1e-4 * rng.standard_normal(len(whole))).astype(np.float32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -235,7 +217,7 @@ def test_lengths_have_moments_of_their_own():
 
 @pytest.mark.slow
 def test_a_batch_holds_pairs(folder, trained, monkeypatch):
-    """Of one speaker and word, or of one recording, and of no other."""
+    """Both of a pair are of one speaker and word, or of one recording; no two pairs are."""
     options = options_of(OmegaConf.load(folder / "tiny.yaml")).embedding
     material = sounds.gather(folder / "repeats", folder / "recordings", trained, options.held_out, 0)
     of_vector: dict[bytes, tuple[object, str]] = {}
@@ -269,78 +251,6 @@ def test_a_batch_holds_pairs(folder, trained, monkeypatch):
         assert not [label for label, _ in found if str(label).startswith(SPEAKERS[-1])]  # who is kept for the test
         kinds |= {kind for _, kind in found}
     assert kinds == {"take", "copy", "recording", "changed"}
-
-
-# --- changes ---------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def spectrograms() -> torch.Tensor:
-    rng = np.random.default_rng(0)
-    voices = [say("aei", hz, 1.0, rng) for hz in (100, 140, 200, 280)]
-    vectors = [extract(voice, sample_rate=RATE).vector for voice in voices]
-    return torch.from_numpy(np.stack(vectors)).reshape(-1, 64, 64)
-
-
-def test_changed_spectrograms_are_spectrograms_of_the_same_voice(spectrograms):
-    torch.manual_seed(0)
-    many = spectrograms.repeat(16, 1, 1)
-    changed = change(many, spectrograms)
-    assert changed.shape == many.shape and torch.isfinite(changed).all()
-    torch.testing.assert_close(changed.amax(dim=(1, 2)), torch.zeros(len(many)))
-    assert changed.min() >= -80
-    apart = (changed - many).abs().mean(dim=(1, 2))
-    assert apart.min() > 0 and (apart.max() > 15) and (apart < 3).sum() > 3  # some hardly, some much
-    correlations = [np.corrcoef(a.flatten(), b.flatten())[0, 1] for a, b in zip(changed, many, strict=True)]
-    assert np.median(correlations) > 0.6
-
-
-def test_changes_follow_from_the_seed(spectrograms):
-    first, second, other = (change(spectrograms, spectrograms) for seed in (1, 1, 2) if torch.manual_seed(seed))
-    assert torch.equal(first, second) and not torch.equal(first, other)
-
-
-def test_a_raised_pitch_moves_a_tone_up(monkeypatch):
-    monkeypatch.setattr(spectrogram_changes, "PITCH_CHANCE", 1.0)
-    monkeypatch.setattr(torch, "randn", lambda *shape: torch.full(shape, 12 / spectrogram_changes.SEMITONES))
-    tone = torch.full((1, 64, 64), -80.0)
-    tone[:, 30] = 0.0
-    centres = spectrogram_changes._band_hz(64)
-    moved = int(shift_pitch(tone)[0, :, 0].argmax())
-    assert centres[moved].item() == pytest.approx(2 * centres[30].item(), rel=0.06)
-
-
-def test_reverberation_follows_the_sound_and_decays(monkeypatch):
-    monkeypatch.setattr(spectrogram_changes, "ROOM_CHANCE", 1.0)
-    click = torch.zeros(8, 64, 64)
-    click[:, :, 10] = 1.0
-    heard = reverberate(click)
-    assert (heard[:, :, :10] == 0).all() and torch.allclose(heard[:, :, 10], torch.ones(()))
-    assert (heard[:, :, 11:42].diff(dim=2) < 0).all()
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_changed_sounds_can_be_heard(seed):
-    rng = np.random.default_rng(seed)
-    sound = say("aei", 120, 1.0, rng)
-    changed = sound_changes.change_sound(sound, rng, lambda count: [sound] * count)
-    assert changed.dtype == np.float32 and np.isfinite(changed).all() and np.abs(changed).max() > 0.01
-    assert 0.6 < len(changed) / len(sound) < 3
-
-
-def test_noise_is_as_soft_as_it_is_said_to_be():
-    rng = np.random.default_rng(0)
-    sound = say("aei", 120, 1.0, rng)
-    level = sound_changes.loudness(sound)
-    noise = sound_changes.with_noise(sound, rng.standard_normal(len(sound)), level, 20) - sound
-    assert 20 * math.log10(level / noise.std()) == pytest.approx(20, abs=0.1)
-    assert np.std(sound) < level < 1.5 * np.std(sound)  # of the louder half
-
-
-def test_an_automatic_gain_makes_soft_parts_louder():
-    sound = say("a", 120, 1.0, np.random.default_rng(0))
-    louder = np.concatenate([0.1 * sound, sound])
-    levelled = sound_changes.automatic_gain(louder, 0.005, 0.1)
-    soft, loud = (np.std(part) for part in np.split(levelled, [len(sound)]))
-    assert soft > 0.4 * loud
 
 
 @pytest.mark.slow
