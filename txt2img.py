@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cli
 import config
@@ -47,11 +47,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def answer(args: argparse.Namespace, emit: standby.Emit) -> dict[str, list[str]]:
+class Painted(NamedTuple):
+    """Images that a command line has asked for."""
+
+    paths: list[Path]
+    places: list[dict[str, float]]  # of the voice of each image, for an answer; see `Inputs.places`
+
+
+def answer(args: argparse.Namespace, emit: standby.Emit) -> dict[str, Any]:
     """Make the images of one request, or its film."""
     if args.film:
         return {"films": [str(make_film(args, emit))]}
-    return {"pictures": [str(path) for path in paint(args, emit)]}
+    painted = paint(args, emit)
+    return {"pictures": [str(path) for path in painted.paths], "voices": painted.places}
 
 
 def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
@@ -71,8 +79,8 @@ def warm_up(args: argparse.Namespace, emit: standby.Emit) -> None:
             paint(argparse.Namespace(**{**options, "init_latents": None}), emit)
 
 
-def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Path]:
-    """Make the images that a command line asks for; return their paths.
+def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> Painted:
+    """Make the images that a command line asks for.
 
     Args:
         emit: takes progress and previews as events; None: draw a bar in the terminal, and print the paths.
@@ -120,7 +128,7 @@ def paint(args: argparse.Namespace, emit: standby.Emit | None = None) -> list[Pa
         others = [*paths, *others]
     if others:
         print("written:", *others)
-    return paths
+    return Painted(paths, [inputs.places(spec) for spec in specs] if emit else [])
 
 
 def asked_for(args: argparse.Namespace, device: "torch.device") -> tuple[list["ImageSpec"], "Inputs"]:

@@ -21,7 +21,7 @@ WORDS = {  # of each quality: a voice of a low place, and one of a high place
     "duration": ("short", "long"),
     "motion": ("even", "lively"),
     "rise": ("darkening", "brightening"),
-    "onset": ("loud at the end", "loud at first"),
+    "onset": ("swelling", "fading"),  # loud at the end, or at the beginning
 }
 MIDDLE = 50  # the place that half of all voices are below
 FAR = 30  # places from the middle, from which a quality is worth a word: four of ten are, of an average voice
@@ -56,8 +56,8 @@ def describe(places: Mapping[str, float]) -> str:
     An example is "lively (92 of 100), dark (13) and thin (13)". The line is "" if no place is known.
     """
     rounded = {name: round(places[name]) for name in NAMES if name in places}
-    far = sorted(rounded, key=lambda name: -abs(rounded[name] - MIDDLE))
-    said = [(word_for(name, rounded[name]), rounded[name]) for name in far if abs(rounded[name] - MIDDLE) >= FAR]
+    strongest = sorted(rounded, key=lambda name: -abs(rounded[name] - MIDDLE))
+    said = [(word, rounded[name]) for name in strongest if (word := unusual_word(name, rounded[name]))]
     if not said:
         return ORDINARY if rounded else ""
     first, *others = [f"{word} ({place})" for word, place in said]
@@ -65,10 +65,11 @@ def describe(places: Mapping[str, float]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if others else parts)
 
 
-def word_for(name: str, place: float) -> str:
-    """Return the word for a quality at a place."""
+def unusual_word(name: str, place: float) -> str:
+    """Return the word for a quality at a place that is clearly not as usual; "" for any other place."""
     low, high = WORDS[name]
-    return high if place >= MIDDLE else low
+    distance = round(place) - MIDDLE
+    return "" if abs(distance) < FAR else high if distance > 0 else low
 
 
 def chart(places: Mapping[str, float]) -> list[str]:

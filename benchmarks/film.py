@@ -242,7 +242,7 @@ def measure_moments(folder: Path, args: argparse.Namespace) -> None:
         with quiet():
             process_live_audio.main([f"--input_file={cut}", f"--output_file={latents}"])
             words = ["--init_latents", latents, "--prompt", PROMPT, "--outdir", folder / f"cut{row}"]
-            (path,) = txt2img.paint(txt2img.parse(list(map(str, words))))
+            (path,) = txt2img.paint(txt2img.parse(list(map(str, words)))).paths
         still = np.asarray(Image.open(path)).astype(int)
         largest.append(int(np.abs(still - frames[round((row * HOP + WINDOW / 2) * fps)]).max()))
     print(f"moment: frames and images of {len(largest)} windows differ by at most {max(largest)} of 256 levels")

@@ -6,6 +6,7 @@ Its 1920x1080 pixels fill a projector, or 16 x 9 cm in print at 300 dots per inc
 import subprocess
 import textwrap
 import unicodedata
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +15,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from audio import features, plots
+from audio.description import describe
+from audio.qualities import FLOOR_DB
 from audio.recipe import Recipe
 from files import atomic_path
+from live.chart import draw_chart
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -23,7 +27,8 @@ WIDTH, HEIGHT, DPI = 1920, 1080, 300
 MARGIN = 80  # pixels
 IMAGE = HEIGHT - 2 * MARGIN  # longer side of the image, pixels
 LEFT = WIDTH - 3 * MARGIN - IMAGE  # width of the column beside it, pixels
-WAVE_HEIGHT, SPECTRUM_HEIGHT = 200, 300
+WAVE_HEIGHT, SPECTRUM_HEIGHT, CHART_HEIGHT = 120, 240, 160
+GAP = 40  # pixels between waveform, spectrogram, prompt and chart
 BACKGROUND, FOREGROUND, FAINT = (16, 16, 20), (238, 238, 238), (140, 140, 150)
 # the first one that has all characters is used; those of the second line have Chinese, Japanese and Korean
 FONTS = (
@@ -32,37 +37,76 @@ FONTS = (
 )  # fmt: skip
 UNASSIGNED = "\U0010fffe"  # no font has this character
 PROMPT_SIZES = (60, 48, 38, 30, 24)  # pixels; the largest one that fits is used
-PROMPT_HEIGHT = HEIGHT - 2 * MARGIN - WAVE_HEIGHT - SPECTRUM_HEIGHT - 120
+SMALL, SMALLER = 24, 19  # pixels, sizes of the text below the prompt
+LINE = 34  # pixels, of text below the prompt
+NO_BREAK = "\u00a0"  # a blank at which no line ends
+LINES = 3  # what is seen of a voice in two, and how long it is
+PROMPT_TOP = MARGIN + WAVE_HEIGHT + GAP + SPECTRUM_HEIGHT + GAP
+CHART_TOP = HEIGHT - MARGIN - LINES * LINE - CHART_HEIGHT
+PROMPT_HEIGHT = CHART_TOP - GAP // 2 - PROMPT_TOP
 
 
-def save_card(recording: Path, image: Path, prompt: str, path: Path, recipe: Recipe, channel: int | None = None) -> str:
-    """Write the card of one image; `recipe` gives the settings of its spectrogram, `channel` is as of `extract`.
+def save_card(
+    recording: Path,
+    image: Path,
+    prompt: str,
+    path: Path,
+    recipe: Recipe,
+    channel: int | None = None,
+    trim: bool = True,
+    places: Mapping[str, float] | None = None,
+) -> str:
+    """Write the card of one image.
 
-    Returns the characters of the prompt that no installed font has.
+    Args:
+        recording: of the voice. The card shows what is spoken of it.
+        image: the generated image.
+        prompt: of the image.
+        path: of the card, a PNG file.
+        recipe: gives the settings of the spectrogram.
+        channel: as of `audio.features.extract`.
+        trim: as of `audio.features.extract`.
+        places: of the voice's qualities (`audio.description.places_of`); None or empty: they are not known.
+
+    Returns:
+        The characters of the prompt that no installed font has.
 
     Raises:
         ValueError: the recording or the image cannot be decoded.
         OSError: a file cannot be read or written.
     """
-    seconds = features.extract(recording, recipe, channel=channel).seconds
-    waveform, decibels = features.overview(recording, LEFT, seconds, recipe, channel)
+    heard = features.extract(recording, recipe, channel=channel, trim=trim)
+    waveform, decibels = features.overview(recording, LEFT, (heard.begin, heard.end), recipe, channel)
     waveform /= max(float(np.abs(waveform).max()), 1e-9)  # a soft voice fills the height, too
     card = Image.new("RGB", (WIDTH, HEIGHT), BACKGROUND)
     with Image.open(image) as generated:
         shown = ImageOps.contain(generated.convert("RGB"), (IMAGE, IMAGE), Image.Resampling.LANCZOS)
     card.paste(shown, (WIDTH - MARGIN - (IMAGE + shown.width) // 2, MARGIN + (IMAGE - shown.height) // 2))
     plots.draw_waveform(card, waveform, (MARGIN, MARGIN, WAVE_HEIGHT), FOREGROUND)
-    box = (MARGIN, MARGIN + WAVE_HEIGHT + 40, LEFT, SPECTRUM_HEIGHT)
-    plots.draw_heat_map(card, decibels, box, -recipe.top_db, 0.0)
+    box = (MARGIN, MARGIN + WAVE_HEIGHT + GAP, LEFT, SPECTRUM_HEIGHT)
+    plots.draw_heat_map(card, decibels, box, -FLOOR_DB, 0.0)  # as deep as --layout_strength lays it out
     draw = ImageDraw.Draw(card)
     font, lines, lacking = fit_text(prompt)
-    draw.multiline_text((MARGIN, MARGIN + WAVE_HEIGHT + SPECTRUM_HEIGHT + 80), lines, FOREGROUND, font, spacing=12)
-    draw.text(
-        (MARGIN, HEIGHT - MARGIN), f"{seconds:.1f} s of voice", FAINT, load_font(choose_font("0")[0], 24), anchor="ls"
-    )
+    draw.multiline_text((MARGIN, PROMPT_TOP), lines, FOREGROUND, font, spacing=12)
+    _draw_qualities(draw, places or {}, heard.end - heard.begin)
     with atomic_path(path) as temporary:
         card.save(temporary, dpi=(DPI, DPI))
     return lacking
+
+
+def _draw_qualities(draw: ImageDraw.ImageDraw, places: Mapping[str, float], seconds: float) -> None:
+    """Draw what is seen of a voice of so many seconds: a chart, and a line in words."""
+    path, _ = choose_font("0")
+    font, below = load_font(path, SMALL), HEIGHT - MARGIN
+    if places:
+        draw_chart(draw, places, (MARGIN, CHART_TOP, LEFT, CHART_HEIGHT), load_font(path, SMALLER), FOREGROUND, FAINT)
+        text = describe(places).replace(" (", f"{NO_BREAK}(")
+        room = int(0.95 * len(text) * LEFT / font.getlength(text))
+        lines = textwrap.wrap(text, max(5, room), max_lines=LINES - 1, placeholder=" ...")
+        for number, line in enumerate(lines):
+            at = MARGIN, below - (LINES - 1 - number) * LINE
+            draw.text(at, line.replace(NO_BREAK, " "), FOREGROUND, font, anchor="ls")
+    draw.text((MARGIN, below), f"{seconds:.1f} s of voice", FAINT, font, anchor="ls")
 
 
 def fit_text(prompt: str) -> tuple[Font, str, str]:

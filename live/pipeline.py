@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +45,7 @@ class Take:
     prompt: str | None = None  # of its image; None: the run's next one
     id: str = ""  # of its image in the session; "": a new one
     encoded: bool = False  # `RunFiles.latent` was made from it
+    places: dict[str, float] = field(default_factory=dict)  # of its voice: `audio.description.places_of`
 
 
 @dataclass
@@ -216,10 +217,16 @@ class Pipeline:
         generated = self._ask(self.generator, init_latents=latent, steps=steps, prompt=take.prompt)
         if self._speed:
             self._speed.update(steps, time.monotonic() - started)
-        images = generated.content.get("pictures") or []
+        images, voices = (generated.content.get(name) or [] for name in ("pictures", "voices"))
         self._print(generated.output, generated.warnings)
         if not images:
             raise ClientError(f"{self.generator.name} ended without naming an image")
+        if voices and voices[0]:
+            from audio.description import describe
+
+            take.places = voices[0]
+            if (line := f"voice: {describe(take.places)}") not in encoded.output:  # where --verbose says it
+                self.display.say(line)
         return Path(images[0])
 
     def _ask(self, script: ScriptClient, **request: object) -> Answer:
@@ -322,7 +329,7 @@ class Pipeline:
 
         recording = None if self.options.discard_audio else take.path
         name = "" if take.own else recording_name(take.path)
-        session.add(take.prompt or "", image, self.files.latent, recording, card, take.id, name)
+        session.add(take.prompt or "", image, self.files.latent, recording, card, take.id, name, take.places)
         self._print([f"session: {session.page}"], [])
 
     def _card(self, take: Take, image: Path) -> Path:
@@ -331,7 +338,9 @@ class Pipeline:
 
         with reserved(self.options.outdir / "cards", alternatives(image.name)) as path:
             channel = None if take.own else self.options.channel
-            lacking = save_card(take.path, image, take.prompt or "", path, config.RECIPE, channel)
+            lacking = save_card(
+                take.path, image, take.prompt or "", path, config.RECIPE, channel, not self.options.no_trim, take.places
+            )
         self.display.say(f"card: {path}")
         if lacking:
             fonts = f"sudo apt install {package_for(lacking)}"

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,19 @@ img, audio { display: block; width: 100%; }
 img { border-radius: 2px; background: #17171c; }
 audio { margin-top: 0.75em; height: 2.5em; }
 figcaption { padding: 0.75em 0; overflow-wrap: anywhere; color: #c9c6be; }
+details { margin-top: 0.25em; font-size: 0.875rem; color: #a9a69e; }
+summary { cursor: pointer; }
+.chart { display: block; width: 100%; max-width: 22em; margin-top: 0.5em; }
+.chart text { font: 11px system-ui, sans-serif; fill: #a9a69e; }
+.chart .unusual { fill: #e9e7e2; }
+.chart path { fill: none; stroke: #55524c; }
+.chart .bar { stroke: var(--accent); stroke-width: 3; }
+.chart circle { fill: var(--accent); }
 a { color: inherit; }
 .whole { display: none; }
 .whole:target { position: fixed; inset: 0; display: grid; place-items: center; background: #0b0b0e; }
 .whole img { width: auto; height: 100vh; max-width: 100vw; object-fit: contain; }
-a:focus-visible { outline: 3px solid var(--accent); outline-offset: 4px; }
+a:focus-visible, summary:focus-visible { outline: 3px solid var(--accent); outline-offset: 4px; }
 """
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -73,6 +81,7 @@ class Entry:
     wave: list[int] = field(default_factory=list)  # loudness of the voice over time, 0 to 100
     original: str = ""  # the recording as it was, if `voice` was converted from it
     recording: str = ""  # name that the voice had as a file; "" if it was recorded by this program
+    places: dict[str, float] = field(default_factory=dict)  # of the voice: `audio.description.places_of`
 
     @property
     def files(self) -> list[str]:
@@ -135,12 +144,14 @@ class Session:
         card: Path | None,
         id: str = "",
         name: str = "",
+        places: Mapping[str, float] | None = None,
     ) -> Entry:
         """Copy the files of one image into the folder, and show them on the page.
 
         Args:
             id: names the image to `find`; "": a new one.
             name: of the recording, for people; "": it was made by this program.
+            places: of the voice's qualities, as far as they are known.
 
         Raises:
             OSError: a file cannot be written.
@@ -153,7 +164,7 @@ class Session:
             if recording:
                 entry.voice, entry.original = copy_playable(recording, folder, f"{stem}_voice")
             entry.card = _copy(card, folder, f"{stem}_card") if card else ""
-            entry.recording = name
+            entry.recording, entry.places = name, dict(places or {})
             entry.sources = [str(path.absolute()) for path in (image, card) if path]
             self._entries.append(entry)
             self._write()
@@ -233,13 +244,23 @@ def render(title: str, figures: Iterable[str], head: str) -> str:
     return PAGE.format(title=html.escape(title), head=head, figures="\n".join(figures))
 
 
-def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = "", recording: str = "") -> str:
+def figure(
+    prompt: str,
+    image: str,
+    link: str,
+    voice: str,
+    card: str,
+    id: str = "",
+    recording: str = "",
+    places: Mapping[str, float] | None = None,
+) -> str:
     """Return the HTML of one image. Names are escaped, too: a suffix may hold any character.
 
     Args:
         image, voice, card: addresses; "": there is none.
         link: address that a click on the image leads to.
         recording: name of the file of the voice, for people; "": none.
+        places: of the voice's qualities: a line says them, and opens a chart.
     """
     values = (prompt, image, link, voice, card, id, recording)
     text, image, link, voice, card, id, recording = map(html.escape, values)
@@ -250,14 +271,24 @@ def figure(prompt: str, image: str, link: str, voice: str, card: str, id: str = 
     name = f' data-id="{id}"' if id else ""
     return (
         f'<figure{name}>\n<a href="{link}"><img src="{image}" alt="{label}" loading="lazy"></a>{player}\n'
-        f"<figcaption>{text}{more}</figcaption>\n</figure>"
+        f"<figcaption>{text}{more}{_qualities(places or {})}</figcaption>\n</figure>"
     )
+
+
+def _qualities(places: Mapping[str, float]) -> str:
+    """Return the HTML that says what is seen of a voice."""
+    from audio.description import describe
+    from live.chart import svg_chart
+
+    return f"\n<details><summary>{describe(places)}</summary>{svg_chart(places)}</details>" if places else ""
 
 
 def _static_figure(entry: Entry) -> str:
     """Return the HTML of one image of the static page, where a click fills the window with it, without a script."""
     name, image = Path(entry.image).stem, html.escape(entry.image)
-    small = figure(entry.prompt, entry.image, f"#{name}", entry.voice, entry.card, recording=entry.recording)
+    small = figure(
+        entry.prompt, entry.image, f"#{name}", entry.voice, entry.card, recording=entry.recording, places=entry.places
+    )
     whole = f'<img src="{image}" alt="{html.escape(entry.prompt) or "image"}" loading="lazy">'
     return f'{small}\n<a class="whole" id="{html.escape(name)}" href="#_" title="close">{whole}</a>'
 
@@ -273,9 +304,24 @@ def _entry(content: dict[str, Any]) -> Entry:
     texts = (entry.id, entry.prompt, entry.recording, *entry.files, *entry.sources)
     if not all(isinstance(text, str) for text in texts) or not entry.image:
         raise TypeError("not an entry")
+    entry.places = _checked_places(entry.places)
     if not all(Path(name).name == name and not name.startswith(".") for name in entry.files):
         raise ValueError("not a name in the folder")
     return entry
+
+
+def _checked_places(places: object) -> dict[str, float]:
+    """Return places of qualities that this program knows.
+
+    Raises:
+        TypeError: they are none.
+    """
+    from audio.qualities import NAMES
+
+    if not isinstance(places, dict):
+        raise TypeError("not places")
+    known = {name: float(places[name]) for name in NAMES if name in places}
+    return {name: place for name, place in known.items() if 0 <= place <= 100}
 
 
 def _same(path: Path, copy: Path) -> bool:

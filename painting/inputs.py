@@ -16,6 +16,7 @@ from torch import Tensor
 
 import cli
 import config
+from audio.description import places_of
 from audio.initial_noise import Voices, initial_noise, is_gaussian
 from audio.provenance import find_whitening, read_heard, read_names, read_note
 from audio.qualities import UNHEARD
@@ -144,6 +145,19 @@ class Inputs:
         """Return the names of the recordings that an image is of, as far as they are known."""
         named = ((names[row], weight) for names, (row, weight) in zip(self._names, spec.parts, strict=False))
         return tuple(name for name, weight in named if name and weight)
+
+    def places(self, spec: ImageSpec) -> dict[str, float]:
+        """Find the places of an image's voice among others (`audio.description.places_of`).
+
+        There are none if the image is of no voice, of several, or of latents that are used as they are.
+        """
+        used = [(voices, row) for voices, (row, weight) in zip(self.voices, spec.parts, strict=False) if weight]
+        if len(used) != 1:
+            return {}
+        voices, row = used[0]
+        if not voices.whitening or not voices.whitened(row):
+            return {}
+        return places_of(voices.whitening, voices.latents[row : row + 1], voices.heard[row : row + 1])[0]
 
     def text_of(self, spec: ImageSpec) -> PngInfo:
         """Return the PNG text of an image."""

@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from audio.description import describe
 from live.session import STYLE, Entry, figure, render
 from stage import artist
 from stage.access import STARTS, Guard, Key, Limiter, Refusal, address_of, read_body
@@ -126,7 +127,8 @@ class _Pages:
 
     def _figure(self, entry: Entry) -> str:
         voice, card = (f"/{kind}/{entry.id}" if getattr(entry, kind) else "" for kind in ("voice", "card"))
-        return figure(entry.prompt, f"/image/{entry.id}", f"/p/{entry.id}", voice, card, entry.id, entry.recording)
+        addresses = f"/image/{entry.id}", f"/p/{entry.id}", voice, card
+        return figure(entry.prompt, *addresses, entry.id, entry.recording, entry.places)
 
     async def picture(self, request: Request) -> Response:
         """Return the page of one image, to take home."""
@@ -136,7 +138,8 @@ class _Pages:
         _, entry = found
         card = "" if entry.card else "hidden"
         prompt = entry.prompt or "image"
-        return self._page("picture", prompt, id=entry.id, prompt=prompt, without_card=card)
+        voice = describe(entry.places)
+        return self._page("picture", prompt, id=entry.id, prompt=prompt, voice=voice, without_card=card)
 
     async def qr(self, request: Request) -> Response:
         """Return the QR code of that page."""

@@ -330,6 +330,7 @@ class Show:
         failed = self.pipeline.failed
         # a budget of seconds counts from here: others may have been painted since the recording ended
         take = Take(ticket.recording.path, own=True, stopped=time.monotonic(), prompt=ticket.prompt, id=ticket.id)
+        ticket.take = take
         self.pipeline.submit(take)
         self.pipeline.wait()
         if self._closing:
@@ -385,7 +386,7 @@ class Show:
             visitor = ticket.visitor
             visitor.ticket, visitor.picture, visitor.since = None, ticket.id, time.monotonic()
             self._tell(visitor)
-            self.hub.publish("screen", "picture", told.card(ticket.id, ticket.prompt, ticket.wave))
+            self.hub.publish("screen", "picture", told.card(ticket.id, ticket.prompt, ticket.wave, ticket.places))
             pages = self.hub.count("screen") + self.hub.count(visitor.topic)
             self._news.wait_for(lambda: self._fetched[ticket.id] >= pages or self._closing, SHOW_FIRST)
 
@@ -404,7 +405,7 @@ class Show:
             return None if entry.hidden else (self.session.folder / entry.image, entry)
         ticket = self._latest.get(id)
         if ticket and ticket.image:
-            return ticket.image, Entry(id, ticket.prompt, ticket.image.name, "", wave=ticket.wave)
+            return ticket.image, Entry(id, ticket.prompt, ticket.image.name, "", wave=ticket.wave, places=ticket.places)
         return None
 
     def hide(self, id: str, hidden: bool) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from audio.description import describe
 from stage.visitors import Visitor
 
 if TYPE_CHECKING:
@@ -14,16 +15,16 @@ def screen(show: "Show") -> dict[str, Any]:
     """Return all that the screen shows."""
     current = show.current
     return {
-        "slides": [card(entry.id, entry.prompt, entry.wave) for entry in show.session.shown()[:SLIDES]],
+        "slides": [card(entry.id, entry.prompt, entry.wave, entry.places) for entry in show.session.shown()[:SLIDES]],
         "paint": {"prompt": current.prompt, "wave": current.wave, "preview": show.rough} if current else None,
         "speak": show.speaking.prompt if show.speaking else None,
         "public": show.public,
     }
 
 
-def card(id: str, prompt: str, wave: list[int]) -> dict[str, Any]:
+def card(id: str, prompt: str, wave: list[int], places: dict[str, float]) -> dict[str, Any]:
     """Return what the screen shows of a picture."""
-    return {"id": id, "prompt": prompt, "wave": wave}
+    return {"id": id, "prompt": prompt, "wave": wave, "voice": describe(places)}
 
 
 def visitor(show: "Show", visitor: Visitor) -> dict[str, Any]:

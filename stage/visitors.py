@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from live.pipeline import Take
 from stage.recordings import Recording
 
 
@@ -20,6 +21,12 @@ class Ticket:
     wave: list[int]
     advice: str  # code, or ""
     image: Path | None = None  # once it is there
+    take: Take | None = None  # once it is painted
+
+    @property
+    def places(self) -> dict[str, float]:
+        """Places of the voice's qualities, once they are known: `audio.description.places_of`."""
+        return self.take.places if self.take else {}
 
 
 @dataclass

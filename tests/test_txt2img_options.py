@@ -15,6 +15,7 @@ from PIL import Image
 
 import config
 import standby
+from audio.qualities import NAMES
 from painting.options import parse_options, parse_request
 from tests.programs import TINY, run_main, run_script
 
@@ -247,6 +248,9 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
     assert (first["seed"], first["subject"], first["prompt"]) == (7, None, "calm blue waves")
     assert (second["seed"], second["subject"], second["voice_strength"]) == (42, 0, 0.5)
     assert len(walk["pictures"]) == 3 and others[0]["prompt"] == "a red flower"
+    (places,) = voice["voices"]
+    assert set(places) <= set(NAMES) and len(places) > 6
+    assert (noise["voices"], walk["voices"], grid["voices"]) == ([{}], [places, {}, places], [places, places])
     assert others[1] == first and others[2]["sampler"] == "plms"
     assert all("--weights is for the voices of --mix" in answer["error"] for answer in (weights, both))
     assert len(grid["pictures"]) == 2 and (tmp_path / "grid_0000.png").is_file()

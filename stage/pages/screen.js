@@ -58,8 +58,9 @@ function mode() {
   return now;
 }
 
-function card({ prompt, wave, id = "" }) {
+function card({ prompt, wave, id = "", voice: heard = "" }) {
   $("card-prompt").textContent = prompt;
+  $("card-voice").textContent = heard;
   drawWave($("card-wave"), wave, accent());
   $("card-qr").hidden = !id || !open;
   if (id && open) {

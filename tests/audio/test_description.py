@@ -38,7 +38,7 @@ def test_every_quality_has_two_words_of_its_own():
         ({"pitch": 0.0, "onset": 50.0}, "deep (0 of 100)"),
         ({"rise": 100.0, "motion": 0.2}, "even (0 of 100) and brightening (100)"),
         ({"pitch": 50.0 + FAR - 1, "onset": 50.0 - FAR + 1}, ORDINARY),
-        ({"pitch": 50.0 + FAR, "onset": 50.0 - FAR}, "high (80 of 100) and loud at the end (20)"),
+        ({"pitch": 50.0 + FAR, "onset": 50.0 - FAR}, "high (80 of 100) and swelling (20)"),
         ({}, ""),
     ],
 )

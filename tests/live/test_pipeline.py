@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,8 @@ WORD = config.EXAMPLES_DIR / "word_de.ogg"
 PROMPT = ["--prompt", "calm blue waves"]
 CALIBRATION = "calibration: built-in"
 WHITENED = "start noise: a voice, whitened"
+PLACES = {"pitch": 91.0, "motion": 12.0, "rise": 50.0}
+VOICE_LINE = "voice: high (91 of 100) and even (12)"
 NOTE = "note: this model does not know, and leaves out: flurbog"
 BEGIN = """
 import json, os, pathlib, sys
@@ -52,7 +55,7 @@ for number, line in enumerate(sys.stdin):
     send(preview="preview.png")
     image = str(folder / f"image_{{number}}.png")
     pathlib.Path(image).write_text(json.dumps(request))
-    send(pictures=[image], said=["{WHITENED}"], warned=["{NOTE}"])
+    send(pictures=[image], voices=[{PLACES}], said=["{WHITENED}"], warned=["{NOTE}"])
 """
 # in place of the loop of the generator: works, then does what is wrong with it
 FAULTY = BEGIN + "send(ready=True)\nfor request in sys.stdin:\n    "
@@ -128,6 +131,7 @@ def test_a_display_is_told_everything(display, pipeline_of, folder):
         ("progress_done",),
         ("say", WHITENED),
         ("warn", NOTE),
+        ("say", VOICE_LINE),
         ("image", Path("image_0.png")),
     ]
     assert (folder / "live_latent.pt").read_text() == str(VOICE)
@@ -144,9 +148,11 @@ def test_the_same_line_is_printed_once_and_a_failure_ends_nothing(display, pipel
         CALIBRATION,
         f"latent from {VOICE}",
         WHITENED,
+        VOICE_LINE,
         "2 of 3, broken.wav",
         f"3 of 3, {WORD.name}",
         f"latent from {WORD}",
+        VOICE_LINE,
     ]
     clipped, note, failure = display.lines("warn")
     assert (clipped, note) == ("warning: clipped", NOTE)
@@ -369,7 +375,21 @@ def test_a_session_holds_all_but_a_discarded_recording(display, pipeline_of, fil
 def test_a_session_names_the_files_of_its_voices(pipeline_of, folder):
     run_files(pipeline_of("--keep"), VOICE)
     (listed,) = (folder / "sessions").rglob("session.json")
-    assert [entry["recording"] for entry in json.loads(listed.read_text())["entries"]] == [VOICE.name]
+    (entry,) = json.loads(listed.read_text())["entries"]
+    assert (entry["recording"], entry["places"]) == (VOICE.name, PLACES)
+
+
+@pytest.mark.parametrize("options", [(), ("--no_trim",)])
+def test_a_card_shows_what_is_used_of_a_voice_and_what_it_is_like(options, pipeline_of, monkeypatch):
+    asked: list[tuple[Any, ...]] = []
+
+    def save_card(*arguments):
+        asked.append(arguments)
+        return ""
+
+    monkeypatch.setattr(card, "save_card", save_card)
+    run_files(pipeline_of("--card", *options), VOICE)
+    assert [arguments[-2:] for arguments in asked] == [(not options, PLACES)]
 
 
 def test_a_session_has_the_title_that_was_asked_for(pipeline_of, folder):

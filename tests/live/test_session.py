@@ -1,5 +1,6 @@
 """The session folder of a run, and the card."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,11 @@ import soundfile
 from PIL import Image
 
 import config
+from audio.features import extract, overview
+from audio.plots import draw_heat_map
+from audio.qualities import FLOOR_DB
 from live import card
-from live.card import IMAGE, LEFT, save_card
+from live.card import CHART_HEIGHT, CHART_TOP, IMAGE, LEFT, PROMPT_HEIGHT, PROMPT_TOP, save_card
 from live.session import Session
 
 VOICE = config.EXAMPLES_DIR / "voice_en.wav"
@@ -59,6 +63,43 @@ def test_the_page_names_a_recording_that_was_a_file(tmp_path, image):
     session.add("waves", image, image, VOICE, None, name="ann & <b>.ogg")
     assert "waves<br><small>ann &amp; &lt;b&gt;.ogg</small>" in session.page.read_text()
     assert [entry.recording for entry in Session.resume(session.folder).all()] == ["ann & <b>.ogg", ""]
+
+
+def test_the_page_says_what_is_seen_of_a_voice(tmp_path, image):
+    session = Session(tmp_path)
+    session.add("waves", image, image, VOICE, None)
+    assert "<details>" not in session.page.read_text()
+    session.add("waves", image, image, VOICE, None, places={"pitch": 83.4, "motion": 12.0, "rise": 55.0})
+    page = session.page.read_text()
+    assert "<details><summary>even (12 of 100) and high (83)</summary><svg" in page and page.count("<circle") == 3
+    resumed = Session.resume(session.folder)
+    assert [entry.places for entry in resumed.all()] == [{"pitch": 83.4, "motion": 12.0, "rise": 55.0}, {}]
+
+
+@pytest.mark.parametrize("places", [[], "high", {"pitch": "<b>"}, {"pitch": [9]}, {"pitch": None}])
+def test_places_that_are_none_are_refused(places, tmp_path, image):
+    session = Session(tmp_path)
+    session.add("waves", image, image, VOICE, None)
+    listed = session.folder / "session.json"
+    content = json.loads(listed.read_text())
+    content["entries"][0]["places"] = places
+    listed.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="is broken"):
+        Session.resume(session.folder)
+
+
+def test_places_from_another_version_are_left_out(tmp_path, image):
+    session = Session(tmp_path)
+    session.add("waves", image, image, VOICE, None)
+    listed = session.folder / "session.json"
+    content = json.loads(listed.read_text())
+    content["entries"][0]["places"] = {"<b>": 9.0, "rise": 1e9, "onset": float("nan"), "motion": 3}
+    listed.write_text(json.dumps(content))
+    (entry,) = Session.resume(session.folder).all()
+    assert entry.places == {"motion": 3.0}
+    del content["entries"][0]["places"]  # from before there were any
+    listed.write_text(json.dumps(content))
+    assert Session.resume(session.folder).all()[0].places == {}
 
 
 def test_an_interrupted_session_goes_on(tmp_path, image):
@@ -154,7 +195,7 @@ def test_two_sessions_of_one_second_have_two_folders(tmp_path, image):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_card_shows_voice_image_and_prompt_side_by_side(tmp_path, image, prompt):
     path = tmp_path / "cards" / "card.png"
-    save_card(VOICE, image, prompt, path, config.RECIPE)
+    save_card(VOICE, image, prompt, path, config.RECIPE, places={"pitch": 91.0, "rise": 20.0})
     with Image.open(path) as card:
         pixels = np.asarray(card)
         assert card.info["dpi"] == pytest.approx((300, 300), abs=0.1)
@@ -163,11 +204,31 @@ def test_a_card_shows_voice_image_and_prompt_side_by_side(tmp_path, image, promp
     assert (shown == (200, 30, 90)).all()
     left = pixels[:, : 80 + LEFT]
     background = pixels[0, 0]
-    for row in (slice(80, 280), slice(320, 620)):  # waveform, spectrogram
+    for row in (slice(80, 200), slice(240, 480)):  # waveform, spectrogram
         assert (left[row, 80:] != background).any(axis=2).any(axis=0).mean() > 0.9
-    assert (left[660:960] != background).any() == bool(prompt)
+    assert (left[PROMPT_TOP : PROMPT_TOP + PROMPT_HEIGHT] != background).any() == bool(prompt)
+    assert (left[CHART_TOP : CHART_TOP + CHART_HEIGHT] != background).any()
+    assert (left[480:PROMPT_TOP] == background).all() and (left[-80 + 8 :] == background).all()
     gap = pixels[:, 80 + LEFT : 1920 - 80 - IMAGE]
     assert (gap == background).all() and (pixels[:, -80:] == background).all()  # nothing runs over
+
+
+@pytest.mark.parametrize("trim", [True, False])
+def test_a_card_shows_what_is_spoken(trim, tmp_path, image):
+    voice, rate = soundfile.read(VOICE, dtype="float32")
+    room = np.random.default_rng(0).normal(0, 3e-4, len(voice) + 6 * rate).astype(np.float32)
+    room[3 * rate : 3 * rate + len(voice)] += voice
+    soundfile.write(tmp_path / "room.wav", room, rate)
+    save_card(tmp_path / "room.wav", image, "", tmp_path / "card.png", config.RECIPE, trim=trim)
+    with Image.open(tmp_path / "card.png") as card:
+        pixels = np.asarray(card).astype(int)[:, 80 : 80 + LEFT]
+    loud = (pixels[80:200] != pixels[0, 0]).any(axis=2).sum(axis=0) > 10  # of the waveform, more than a line
+    assert (loud[:40].any() and loud[-40:].any()) == trim
+    found = extract(tmp_path / "room.wav", trim=trim)
+    wanted = Image.new("RGB", (1920, 1080))
+    _, decibels = overview(tmp_path / "room.wav", LEFT, (found.begin, found.end))
+    draw_heat_map(wanted, decibels, (80, 240, LEFT, 240), -FLOOR_DB, 0.0)
+    np.testing.assert_array_equal(pixels[240:480], np.asarray(wanted)[240:480, 80 : 80 + LEFT])
 
 
 def test_a_wide_image_keeps_its_sides_on_a_card(tmp_path):

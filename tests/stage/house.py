@@ -28,6 +28,7 @@ from stage.show import Show
 from tests.display import RecordingDisplay
 from tests.programs import PATIENCE, wait_until
 
+PLACES, DESCRIPTION = {"pitch": 91.0, "motion": 12.0, "rise": 50.0}, "high (91 of 100) and even (12)"
 PROMPT = "a golden spiral on purple"
 RATE = 44_100
 BEGIN = """
@@ -64,7 +65,7 @@ for number, line in enumerate(sys.stdin):
     shutil.copy(here / "image.png", image)
     with image.open("ab") as file:
         file.write(pathlib.Path(request["init_latents"]).read_bytes()[-64:])  # tells which voice it is of
-    send(pictures=[str(image)], said=[], warned=[])
+    send(pictures=[str(image)], voices=[{PLACES}], said=[], warned=[])
 """
 
 

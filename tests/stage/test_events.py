@@ -10,7 +10,7 @@ import pytest
 from stage import events
 from stage.events import HISTORY, QUEUE, EventStream, Hub, Subscriber
 from tests.programs import PATIENCE, wait_until
-from tests.stage.house import house, voice
+from tests.stage.house import DESCRIPTION, house, voice
 
 
 def names(block: bytes) -> list[str]:
@@ -183,7 +183,7 @@ def test_the_screen_is_told_all_of_a_voice(tmp_path):
             for _, name, content in screen:
                 told.append(name)
                 if name == "picture":
-                    assert content["id"] == id and len(content["wave"]) > 30
+                    assert content["id"] == id and len(content["wave"]) > 30 and content["voice"] == DESCRIPTION
                     break
         order = [name for name in told if name in ("hello", "show", "speak", "silence", "paint", "picture")]
         assert order == ["hello", "show", "speak", "silence", "paint", "picture"]

@@ -18,9 +18,10 @@ import pytest
 from audio import recorder
 from audio.recorder import Microphone, MicrophoneError
 from stage import show as shows
+from stage import told
 from stage.recordings import AFTER, BEFORE, Upload
 from tests.programs import wait_until
-from tests.stage.house import PROMPT, RATE, Guest, house, voice, wav_of
+from tests.stage.house import DESCRIPTION, PLACES, PROMPT, RATE, Guest, house, voice, wav_of
 
 PRESS = BEFORE + AFTER  # seconds that a page records beside the press
 
@@ -36,6 +37,16 @@ def test_a_voice_becomes_a_picture_of_its_own(stage, guest):
         assert file.getframerate() == RATE and file.getnchannels() == 1
         assert file.readframes(file.getnframes()) == spoken.tobytes()
     assert stage.entry(id).prompt == PROMPT and guest.ask("GET", f"/image/{id}")[2] == image
+
+
+def test_pages_say_what_is_seen_of_a_voice(stage, guest):
+    guest.speak(voice(1.0))
+    id = guest.waits_for_picture()
+    assert stage.entry(id).places == PLACES
+    picture, gallery = (guest.ask("GET", address)[2].decode() for address in (f"/p/{id}", "/gallery"))
+    (figure,) = (part for part in gallery.split("<figure") if f'data-id="{id}"' in part)
+    assert DESCRIPTION in picture and DESCRIPTION in figure and figure.count("<circle") == len(PLACES)
+    assert told.screen(stage.show)["slides"][0]["voice"] == DESCRIPTION
 
 
 def test_each_visitor_gets_their_own_picture(stage):
