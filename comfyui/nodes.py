@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import named
+from .loading import audio_module
 from .measuring import measure
 from .model_wrapper import with_noise
 from .voice_noise import NAME, VoiceNoise, later_seed
 
 CATEGORY = "voicetoimg"
 MODEL_NAME = "Voice Noise to Model"
+QUALITIES_NAME = "Voice Qualities"
 FROM_VOICE, FROM_SEED = "from the voice", "from the seed"
 LARGEST_SEED = 2**53 - 1  # a browser counts exactly up to here
 TOOLTIPS = {
@@ -19,6 +21,19 @@ TOOLTIPS = {
     "later_seed": f'Has an effect with later_noise "{FROM_SEED}" only.',
     "calibration": "Folder of your own calibration, such as …/voicetoimg/data/stats. Nothing: the built-in one.",
 }
+QUALITIES = {  # outputs, and what 0 and 1 are
+    "pitch": ("deep", "high"),
+    "brightness": ("dark", "bright"),
+    "openness": ('closed vowels, as in "see"', 'open ones, as in "far"'),
+    "breadth": ("thin", "full"),
+    "periodicity": ("breathy", "clear"),
+    "harmonics": ("blurred overtones", "ringing ones"),
+    "duration": ("short", "long"),
+    "motion": ("even", "lively"),
+    "rise": ("darkening", "brightening"),
+    "onset": ("swelling", "fading"),
+}
+UNKNOWN = 50.0  # place of a quality that is not known, such as the pitch of a whisper: the middle
 Inputs = dict[str, dict[str, tuple[Any, ...]]]
 
 
@@ -108,8 +123,52 @@ class VoiceNoiseToModelNode:
             return (with_noise(model, noise),)
 
 
+class VoiceQualitiesNode:
+    """Voice Qualities: AUDIO to a STRING and ten FLOAT, lists with one item for each recording."""
+
+    CATEGORY = CATEGORY
+    DESCRIPTION = (
+        "Tells what a voice is like, for a prompt, the weight of a LoRA or a mask. Each number is the place of this "
+        "voice among many of similar length: 0.9 for pitch says that nine of ten voices are deeper. The text says in "
+        "words what is clearly not as usual."
+    )
+    RETURN_TYPES = ("STRING", *("FLOAT" for _ in QUALITIES))
+    RETURN_NAMES = ("description", *QUALITIES)
+    OUTPUT_TOOLTIPS = (
+        "What is clearly not as usual, the strongest first, with places from 0 to 100.",
+        *(f"0: {low}; 1: {high}." for low, high in QUALITIES.values()),
+    )
+    OUTPUT_IS_LIST = tuple(True for _ in RETURN_TYPES)
+    FUNCTION = "tell"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Inputs:
+        """Describe the inputs."""
+        return {
+            "required": {"audio": ("AUDIO", {"tooltip": TOOLTIPS["audio"]})},
+            "optional": {"calibration": ("STRING", {"default": "", "tooltip": TOOLTIPS["calibration"]})},
+        }
+
+    def tell(self, audio: Mapping[str, Any] | None, calibration: str = "") -> tuple[list[Any], ...]:
+        """Measure the voice of each recording.
+
+        Raises:
+            ValueError: the sound or the calibration cannot be used; one sentence, with the name of the node.
+        """
+        with named(QUALITIES_NAME):
+            voices, description = measure(audio, calibration), audio_module("description")
+            places = description.places_of(voices.whitening, voices.latents, voices.heard)
+            numbers = ([one.get(name, UNKNOWN) / 100 for one in places] for name in QUALITIES)
+            return [description.describe(one) for one in places], *numbers
+
+
 NODE_CLASS_MAPPINGS: dict[str, Any] = {
     "VoicetoimgNoise": VoiceNoiseNode,
     "VoicetoimgNoiseToModel": VoiceNoiseToModelNode,
+    "VoicetoimgQualities": VoiceQualitiesNode,
 }
-NODE_DISPLAY_NAME_MAPPINGS = {"VoicetoimgNoise": NAME, "VoicetoimgNoiseToModel": MODEL_NAME}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "VoicetoimgNoise": NAME,
+    "VoicetoimgNoiseToModel": MODEL_NAME,
+    "VoicetoimgQualities": QUALITIES_NAME,
+}

@@ -13,6 +13,8 @@ import torch
 import config
 import painting
 from audio import gaussianity
+from audio.description import WORDS
+from audio.qualities import NAMES
 from tests.comfyui.packs import Lazy, NestedTensor, audio_of, load_pack
 from tests.recordings import speech
 
@@ -372,6 +374,52 @@ def test_torch_looks_at_the_lower_32_bits_of_a_seed():
     assert torch.equal(one, other)
 
 
+# --- qualities -------------------------------------------------------------------------------------------------------
+def tell(pack: ModuleType, audio: Any, **more: Any) -> dict[str, list[Any]]:
+    """Run Voice Qualities as ComfyUI does; return its outputs by name."""
+    node = pack.NODE_CLASS_MAPPINGS["VoicetoimgQualities"]()
+    with torch.inference_mode():
+        outputs = getattr(node, node.FUNCTION)(audio=audio, **more)
+    assert all(isinstance(items, list) for items in outputs)
+    return dict(zip(node.RETURN_NAMES, outputs, strict=True))
+
+
+def test_qualities_are_those_of_the_scripts(pack):
+    samples, rate = soundfile.read(config.EXAMPLES_DIR / "voice_it.wav", dtype="float32")
+    known = painting.load_voice(samples, rate)
+    told = tell(pack, audio_of(samples, rate))
+    assert told.pop("description") == [known.description]
+    assert told == {name: [known.qualities[name] / 100] for name in NAMES}
+    assert all(type(place) is float and 0 <= place <= 1 for (place,) in told.values())
+
+
+def test_each_recording_has_its_qualities_and_what_is_not_known_is_in_the_middle(pack, voice, other):
+    both = [one["waveform"][:, :, :8000] for one in (voice, other)]
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (1, 1, 8000)).astype(np.float32))
+    told = tell(pack, {"waveform": torch.cat([*both, noise]), "sample_rate": 16_000})
+    for number, one in enumerate((*both, noise)):
+        assert {name: items[number : number + 1] for name, items in told.items()} == tell(
+            pack, {"waveform": one, "sample_rate": 16_000}
+        )
+    known = painting.load_voice(noise[0, 0].numpy(), 16_000).qualities
+    assert told["periodicity"][2] < 0.05 and told["pitch"][2] == known.get("pitch", 50.0) / 100
+
+
+def test_the_tooltips_of_qualities_are_their_words(pack):
+    node = pack.NODE_CLASS_MAPPINGS["VoicetoimgQualities"]
+    assert ("description", *NAMES) == node.RETURN_NAMES
+    for name, tooltip in zip(NAMES, node.OUTPUT_TOOLTIPS[1:], strict=True):
+        low, high = WORDS[name]
+        assert tooltip.index("0: ") < tooltip.index(low) < tooltip.index("1: ") < tooltip.index(high), tooltip
+
+
+@pytest.mark.parametrize("audio", [None, "voice", {"waveform": torch.zeros(1, 1, 8000), "sample_rate": 16_000}])
+def test_a_sound_that_has_no_qualities(pack, audio):
+    with pytest.raises(ValueError) as caught:
+        tell(pack, audio)
+    assert str(caught.value).startswith("Voice Qualities: ") and "\n" not in str(caught.value)
+
+
 # --- the pack --------------------------------------------------------------------------------------------------------
 def test_other_packs_are_left_alone(tmp_path, monkeypatch, voice, noise):
     """Modules of the names that this project uses belong to others, before and after; our code does not see them."""
@@ -391,12 +439,15 @@ def test_other_packs_are_left_alone(tmp_path, monkeypatch, voice, noise):
 
 def test_the_nodes_as_comfyui_reads_them(pack):
     assert pack.NODE_CLASS_MAPPINGS.keys() == pack.NODE_DISPLAY_NAME_MAPPINGS.keys()
-    noise, to_model = (node.INPUT_TYPES() for node in pack.NODE_CLASS_MAPPINGS.values())
+    noise, to_model, qualities = (node.INPUT_TYPES() for node in pack.NODE_CLASS_MAPPINGS.values())
     assert [*noise["required"]] == ["audio", "voice_strength", "later_noise", "later_seed"]
     assert noise["required"]["later_seed"][1]["max"] == 2**53 - 1 and "calibration" in noise["optional"]
     assert [kind[0] for kind in to_model["required"].values()] == ["MODEL", "NOISE"]
+    assert [kind[0] for kind in (qualities["required"] | qualities["optional"]).values()] == ["AUDIO", "STRING"]
     for node in pack.NODE_CLASS_MAPPINGS.values():
         assert hasattr(node, node.FUNCTION) and not hasattr(node, "IS_CHANGED")
+        for names in ("RETURN_NAMES", "OUTPUT_TOOLTIPS", "OUTPUT_IS_LIST"):
+            assert len(getattr(node, names, node.RETURN_TYPES)) == len(node.RETURN_TYPES)
 
 
 @pytest.mark.parametrize(
