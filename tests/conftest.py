@@ -187,11 +187,14 @@ def voices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     import config
     import process_live_audio
+    from audio.provenance import read_heard, save_latents
 
     folder = tmp_path_factory.mktemp("voices")
     for language in ("en", "it"):
         recording, latent = config.EXAMPLES_DIR / f"voice_{language}.wav", folder / f"{language}.pt"
         assert process_live_audio.main([f"--input_file={recording}", f"--output_file={latent}"]) == 0
-    rows = [torch.load(folder / name, weights_only=True) for name in ("en.pt", "it.pt")]
-    torch.save(torch.cat(rows), folder / "voices.pt")
+    files = [folder / name for name in ("en.pt", "it.pt")]
+    heard = [one for path in files for one in read_heard(path, 1)]
+    rows = [torch.load(path, weights_only=True) for path in files]
+    save_latents(folder / "voices.pt", torch.cat(rows), None, heard=heard)
     return folder / "voices.pt"
