@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 
 import cli
 import config
 from audio.calibration import voice_latents
 from audio.files import sha256_of
-from audio.initial_noise import mix_with_noise
-from audio.orthogonal_map import SQUARES, leading_numbers
+from audio.initial_noise import mix_with_noise, noise_of_voice
+from audio.orthogonal_map import SQUARES
 from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
 from benchmarks.places import RATE, places
 from benchmarks.voice import STRENGTH, cosines_of, found_again
+from ldm.checkpoint import load_model
 from ldm.models.diffusion.sampling import seeded_noise
-from ldm.modules.low_frequencies import square_means
+from ldm.modules.low_frequencies import leading_numbers
 from painting.image_spec import ImageSpec
 
 TAKES = range(0, 45, 5)
@@ -37,7 +37,6 @@ WORDS_PER_LANGUAGE = 18
 TEXTS = 20  # of each speaker
 LENGTHS = (1, 3, 10, 30)  # seconds
 SAME, ALIKE = 0.8, 0.5  # cosines
-OWN_WEIGHT, PER_VARIANT = 0.3, 4  # how the prior of the built-in model chooses one of its candidates
 
 
 def x_T_of(whitening: Whitening, recordings: Sequence[np.ndarray]) -> np.ndarray:
@@ -51,22 +50,36 @@ def x_T_of(whitening: Whitening, recordings: Sequence[np.ndarray]) -> np.ndarray
 
 def named_numbers(x: np.ndarray) -> np.ndarray:
     """Read the named numbers out of x_T [N, C, h, w]: [N, Q]."""
-    means = square_means(torch.from_numpy(x), SQUARES).numpy().astype(np.float64)
-    return leading_numbers(rearrange(means, "n c y x -> n c (y x)"))[:, -1, : len(NAMES)]
+    return leading_numbers(torch.from_numpy(x), SQUARES)[:, : len(NAMES)].numpy().astype(np.float64)
 
 
 def draws(x: np.ndarray) -> np.ndarray:
     """Return which candidate of an open prompt the built-in model takes for each x_T, [N]."""
-    noise = np.repeat(seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy(), len(x), axis=0)
-    means = square_means(torch.from_numpy(mix_with_noise(x, noise, STRENGTH)), SQUARES)[:, -1].flatten(1)
-    scores = [means + OWN_WEIGHT * means.roll(-1 - number, dims=1) for number in range(PER_VARIANT)]
-    return torch.stack(scores, dim=2).flatten(1).argmax(dim=1).numpy()
+    prior = load_model(config.BUILTIN_MODEL_WEIGHTS).model.diffusion_model.layout
+    return prior.scores(torch.from_numpy(with_seed(x))).argmax(dim=1).numpy()
+
+
+def with_seed(x: np.ndarray) -> np.ndarray:
+    """Add the seed's part to what voices contribute, [N, C, h, w], as initial_noise.py does."""
+    noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
+    return np.concatenate(
+        [mix_with_noise(one[None], noise_of_voice(one, noise[0], STRENGTH)[None], STRENGTH) for one in x]
+    )
 
 
 def in_use(chosen: np.ndarray) -> float:
     """Return 2 to the entropy of choices [N]: how many there are in effect."""
     shares = np.bincount(chosen) / len(chosen)
     return float(2 ** -(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
+
+
+def words_of(source: Path) -> tuple[list[Path], list[Path]]:
+    """Choose words of many languages, and return them and the others, which are the talkers of a babble."""
+    unique = {sha256_of(path): path for path in sorted(source.rglob("sounds/*/*.ogg"))}
+    groups = itertools.groupby(sorted(unique.values()), lambda path: path.parent)
+    spread = [[*paths] for _, paths in groups]
+    used = {paths[i * len(paths) // WORDS_PER_LANGUAGE] for paths in spread for i in range(WORDS_PER_LANGUAGE)}
+    return sorted(used), [path for paths in spread for path in paths if path not in used]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -92,12 +105,8 @@ def print_digits(whitening: Whitening, folder: Path) -> None:
 
 def print_words(whitening: Whitening, source: Path) -> None:
     """Print how often a changed word is found again among all."""
-    unique = {sha256_of(path): path for path in sorted(source.rglob("sounds/*/*.ogg"))}
-    groups = itertools.groupby(sorted(unique.values()), lambda path: path.parent)
-    spread = [[*paths] for _, paths in groups]
-    used = [paths[i * len(paths) // WORDS_PER_LANGUAGE] for paths in spread for i in range(WORDS_PER_LANGUAGE)]
-    words = sounds.read(sorted(set(used)))
-    talkers = sounds.read([path for paths in spread for path in paths if path not in used])
+    paths, others = words_of(source)
+    words, talkers = sounds.read(paths), sounds.read(others)
     known = x_T_of(whitening, words)
     cosines = np.abs(cosines_of(known, known)[np.triu_indices(len(known), 1)])
     common = (known.mean(axis=0) ** 2).mean() - 1 / len(known)

@@ -36,18 +36,20 @@ EVEN, RIGHT, DOWN, MIDDLE = range(4)  # fields
 
 # direction, field and strength of each number; the strength is the RMS of the change of colours in −1…1
 OFFICES = (
-    (WARM, DOWN, -0.14),
-    (LIGHT, EVEN, 0.24),
-    (WARM, EVEN, 0.34),
-    (GREEN, EVEN, 0.34),
-    (WARM, MIDDLE, 0.10),
-    (WARM, RIGHT, 0.16),
-    (LIGHT, DOWN, 0.16),
+    (WARM, DOWN, -0.11),
+    (LIGHT, EVEN, 0.19),
+    (WARM, EVEN, 0.27),
+    (GREEN, EVEN, 0.27),
+    (WARM, MIDDLE, 0.09),
+    (WARM, RIGHT, 0.13),
+    (LIGHT, DOWN, 0.13),
     (GREEN, DOWN, -0.06),
-    (LIGHT, RIGHT, 0.22),
-    (LIGHT, MIDDLE, 0.22),
+    (LIGHT, RIGHT, 0.18),
+    (LIGHT, MIDDLE, 0.18),
 )
 LARGEST = 2.0  # standard deviations; what is beyond them changes colours no more
+CONTRAST = 0.15  # RMS of what is finer than a wash, in colours of −1…1
+LEAST_GAIN, MOST_GAIN = 0.5, 3.0  # of a composition
 NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
 NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
 
@@ -56,6 +58,7 @@ class Maps(NamedTuple):
     """Constant tensors of a wash."""
 
     fields: Tensor  # [4, size, size], of unit RMS
+    to_colours: Tensor  # [C, 3], from latents to changes of red, green and blue
     to_parts: Tensor  # [C, 3], from a latent cell to its parts in DIRECTIONS
     constant: Tensor  # [3], parts of latents of 0
     to_latents: Tensor  # [3, C], from parts to the smallest change of a latent cell that makes them
@@ -84,6 +87,7 @@ class ColourWash:
         fields = torch.stack([torch.ones_like(middle), right, down, middle - middle.mean()])
         return Maps(
             fields / fields.square().mean(dim=(1, 2), keepdim=True).sqrt(),
+            colours[:-1],
             colours[:-1] @ directions.T / 3,
             colours[-1] @ directions.T / 3,
             directions @ torch.linalg.pinv(colours[:-1]),
@@ -105,7 +109,8 @@ class ColourWash:
         wanted = torch.zeros(len(DIRECTIONS), len(maps.fields), device=prior.device)
         for number, (direction, field, strength) in zip(numbers.clamp(-LARGEST, LARGEST), OFFICES, strict=True):
             wanted[direction, field] = strength * number
-        own = einsum(prior[0], maps.to_parts, maps.fields, "c h w, c d, f h w -> d f") / maps.fields[0].numel()
+        smooth = einsum(prior[0], maps.fields, "c h w, f h w -> c f") / maps.fields[0].numel()
+        own = maps.to_parts.T @ smooth  # [directions, fields]
         own[:, EVEN] += maps.constant
         # light or dark, if the prompt says so, is only moved a little
         change = wanted - own
@@ -113,4 +118,8 @@ class ColourWash:
         light = torch.zeros_like(wanted)
         light[LIGHT, RIGHT:] = NAMED_COLOURS * wanted[LIGHT, RIGHT:]
         change = open_colours * change + (1 - open_colours) * light
-        return einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")[None]
+        rest = prior[0] - einsum(smooth, maps.fields, "c f, f h w -> c h w")
+        contrast = einsum(rest, maps.to_colours, "c h w, c k -> k h w").square().mean().sqrt()
+        gain = (CONTRAST / contrast.clamp(min=1e-6)).clamp(LEAST_GAIN, MOST_GAIN) - 1
+        washed = einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")
+        return (washed + open_colours * gain * rest)[None]

@@ -19,7 +19,7 @@ from training.embedding.sounds import COPIES, Material
 EXAMPLES = 64  # recordings whose activations say how the network is rounded
 REPEATS_SHARE = 0.25  # of the weight of all recordings, where the repeats are of few speakers
 AXES = 128  # as many as the network has outputs
-TAPER = 0.5  # an axis' share of the variance: its ratio of between to within, to this power
+TAPER = 1.0  # an axis' share of the variance: its ratio of between to within, to this power
 RIDGE = 0.1  # weight of the penalty, in the variance of the numbers
 UNPENALISED = 1e-6  # enough where a quality is the same for all
 READ = 64  # numbers that tell what another take is like: those that repeat best

@@ -1,0 +1,141 @@
+"""Measure whether an image shows its voice: python -m benchmarks.visible --digits DIR --words DIR [--images N]
+
+--digits and --words: the recordings of benchmarks/again.py, which are not in the built-in calibration. Images are those
+of the default prompt by the built-in model, of --steps steps.
+
+again   the cosine of thumbnails (16×16, the mean image subtracted) of one speaker who says one digit again, and of two
+        speakers and two digits
+seen    Spearman's rank correlation of each named quality with its own measure in the image: the part of the wash that
+        docs/x_T.md gives it
+whose   from an image, which of two voices made it, by a fixed rule: the voice whose qualities, laid out as documented,
+        correlate more with the image
+"""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+
+import cli
+import config
+from audio.calibration import voice_latents
+from audio.qualities import NAMES
+from audio.whitening import WHITENING_NAME, Whitening
+from benchmarks import sounds
+from benchmarks.again import ALIKE, RATE, SAME, TAKES, with_seed, words_of
+from ldm.modules.wash import DIRECTIONS, OFFICES
+from painting.api import load_painter
+from painting.image_spec import ImageSpec
+
+THUMBNAIL = 16
+SHEET = 128  # pixels of an image on a sheet
+
+
+class Voices:
+    """Recordings, what is named of them, and their images."""
+
+    def __init__(self, recordings: Sequence[np.ndarray], steps: int) -> None:
+        whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
+        self.qualities, x = [], []
+        for sound in recordings:
+            made = voice_latents(sound, config.BUILTIN_CALIBRATION_DIR, config.RECIPE, RATE)
+            x.append(whitening.whiten(made.latents, heard=[made.heard])[0])
+            measured = whitening.measure(whitening.stretch(whitening.to_decibels(made.latents)), [made.heard])
+            self.qualities.append(whitening.qualities.percentiles(measured)[0])
+        painter, spec = load_painter(), ImageSpec(ImageSpec.prompt, steps=steps)
+        self.images = np.concatenate(
+            [painter.paint([spec], torch.from_numpy(one[None])) for one in with_seed(np.stack(x))]
+        )
+
+    def thumbnails(self) -> np.ndarray:
+        """Return [N, THUMBNAIL² · 3] in −1…1."""
+        small = [Image.fromarray(one).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for one in self.images]
+        return np.stack([np.asarray(one, np.float64) for one in small]).reshape(len(small), -1) / 127.5 - 1
+
+    def parts(self) -> np.ndarray:
+        """Measure the offices of the qualities in the images: [N, Q], in the sense of the qualities."""
+        axis = (np.arange(THUMBNAIL) + 0.5) * 2 / THUMBNAIL - 1
+        right, down = np.meshgrid(axis, axis)
+        middle = -(right**2 + down**2)
+        fields = np.stack([np.ones_like(right), right, down, middle - middle.mean()])
+        pixels = self.thumbnails().reshape(-1, THUMBNAIL, THUMBNAIL, 3)
+        found = np.einsum("nhwk,dk,fhw->ndf", pixels, np.array(DIRECTIONS), fields)
+        return np.stack([np.sign(strength) * found[:, way, field] for way, field, strength in OFFICES], axis=1)
+
+
+def print_again(folder: Path, options: argparse.Namespace) -> None:
+    """Print how alike are images of one speaker and digit."""
+    paths = [
+        path for path in sorted(folder.glob("*_*_*.wav")) if int(path.stem.split("_")[2]) in TAKES[: options.takes]
+    ]
+    said = np.array([path.stem.split("_")[:2] for path in paths])
+    voices = Voices(sounds.read(paths), options.steps)
+    thumbnails = voices.thumbnails()
+    rows = thumbnails - thumbnails.mean(axis=0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = np.triu_indices(len(rows), 1)
+    cosines, equal = (rows[first] * rows[second]).sum(axis=1), said[first] == said[second]
+    print(
+        f"| {len(rows)} digits, {options.steps} steps | median cosine | above {SAME} | above {ALIKE} |\n"
+        + "| --- " * 4
+        + "|"
+    )
+    for name, some in (("same speaker, same digit", equal.all(axis=1)), ("two of each", ~equal.any(axis=1))):
+        pairs = cosines[some]
+        print(f"| {name} | {np.median(pairs):.2f} | {np.mean(pairs > SAME):.1%} | {np.mean(pairs > ALIKE):.1%} |")
+    if options.sheet:
+        takes = [np.flatnonzero((said == who).all(axis=1))[:3] for who in sorted({tuple(one) for one in said.tolist()})]
+        save_sheet(options.sheet, voices.images, takes[:: max(1, len(takes) // 8)][:8])
+
+
+def save_sheet(path: Path, images: np.ndarray, rows: Sequence[np.ndarray]) -> None:
+    """Save images [N, H, W, 3] as a sheet, one row of numbers a line."""
+    small = [[np.asarray(Image.fromarray(images[number]).resize((SHEET, SHEET))) for number in row] for row in rows]
+    Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in small])).save(path)
+
+
+def print_seen(source: Path, options: argparse.Namespace) -> None:
+    """Print how far images show the qualities of voices, and tell whose they are."""
+    words, _ = words_of(source)
+    voices = Voices(sounds.read(words[:: max(1, len(words) // options.images)]), options.steps)
+    parts, qualities = voices.parts(), np.stack(voices.qualities)
+    print(f"\n| quality, of {len(parts)} words | rank correlation with its measure in the image |\n| --- | --- |")
+    for number, name in enumerate(NAMES):
+        print(f"| {name} | {spearmanr(qualities[:, number], parts[:, number], nan_policy='omit').statistic:.2f} |")
+    # the rule: what is expected of each voice, from its places among all voices, as strong as documented
+    expected = (np.nan_to_num(qualities, nan=50.0) / 50 - 1) * np.abs([strength for *_, strength in OFFICES])
+    seen = parts - parts.mean(axis=0)
+    expected, seen = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (expected, seen))
+    fit = seen @ expected.T
+    pairs = [*itertools.combinations(range(len(parts)), 2)]
+    right = np.mean([np.mean([fit[a, a] > fit[a, b], fit[b, b] > fit[b, a]]) for a, b in pairs])
+    print(f"whose of two voices an image is: right in {right:.0%}")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = cli.CommandParser(__doc__)
+    for name in ("--digits", "--words"):
+        parser.add_argument(name, type=cli.existing_folder, metavar="DIR", help="see above")
+    parser.add_argument("--images", type=cli.bounded(int, 10), default=300, help="of words (default: 300)")
+    parser.add_argument(
+        "--takes", type=cli.bounded(int, 2, len(TAKES)), default=len(TAKES), help="of each digit (default: 9)"
+    )
+    parser.add_argument("--steps", type=cli.bounded(int, 1, 100), default=ImageSpec.steps, help="of an image")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="PNG", help="also save a sheet of eight speakers and digits, three takes each"
+    )
+    options = parser.parse_args()
+    if options.digits:
+        print_again(options.digits, options)
+    if options.words:
+        print_seen(options.words, options)
+
+
+if __name__ == "__main__":
+    cli.run(main)
