@@ -315,7 +315,7 @@ class BatchState:
             files = self._database.execute(ALL_FILES.format(""))
             rows = (one[:-1] for one in files if not one[-1])
             for row, (path, digest, seconds, rate, decoder, damage, note, *voice) in enumerate(rows):
-                numbers = (f"{number:.6f}" for number in voice)
+                numbers = map(repr, voice)  # all digits, so that x_T has the same bits as in the live workflow
                 table.writerow(
                     (row, os.fsdecode(path), f"{seconds:.6f}", rate, digest, decoder, damage, note, *numbers)
                 )

@@ -13,7 +13,8 @@ from PIL import Image
 import config
 import prep_ldm
 import process_live_audio
-from audio.provenance import read_names
+from audio.features import extract
+from audio.provenance import read_heard, read_names
 from tests.programs import Finished, run_main, run_script
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -49,6 +50,8 @@ def test_phase1(prepared):
     np.testing.assert_array_equal(latents.reshape(n, 4096), z_scores)
     np.testing.assert_array_equal(latents[1, 2, 3, 4], z_scores[1, 2 * 1024 + 3 * 32 + 4])  # row by row
     assert read_names(data / "data" / "latents" / "audio_latents_batch.pt", n) == [path.name for path in EXAMPLES]
+    heard = read_heard(data / "data" / "latents" / "audio_latents_batch.pt", n)
+    assert heard == [extract(path).heard for path in EXAMPLES]
 
 
 @pytest.mark.slow
@@ -76,6 +79,8 @@ def test_live_with_own_statistics_gives_the_row_of_phase1(prepared):
         latent = torch.load(data / "live_latent.pt", weights_only=True)
         assert latent.shape == (1, 4, 32, 32) and latent.dtype == torch.float32
         np.testing.assert_allclose(latent[0], batch[row], atol=1e-4)
+        of_batch = read_heard(data / "data" / "latents" / "audio_latents_batch.pt", len(batch))
+        assert read_heard(data / "live_latent.pt", 1) == of_batch[row : row + 1]
 
 
 def test_live_without_statistics_uses_the_builtin_ones(tmp_path):

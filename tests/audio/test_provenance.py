@@ -15,6 +15,8 @@ import config
 import prep_ldm
 import process_live_audio
 from audio import provenance
+from audio.features import extract
+from audio.qualities import UNHEARD, Heard
 from audio.whitening import Whitening
 from tests.ldm.test_foreign_files import ZIPS, zip_again
 
@@ -47,6 +49,32 @@ def test_a_recordings_latent_says_what_made_it_wherever_it_is_copied(latent, bui
 def test_the_same_recording_the_same_bytes(latent, tmp_path):
     process_live_audio.main(["--input_file", str(RECORDING), "--output_file", str(tmp_path / latent.name)])
     assert (tmp_path / latent.name).read_bytes() == latent.read_bytes()
+
+
+def test_latents_carry_what_they_do_not_hold_of_a_recording(latent, tmp_path):
+    heard = extract(RECORDING).heard
+    assert provenance.read_heard(latent, 1) == [heard] and heard.seconds > 4
+    assert provenance.read_heard(latent, 2) == [UNHEARD] * 2  # not that of these rows
+    torch.save(torch.load(latent, weights_only=True), tmp_path / "again.pt")
+    assert provenance.read_heard(tmp_path / "again.pt", 1) == [UNHEARD]
+
+
+@pytest.mark.parametrize(
+    ("content", "heard"),
+    [
+        ("[[1e300, 1e9, 7]]", Heard(1e6, 2000, 1)),
+        ("[[-5, -1, -1]]", UNHEARD),
+        ("[[2.5, 190.25, 0.75]]", Heard(2.5, 190.25, 0.75)),
+        *((content, UNHEARD) for content in ("[[NaN, 1, 1]]", "[[1, 1e999, 1]]", f"[[{10**400}, 1, 1]]")),
+        *((content, UNHEARD) for content in ("[[1, 2]]", "[1, 2, 3]", "[[1, 2, {}]]", '[["a", 1, 1]]', "null")),
+        *((content, UNHEARD) for content in ("", "{", "[" * 99_999)),
+    ],
+)
+def test_what_a_file_from_elsewhere_says_of_its_recording_is_limited(content, heard, tmp_path):
+    torch.save(torch.zeros(1, 4, 32, 32), path := tmp_path / "a.pt")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"a/{provenance.HEARD}", content)
+    assert provenance.read_heard(path, 1) == [heard]
 
 
 def test_latents_know_the_recordings_that_they_are_of(latent, tmp_path):

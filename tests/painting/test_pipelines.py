@@ -17,6 +17,7 @@ from torch import Tensor
 import config
 from audio.gaussianity import complaints, examine
 from audio.initial_noise import Voices, initial_noise
+from audio.provenance import read_heard
 from audio.whitening import WHITENING_NAME, Whitening
 from painting import preview
 from painting.image_spec import ImageSpec
@@ -223,13 +224,15 @@ SHAPES = [(16, 24, 24), (16, 128, 128), (4, 128, 128), (32, 32, 32), (128, 64, 6
 def test_a_voice_is_gaussian_noise_at_the_shapes_of_the_families(shape, voices):
     latents = torch.load(voices, weights_only=True).numpy()
     whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
-    parts = [(Voices(latents, whitening), 0, 1.0)]
+    heard = read_heard(voices, len(latents))
+    parts = [(Voices(latents, whitening, heard=heard), 0, 1.0)]
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).numpy()
     x_T = initial_noise(parts, noise, 0.9)
     shaped = initial_noise(parts, noise, 0.9, layout_strength=0.5)  # every channel gets the shape of the sound
     assert x_T.shape == shaped.shape == shape and cosine(x_T, shaped) < 0.9999
     assert not complaints(examine(x_T)), complaints(examine(x_T))
     assert examine(shaped).gaussian
-    # two voices are as far apart as at 256×256 pixels, so each is found again among others as well as there
-    apart = [cosine(*whitening.whiten(latents, size)) for size in (shape, (4, 32, 32))]
-    assert abs(apart[0] - apart[1]) < 1e-5
+    # two voices are as far apart as at 256×256 pixels, so each is found again among others as well as there; only the
+    # named numbers, which have less than a hundredth of the variance, have another share of it
+    apart = [cosine(*whitening.whiten(latents, size, heard)) for size in (shape, (4, 32, 32))]
+    assert abs(apart[0] - apart[1]) < 5e-3
