@@ -9,7 +9,7 @@ correlation with the right and the lower neighbour and of channels, 0; mean, 0; 
 3; with --verbose also the p-value of Jarque and Bera's test for a normal distribution.
 
 Of one voice, or with --verbose of each, a line says what of it is clearly not as usual, with its place among the voices
-of the calibration, 0 to 100 (docs/x_T.md).
+of the calibration, 0 to 100 (docs/voice.md).
 
 examples:
   python -m audio live_latent.pt

@@ -34,13 +34,13 @@ def test_every_quality_has_two_words_of_its_own():
 def test_documents_quote_what_the_program_says(whitening):
     made = voice_latents(config.EXAMPLES_DIR / "voice_fr.wav", config.BUILTIN_CALIBRATION_DIR)
     (found,) = places_of(whitening, made.latents, [made.heard])
-    texts = {name: (config.REPO_DIR / name).read_text() for name in ("docs/x_T.md", "docs/python.md", "CHANGELOG.md")}
-    assert f"\nvoice: {describe(found)}\n" in texts["docs/x_T.md"]
+    texts = {name: (config.REPO_DIR / name).read_text() for name in ("docs/voice.md", "docs/python.md", "CHANGELOG.md")}
+    assert f"\nvoice: {describe(found)}\n" in texts["docs/voice.md"]
     assert f"print(voice.description)  # {describe(found)}\n" in texts["docs/python.md"]
     assert f'print(voice.qualities["pitch"])  # {found["pitch"]:.2f}'[:-1] in texts["docs/python.md"]
     assert f'"{describe(found)}"' in texts["CHANGELOG.md"]
     for name, (low, high) in WORDS.items():
-        assert f"| {name} | {low} | {high} |" in texts["docs/x_T.md"]
+        assert f"| {name} | {low} | {high} |" in texts["docs/voice.md"]
 
 
 @pytest.mark.parametrize(
