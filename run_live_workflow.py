@@ -90,7 +90,8 @@ def add_run(parser: cli.CommandParser) -> None:
         "voice while an image is made")  # fmt: skip
     add("--open", action="store_true", help="open the image in the system's viewer; of several "
         "images open a page that always shows the newest")  # fmt: skip
-    add("--card", action="store_true", help="also make a card: waveform, spectrogram, image and prompt in one file")
+    add("--card", action="store_true", help="also make a card: waveform, spectrogram, image, prompt and "
+        "what is seen of the voice, in one file")  # fmt: skip
     add("--keep", action="store_true", help=f"keep all recordings, latents and images in {config.SESSIONS_DIR}, with a "
         "web page that shows them")  # fmt: skip
     add("--session", type=cli.existing_folder, metavar="DIR", help="go on with the folder of an earlier --keep")

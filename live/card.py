@@ -1,4 +1,6 @@
-"""The card of an image: one PNG with waveform, spectrogram, image and prompt side by side.
+"""The card of an image: one PNG with the image and, beside it, voice and prompt.
+
+Of the voice it shows waveform, spectrogram, and what is seen of it.
 
 Its 1920x1080 pixels fill a projector, or 16 x 9 cm in print at 300 dots per inch.
 """
