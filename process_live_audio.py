@@ -66,8 +66,8 @@ def build_parser() -> cli.CommandParser:
     )
     cli.add_no_trim(parser.add_argument)
     parser.add_argument("--standby", action="store_true", help=standby.HELP)
-    parser.add_argument("--verbose", action="store_true", help=f"{cli.VERBOSE}, which part of the recording, and what is "
-        "seen of the voice")  # fmt: skip
+    parser.add_argument("--verbose", action="store_true", help=f"{cli.VERBOSE}, which part of the recording, and what "
+        "is seen of the voice")  # fmt: skip
     parser.add_argument(
         "--save_picture",
         type=cli.new_file(".png"),
