@@ -5,15 +5,17 @@ import itertools
 
 import numpy as np
 import pytest
+import soundfile
 
 import film.path
+from audio.calibration import voice_latents
 from audio.gaussianity import is_gaussian
 from audio.initial_noise import Voices, initial_noise
-from audio.qualities import Heard
 from audio.whitening import Whitening
 from config import BUILTIN_CALIBRATION_DIR
 from film.path import Path
 from ldm.models.diffusion.sampling import seeded_noise
+from tests.recordings import EXAMPLES
 
 SHAPE = (4, 32, 32)
 CENTRES = 1.5 + 0.25 * np.arange(12)
@@ -22,11 +24,14 @@ SECONDS = 6.0
 
 @pytest.fixture(scope="module")
 def voices() -> Voices:
-    """Windows that have nothing in common, as is the case of most windows of speech."""
+    """Windows that have little in common, as is the case of most windows of speech: halves of real recordings."""
     whitening = Whitening.load(BUILTIN_CALIBRATION_DIR / "whitening.npz")
-    z_scores = np.random.default_rng(0).normal(0, 0.3, (len(CENTRES), *SHAPE)).cumsum(axis=3).astype(np.float32)
-    heard = [Heard(0.5 + row / 8, 90.0 + 20 * row, row / 12) for row in range(len(CENTRES))]
-    return Voices(z_scores, whitening, heard=heard)
+    made = []
+    for path in EXAMPLES:
+        samples, rate = soundfile.read(path, dtype="float32")
+        made += [voice_latents(half, BUILTIN_CALIBRATION_DIR, sample_rate=rate) for half in np.array_split(samples, 2)]
+    made = made[: len(CENTRES)]
+    return Voices(np.concatenate([one.latents for one in made]), whitening, heard=[one.heard for one in made])
 
 
 @pytest.fixture(scope="module")
