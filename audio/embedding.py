@@ -1,7 +1,7 @@
 """Embedding of a voice: numbers that stay when the same person says the same again, in another room, too.
 
 A small convolutional network turns an aligned spectrogram into a direction. Directions of one person who says the same
-again are close, those of other people and other words are not. `training/embedding.py` teaches it by contrast, with
+again are close, those of other people and other words are not. `training/embedding/` teaches it by contrast, with
 recordings said several times and recordings changed as rooms, noises and microphones change them. A linear map then
 makes independent standard-normal numbers of the direction, those first that repeat best.
 

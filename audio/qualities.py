@@ -223,14 +223,14 @@ def _moments_by_length(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndar
 
 
 def _quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute PLACES weighted quantiles of what is known of [N], without ties."""
+    """Compute PLACES weighted quantiles of what is known of [N]; equal values share the middle of their places."""
     known = np.isfinite(values)
     if not known.any():
         return np.linspace(-1, 1, PLACES)
-    order = np.argsort(values[known], kind="stable")
-    weight = weights[known][order]
+    distinct, which = np.unique(values[known].round(4), return_inverse=True)
+    weight = np.bincount(which, weights[known])
     passed = (np.cumsum(weight) - weight / 2) / weight.sum()
-    places = np.interp(np.linspace(LEAST_TAIL, 1 - LEAST_TAIL, PLACES), passed, values[known][order])
+    places = np.interp(np.linspace(LEAST_TAIL, 1 - LEAST_TAIL, PLACES), passed, distinct)
     return np.maximum.accumulate(places + np.arange(PLACES) * 1e-9)
 
 

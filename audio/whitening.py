@@ -2,21 +2,22 @@
 
 A sampler expects x_T ~ N(0, I), independent elements of unit variance. A z-scored spectrogram is far from it:
 neighbours correlate by 0.93, three axes hold half of its variance, and the noise of the room changes it more than the
-speaker does. `Whitening.whiten` makes noise of it in five steps. They work on the spectrogram in dB that the z-score is
+speaker does. `Whitening.whiten` makes noise of it in six steps. They work on the spectrogram in dB that the z-score is
 made from (`z * std + mean`):
 
 1. Floor: what a band nearly always has is subtracted, as power, because it is the noise of the room. So is what lies
    more than 30 dB below the loudest cell.
 2. Align: silence at both ends is cut off, and the rest is stretched to the full width. The ends are where 3 % of the
    squared level above -20 dB has passed.
-3. Name: ten qualities that a voice has again when it says the same again, such as pitch and brightness, become
+3. Embed: a network makes numbers that stay when the same is said again, elsewhere, too (audio/embedding.py).
+4. Name: ten qualities that a voice has again when it says the same again, such as pitch and brightness, become
    independent numbers from N(0, 1) (audio/qualities.py).
-4. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
+5. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
    standard deviation, and normalise to unit length. This is half-way between no whitening and full PCA whitening;
-   recordings are recognised more often than with either.
-5. Spread: one orthogonal map spreads the coefficients over all elements, with the norm of N(0, I)
+   recordings are recognised more often than with either. These have a fifth of the variance, the embedding the rest.
+6. Spread: one orthogonal map spreads all numbers over all elements, with the norm of N(0, I)
    (audio/orthogonal_map.py). The low frequencies of x_T decide the composition of an image, so they carry the named
-   qualities, and then the first principal axes, which change least when a recording changes.
+   qualities, and then the numbers of the embedding, those that repeat best first.
 
 `audio.initial_noise` mixes the result with seeded noise. This module needs NumPy alone, so that a script that reads
 latents starts at once; only `Whitening.fit` needs SciPy. models/calibration/README.md says how floor, ends and axes
@@ -260,7 +261,7 @@ class Whitening:
         return (noise * math.sqrt(math.prod(shape))).astype(np.float32)
 
     def describe(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Tell what is named of `stretch`ed spectrograms, [B, Q], and what else identifies them, [B, K]: N(0, 1) all."""
+        """Return what is named of `stretch`ed spectrograms, [B, Q], and what else identifies them, [B, K]; all N(0, 1)."""
         embedding: Embedding = builtin()
         values = self.measure(spectrograms, heard)
         numbers = embedding.numbers(spectrograms, values[:, NAMES.index("duration")])

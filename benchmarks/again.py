@@ -56,6 +56,7 @@ def named_numbers(x: np.ndarray) -> np.ndarray:
 def draws(x: np.ndarray) -> np.ndarray:
     """Return which candidate of an open prompt the built-in model takes for each x_T, [N]."""
     prior = load_model(config.BUILTIN_MODEL_WEIGHTS).model.diffusion_model.layout
+    assert prior is not None
     return prior.scores(torch.from_numpy(with_seed(x))).argmax(dim=1).numpy()
 
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 import config
 from audio.qualities import NAMES
 from ldm.modules.wash import DIRECTIONS, NAMED_COLOURS, NAMED_LIGHT, OFFICES, ColourWash
 
-RGB = yaml.safe_load((config.MODELS_DIR / "chladni" / "model.yaml").read_text())["model"]["params"]["unet_config"]
-RGB = RGB["params"]["layout"]["rgb"]
+YAML = OmegaConf.load(config.MODELS_DIR / "chladni" / "model.yaml")
+RGB: list[list[float]] = OmegaConf.to_object(YAML.model.params.unet_config.params.layout.rgb)  # type: ignore[assignment]
 SIZE = 16
 OPEN, NAMED = torch.tensor(1.0), torch.tensor(0.0)
 
