@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .gaussianity import is_gaussian
-from .orthogonal_map import scatter
+from .orthogonal_map import lowest_frequencies, scatter
 from .qualities import FLOOR_DB, Heard
 from .whitening import Whitening, flatten, norms
 
@@ -100,17 +100,28 @@ def initial_noise(
 def combine_voices(parts: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     """Add parts [V, ...] as sum of sqrt(weight) * part, float32 [...], at the norm that independent parts would have.
 
+    Noise [V, C, H, W] gets that norm in each channel's lowest frequencies, and in the rest: there similar voices are
+    similar, and the sum of two would be too large, beside a rest that is too small.
+
     A part of weight 1 is returned bit for bit. Weights sum to 1 (`normalised_weights`). If the parts cancel each other,
     the sum stays 0.
     """
     if len(parts) == 1:
         return parts[0].astype(np.float32)
+    if parts.ndim != 4:
+        return _combined(parts, weights).astype(np.float32)
+    low = lowest_frequencies(parts)
+    channels = [_combined(low[:, channel], weights) for channel in range(low.shape[1])]
+    return (np.stack(channels) + _combined(parts - low, weights)).astype(np.float32)
+
+
+def _combined(parts: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     flat = flatten(parts)
     column = np.asarray(weights)[:, None]
     direction = (np.sqrt(column) * flat).sum(axis=0)
     norm = np.sqrt((column * norms(flat) ** 2).sum(axis=0))
     scale = norm / np.maximum(norms(direction[None])[0], 1e-12)
-    return (direction * scale).astype(np.float32).reshape(parts.shape[1:])
+    return (direction * scale).reshape(parts.shape[1:])
 
 
 def normalised_weights(weights: Sequence[float]) -> tuple[float, ...]:

@@ -67,6 +67,16 @@ def leading_numbers(means: np.ndarray) -> np.ndarray:
     return hadamard(means.reshape(-1, means.shape[2])).reshape(means.shape)
 
 
+def lowest_frequencies(noise: np.ndarray) -> np.ndarray:
+    """Replace each square of noise [B, C, H, W] by its mean: float64 [B, C, H, W]."""
+    low = np.empty(noise.shape, dtype=np.float64)
+    for top, bottom in _bands(noise.shape[2]):
+        for left, right in _bands(noise.shape[3]):
+            square = noise[:, :, top:bottom, left:right]
+            low[:, :, top:bottom, left:right] = square.mean(axis=(2, 3), keepdims=True, dtype=np.float64)
+    return low
+
+
 def _turns(shape: Sequence[int], axes: int) -> np.ndarray:
     """Return which axis sets each square, [squares]: the leading ones, which take turns if there are fewer."""
     channels, height, width = shape
