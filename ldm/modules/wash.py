@@ -36,19 +36,19 @@ EVEN, RIGHT, DOWN, MIDDLE = range(4)  # fields
 
 # direction, field and strength of each number; the strength is the RMS of the change of colours in −1…1
 OFFICES = (
-    (WARM, DOWN, -0.11),
-    (LIGHT, EVEN, 0.19),
-    (WARM, EVEN, 0.27),
-    (GREEN, EVEN, 0.27),
-    (WARM, MIDDLE, 0.09),
-    (WARM, RIGHT, 0.13),
-    (LIGHT, DOWN, 0.13),
-    (GREEN, DOWN, -0.06),
-    (LIGHT, RIGHT, 0.18),
-    (LIGHT, MIDDLE, 0.18),
+    (WARM, DOWN, -0.15),
+    (LIGHT, EVEN, 0.25),
+    (WARM, EVEN, 0.35),
+    (GREEN, EVEN, 0.35),
+    (WARM, MIDDLE, 0.12),
+    (WARM, RIGHT, 0.17),
+    (LIGHT, DOWN, 0.17),
+    (GREEN, DOWN, -0.1),
+    (LIGHT, RIGHT, 0.23),
+    (LIGHT, MIDDLE, 0.23),
 )
 LARGEST = 2.0  # standard deviations; what is beyond them changes colours no more
-CONTRAST = 0.15  # RMS of what is finer than a wash, in colours of −1…1
+CONTRAST = 0.12  # RMS of what is finer than a wash, in colours of −1…1
 LEAST_GAIN, MOST_GAIN = 0.5, 3.0  # of a composition
 NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
 NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
