@@ -1,5 +1,6 @@
 """Stage `export`: write the trained model as a folder that txt2img.py can load."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from files import atomic_path
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.tensor_files import write_safetensors
+from painting.preview import LinearDecoder
 from training.reading import reading_node
 from training.word_vectors import VOCABULARY_NAME
 
@@ -26,8 +28,21 @@ def export(model: LatentDiffusion, node: dict[str, Any], words: Path, out: Path)
     with atomic_path(out / "model.safetensors") as temporary:
         write_safetensors(temporary, state, dict.fromkeys(state, torch.float16))
     with atomic_path(out / "model.yaml") as temporary:
-        content = OmegaConf.create({"model": node, "reading": reading_node()})
+        content = OmegaConf.create({"model": with_colours(node, model), "reading": reading_node()})
         temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
     with atomic_path(out / VOCABULARY_NAME) as temporary:
         temporary.write_bytes((words / VOCABULARY_NAME).read_bytes())
     print(f"{sum(t.numel() for t in state.values()) / 1e6:.1f} M parameters -> {out}")
+
+
+def with_colours(node: dict[str, Any], model: LatentDiffusion) -> dict[str, Any]:
+    """Copy a model node, and tell the prior in it which colours latents have, so that it paints washes.
+
+    Training does without: no wash is part of a render.
+    """
+    node = copy.deepcopy(node)
+    weights = LinearDecoder.fit(model.encode_first_stage).weights
+    node["params"]["unet_config"]["params"]["layout"]["rgb"] = [
+        [round(value, 4) for value in row] for row in weights.tolist()
+    ]
+    return node

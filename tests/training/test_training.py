@@ -178,6 +178,8 @@ def test_export_loads_and_paints(folder, tmp_path):
     modes = {path.stat().st_mode for path in (tmp_path / "model").iterdir()}
     assert len(modes) == 1  # whoever may read the yaml may read the weights
     model = load_model(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.yaml")
+    prior = model.model.diffusion_model.layout
+    assert prior is not None and prior.wash is not None  # training does without
     diffusion.save_samples(model, 8, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
