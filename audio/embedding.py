@@ -18,6 +18,7 @@ Fisher, "The use of multiple measurements in taxonomic problems", 1936 (the line
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,11 +75,18 @@ class Embedding:
     again: np.ndarray  # float32 [Q, Q + K] from qualities and numbers to the qualities of another take
     again_mean: np.ndarray  # float32 [Q]
 
+    @property
+    def size(self) -> int:
+        """Rows and columns of the spectrograms that the network was taught with: 64."""
+        convolutions = [layer for layer in self.layers if layer.weights.ndim == 4]
+        cells = self.layers[len(convolutions)].weights.shape[1] // len(convolutions[-1].bias)
+        return STRIDE ** len(convolutions) * math.isqrt(cells)
+
     def numbers(self, stretched_db: np.ndarray, octaves: np.ndarray) -> np.ndarray:
         """Embed spectrograms as independent numbers, float64 [B, K], from N(0, 1) over recordings of all kinds.
 
         Args:
-            stretched_db: spectrograms [B, n, n], dB below the loudest cell, aligned and without noise.
+            stretched_db: spectrograms [B, size, size], dB below the loudest cell, aligned and without noise.
             octaves: of seconds, how long each recording is, [B]; nan: not known.
         """
         return np.stack([self._numbers(*one) for one in zip(stretched_db, octaves, strict=True)])
@@ -104,11 +112,13 @@ class Embedding:
         return direction / np.sqrt(pairwise_sum(direction**2))
 
     def said_again(self, named: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Predict qualities of another take, [B, Q] from N(0, 1), of those of this one [B, Q] and its numbers [B, K]."""
+        """Predict the qualities of another take, [B, Q], of those of this one, [B, Q], and its numbers [B, K].
+
+        All are from N(0, 1).
+        """
         again = self.again.astype(np.float64)
-        return (
-            np.stack([pairwise_sum(again * row) for row in np.concatenate((named, numbers), axis=1)]) - self.again_mean
-        )
+        rows = np.concatenate((named, numbers), axis=1)
+        return np.stack([pairwise_sum(again * row) for row in rows]) - self.again_mean
 
     # --- files -------------------------------------------------------------------------------------------------------
     def save(self, path: Path) -> None:

@@ -107,7 +107,7 @@ def without_noise(decibels: np.ndarray) -> np.ndarray:
 
 
 def _heard(heard: Sequence[Heard]) -> np.ndarray:
-    """Return pitch, periodicity and duration of each, in the order of HEARD, [B, 3]; nan where one is not known."""
+    """Return the qualities in HEARD, in this order, of each recording, [B, 3]; nan where one is not known."""
     rows = np.full((len(heard), 3), np.nan)
     for row, one in zip(rows, heard, strict=True):
         if one.seconds > 0:
@@ -116,7 +116,7 @@ def _heard(heard: Sequence[Heard]) -> np.ndarray:
 
 
 def position_of_length(octaves: float) -> tuple[int, float]:
-    """Tell where a length, octaves of seconds, lies among LENGTHS: number of the one below it, and share of the next."""
+    """Tell where a length, octaves of seconds, lies among LENGTHS: index of the one below, and weight of the next."""
     position = (octaves - LENGTHS[0]) / (LENGTHS[1] - LENGTHS[0]) if np.isfinite(octaves) else WORD
     position = min(max(position, 0.0), len(LENGTHS) - 1.0)
     left = min(int(position), len(LENGTHS) - 2)

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from .embedding import Embedding, builtin
+from .embedding import builtin
 from .files import atomic_path
 from .mel import mel_edges
 from .npy import Rows
@@ -247,25 +247,39 @@ class Whitening:
             ValueError: the latents have another number of elements than this whitening was made for, or elements that
                 are not finite; or `shape` has no room for any axis.
         """
-        spectrograms = self.stretch(self.to_decibels(latents))
-        named, numbers = self.describe(spectrograms, heard)
-        axes, shares = self.embed(self.floor(spectrograms)), builtin().shares.astype(np.float64)
-        codes = (
-            math.sqrt(EMBEDDED) * _normalised(numbers * np.sqrt(shares)),
-            math.sqrt(1 - EMBEDDED) * axes,
-        )
-        scales = self.scales.astype(np.float64)
-        variances = np.concatenate((EMBEDDED * shares, (1 - EMBEDDED) * scales / pairwise_sum(scales)))
         shape = tuple(latents.shape[1:] if shape is None else shape)
-        noise = spread(*with_named(named, np.concatenate(codes, axis=1), variances, shape), shape)
+        noise = spread(*with_named(*self.codes(latents, heard), shape), shape)
         return (noise * math.sqrt(math.prod(shape))).astype(np.float32)
 
-    def describe(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is named of `stretch`ed spectrograms, [B, Q], and what else identifies them, [B, K]; all N(0, 1)."""
-        embedding: Embedding = builtin()
+    def codes(self, latents: np.ndarray, heard: Sequence[Heard] = ()) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Do steps 1 to 5: what `whiten` spreads.
+
+        Spectrograms of another size than the embedding was taught with are whitened without it.
+
+        Args:
+            latents: z-scores [B, C, H, W], C * H * W = P.
+            heard: as in `whiten`.
+
+        Returns:
+            The named qualities [B, Q] from N(0, 1), what else identifies the voices [B, K] of unit length, and the part
+            of the variance that each of these numbers has, [K]. All are float64.
+
+        Raises:
+            ValueError: as `whiten`.
+        """
+        spectrograms = self.stretch(self.to_decibels(latents))
         values = self.measure(spectrograms, heard)
+        named, axes, scales = self.qualities(values), self.embed(self.floor(spectrograms)), self.scales.astype(float)
+        parts = scales / pairwise_sum(scales)
+        embedding = builtin()
+        if self.spectrogram_size != embedding.size:
+            return named, axes, parts
         numbers = embedding.numbers(spectrograms, values[:, NAMES.index("duration")])
-        return embedding.said_again(self.qualities(values), numbers), numbers
+        shares = embedding.shares.astype(np.float64)
+        embedded = _normalised(numbers * np.sqrt(shares))
+        both = np.concatenate((math.sqrt(EMBEDDED) * embedded, math.sqrt(1 - EMBEDDED) * axes), axis=1)
+        parts = np.concatenate((EMBEDDED * shares, (1 - EMBEDDED) * parts))
+        return embedding.said_again(named, numbers), both, parts
 
     def measure(self, spectrograms: np.ndarray, heard: Sequence[Heard] = ()) -> np.ndarray:
         """Measure the qualities of `stretch`ed spectrograms, [B, Q]; see `qualities.measure`."""

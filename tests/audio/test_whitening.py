@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import config
-from audio import whitening
+from audio import embedding, whitening
 from audio.calibration import Calibration
 from audio.features import load_audio, log_mel_vector
 from audio.gaussianity import examine, is_gaussian, spatial_power
@@ -20,7 +20,7 @@ from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
 RATE = config.RECIPE.sample_rate
-FROZEN_SHA256 = "5c8b7ef938534148fcc92307ee479034e9c08668cd1069180eeb13bfd714085a"
+FROZEN_SHA256 = "d1eb1172d25f3d0ff9b8441f6e90916eeb02df3ce4b2ab0a80de0106a535a2af"
 SHAPES = [
     (4, 32, 32),
     (4, 64, 64),
@@ -126,15 +126,21 @@ def test_looks_gaussian_to_a_sampler(builtin, voices, noise, strength):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_noise_of_any_shape(builtin, sounds, voices, shape):
-    """Voices are as far apart as at 4 x 32 x 32, hardly change with noise, and are like noise to a sampler."""
-    noisy = latents_of([with_noise(sound, 20) for sound in sounds[:3]])
-    both = builtin.whiten(np.concatenate((voices, noisy)), shape)
+    """Voices are as far apart as their codes, hardly change with noise, and are like noise to a sampler."""
+    latents = np.concatenate((voices, latents_of([with_noise(sound, 20) for sound in sounds[:3]])))
+    both = builtin.whiten(latents, shape)
     assert both.shape == (len(voices) + 3, *shape) and both.dtype == np.float32
     assert is_gaussian(both).all()
     flat = both.reshape(len(both), -1) / np.sqrt(np.prod(shape))
     np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1, rtol=1e-5)
-    usual = builtin.whiten(np.concatenate((voices, noisy))).reshape(len(both), -1) / 64
-    np.testing.assert_allclose(flat @ flat.T, usual @ usual.T, atol=1e-4)
+    named, *others = builtin.codes(latents)
+    codes, usual = (with_named(named, *others, one)[0] for one in (shape, (4, 32, 32)))
+    np.testing.assert_allclose(flat @ flat.T, codes @ codes.T, atol=1e-5)
+    # the means of squares, which the named qualities are, have a part of the length that depends on the shape; it moves
+    # an inner product by its square at most, and the product of the other numbers by as much
+    named_part = max((x[:, : named.shape[1]] ** 2).sum(axis=1).max() for x in (codes, usual))
+    assert named_part < 0.05
+    np.testing.assert_allclose(flat @ flat.T, usual @ usual.T, atol=2 * named_part)
     cosines = flat[: len(voices)] @ flat[: len(voices)].T
     assert np.median(np.abs(cosines[np.triu_indices(len(voices), 1)])) < 0.15
     assert (flat[:3] * flat[len(voices) :]).sum(axis=1).min() > 0.9
@@ -150,12 +156,10 @@ def test_noise_of_any_shape(builtin, sounds, voices, shape):
 def test_very_small_latents_hold_the_leading_axes(builtin, voices, shape):
     x = builtin.whiten(voices, shape).reshape(len(voices), -1).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), np.prod(shape) ** 0.5, rtol=1e-5)
-    spectrograms = builtin.stretch(builtin.to_decibels(voices))
-    named, codes = builtin.qualities(builtin.measure(spectrograms)), builtin.embed(builtin.floor(spectrograms))
-    codes, variances = with_named(named, codes, builtin.scales.astype(np.float64), shape)
-    assert codes.shape[1] == min(
-        capacity(shape), len(builtin.scales) + named.shape[1]
-    ) and variances.sum() == pytest.approx(1, abs=0.51)
+    named, others, variances = builtin.codes(voices)
+    codes, variances = with_named(named, others, variances, shape)
+    assert codes.shape[1] == min(capacity(shape), named.shape[1] + others.shape[1])
+    assert variances.sum() == pytest.approx(1, abs=0.51)
     np.testing.assert_allclose(x @ x.T / np.prod(shape), codes @ codes.T, atol=1e-5)
 
 
@@ -176,6 +180,24 @@ def test_fits_only_what_its_statistics_made(builtin, voices, noise):
     assert builtin.fits(voices).all()
     assert not other.fits(voices).any()
     assert not builtin.fits(noise[:10]).any()
+
+
+def test_other_sizes_than_that_of_the_embedding_do_without_it(spectrograms):
+    fitted = Whitening.fit(spectrograms, np.zeros(256), np.ones(256), axes=16)
+    latents = spectrograms[:5].reshape(5, 1, 16, 16)
+    named, others, parts = fitted.codes(latents)
+    assert embedding.builtin().size == 64 and fitted.spectrogram_size == 16
+    np.testing.assert_array_equal(named, fitted.qualities(fitted.measure(fitted.stretch(spectrograms[:5]))))
+    np.testing.assert_array_equal(others, fitted.embed(fitted.align(spectrograms[:5])))
+    np.testing.assert_allclose(parts, fitted.scales / fitted.scales.sum(), rtol=1e-6)
+
+
+def test_the_embedding_has_its_part_of_the_variance(builtin, voices):
+    _, others, parts = builtin.codes(voices)
+    numbers = len(embedding.builtin().shares)
+    assert others.shape[1] == len(parts) == numbers + len(builtin.scales)
+    np.testing.assert_allclose((others[:, :numbers] ** 2).sum(axis=1), whitening.EMBEDDED)
+    np.testing.assert_allclose([parts[:numbers].sum(), parts.sum()], [whitening.EMBEDDED, 1], rtol=1e-6)
 
 
 def test_the_same_bits_alone_and_in_a_batch(builtin, voices):

@@ -88,7 +88,7 @@ def fit_embedding(network: VoiceNetwork, material: Material) -> Embedding:
 
 
 def described(whitening: Whitening, vectors: np.ndarray, heard: Sequence[Heard] = ()) -> Described:
-    """Describe vectors [N, P], dB, as `Whitening.describe` does before it asks the embedding."""
+    """Describe vectors [N, P], dB, as `Whitening.codes` does before it asks the embedding."""
     parts = []
     for start in range(0, len(vectors), BATCH):
         spectrograms = whitening.stretch(np.asarray(vectors[start : start + BATCH], np.float64))
