@@ -52,6 +52,7 @@ QUALITY = "quality_"  # begins the names of the arrays of `Whitening.qualities` 
 EMBEDDED = 0.8  # of the variance of x_T: the embedding's; the rest is that of the principal axes
 BLOCK = 512  # spectrograms held in memory at a time while fitting
 FEW_ROWS = 2 * BLOCK  # recordings; their rows are kept, which are smaller and faster than a covariance
+MEASURED = 8 * BLOCK  # recordings; more of them hardly move the places of the qualities, and would fill the memory
 NOISE_VARIANCE = 1e-9  # dB², added along each axis, so that identical recordings have axes, too
 SMALLEST_VARIANCE = 1e-6  # of the largest; below it the axes of rows lose digits
 BAR_SECONDS = 0.5  # a progress bar appears on a terminal for what takes longer
@@ -156,11 +157,13 @@ class Whitening:
         )
 
     def _measured(self, vectors: np.ndarray | Rows, heard: Sequence[Heard]) -> np.ndarray:
-        """Measure the qualities of each recording, float64 [N, Q], block by block."""
+        """Measure the qualities of the recordings, or of every k-th of very many: float64 [up to MEASURED, Q]."""
+        rows = range(0, len(vectors), -(-len(vectors) // MEASURED))
         blocks = []
-        for start in range(0, len(vectors), BLOCK):
-            spectrograms = self.stretch(np.asarray(vectors[start : start + BLOCK], dtype=np.float64))
-            blocks.append(self.measure(spectrograms, heard[start : start + BLOCK]))
+        for start in range(0, len(rows), BLOCK):
+            chosen = rows[start : start + BLOCK]
+            spectrograms = np.concatenate([vectors[row : row + 1] for row in chosen]).astype(np.float64)
+            blocks.append(self.measure(self.stretch(spectrograms), [heard[row] for row in chosen] if heard else ()))
         return np.concatenate(blocks)
 
     def _moments(self, vectors: np.ndarray | Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -60,7 +60,7 @@ COLOUR_NUMBERS = 16  # leading numbers that choose colours
 PITCH = 0  # the leading number that zooms: high voices are small and many, deep ones are large and near
 FADE = 0.2  # of probability, over which a wash fades where a prompt begins to name colours or light
 
-TINT_STRENGTH = 4.0  # log-odds in cells where the common shape is one standard deviation high
+TINT_STRENGTH = 7.0  # log-odds in cells where the common shape is one standard deviation high
 MIN_SHARE = 0.03  # of a colour in a cell, so that its log-odds are finite
 THIRD_COLOUR_DAMPING = 6.0  # cells of a third colour are tinted by exp(−6 d²), d from the line between the first two
 

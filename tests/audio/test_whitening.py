@@ -16,6 +16,7 @@ from audio.features import load_audio, log_mel_vector
 from audio.gaussianity import examine, is_gaussian, spatial_power
 from audio.initial_noise import mix_with_noise
 from audio.orthogonal_map import capacity, with_named
+from audio.qualities import Heard
 from audio.whitening import Whitening, own_share
 
 EXAMPLES = sorted(p for p in config.EXAMPLES_DIR.iterdir() if p.suffix in (".wav", ".ogg"))
@@ -133,8 +134,8 @@ def test_noise_of_any_shape(builtin, sounds, voices, shape):
     assert is_gaussian(both).all()
     flat = both.reshape(len(both), -1) / np.sqrt(np.prod(shape))
     np.testing.assert_allclose(np.linalg.norm(flat, axis=1), 1, rtol=1e-5)
-    named, *others = builtin.codes(latents)
-    codes, usual = (with_named(named, *others, one)[0] for one in (shape, (4, 32, 32)))
+    named, others, variances = builtin.codes(latents)
+    codes, usual = (with_named(named, others, variances, one)[0] for one in (shape, (4, 32, 32)))
     np.testing.assert_allclose(flat @ flat.T, codes @ codes.T, atol=1e-5)
     # the means of squares, which the named qualities are, have a part of the length that depends on the shape; it moves
     # an inner product by its square at most, and the product of the other numbers by as much
@@ -308,6 +309,17 @@ def test_few_recordings_have_few_axes(spectrograms, rows, axes, way):
     assert len(fitted.scales) == axes
     x_T = fitted.whiten(spectrograms[:rows].reshape(rows, 1, 16, 16))
     np.testing.assert_allclose(np.linalg.norm(x_T.reshape(rows, -1), axis=1), 16, rtol=1e-5)
+
+
+def test_of_very_many_recordings_some_tell_the_places_of_qualities(spectrograms, monkeypatch):
+    """They are evenly spaced, and those of which the pitch was heard."""
+    heard = [Heard(1.0, 100.0 + row, 0.5) for row in range(200)]
+    few = Whitening.fit(spectrograms[::4], np.zeros(256), np.ones(256), axes=5, heard=heard[::4])
+    monkeypatch.setattr(whitening, "MEASURED", 50)
+    many = Whitening.fit(spectrograms, np.zeros(256), np.ones(256), axes=5, heard=heard)
+    for name in ("means", "deviations", "places", "decorrelation"):
+        np.testing.assert_array_equal(getattr(many.qualities, name), getattr(few.qualities, name))
+    assert not np.array_equal(many.centre_db, few.centre_db)
 
 
 def test_fit_of_recordings_that_are_all_the_same(spectrograms, way):
