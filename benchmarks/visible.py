@@ -9,6 +9,9 @@ seen    Spearman's rank correlation of each named quality with its own measure i
         docs/x_T.md gives it
 whose   from an image, which of two voices made it, by a fixed rule: the voice whose qualities, laid out as documented,
         correlate more with the image
+shape   --layout_strength 0.5 and prompts of two colours: the cosine of the first colour's map (Lab, from the second
+        colour to the first) with the spectrogram as cards show it, both of 8×8 lowest frequencies; and how often that
+        is the largest among six voices
 """
 
 import argparse
@@ -16,6 +19,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -23,17 +27,28 @@ from scipy.stats import spearmanr
 
 import cli
 import config
+from audio import initial_noise
 from audio.calibration import voice_latents
 from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
 from benchmarks.again import ALIKE, RATE, SAME, TAKES, with_seed, words_of
+from benchmarks.voice import cosines_of
+from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.wash import DIRECTIONS, OFFICES
 from painting.api import load_painter
 from painting.image_spec import ImageSpec
 
+SHAPES = 30  # voices with a shape
+LAYOUT_STRENGTH = 0.5
+TWO_COLOURS = {  # the first and the second colour of prompts, in red, green and blue
+    "a golden spiral on purple": ((212, 175, 55), (128, 0, 128)),
+    "clouds in orange and navy": ((255, 165, 0), (0, 0, 128)),
+}
 THUMBNAIL = 16
 SHEET = 128  # pixels of an image on a sheet
+SHEET_DIGITS = ("2", "7")
+BY_PITCH = 16  # images ordered by pitch
 
 
 class Voices:
@@ -88,9 +103,12 @@ def print_again(folder: Path, options: argparse.Namespace) -> None:
     for name, some in (("same speaker, same digit", equal.all(axis=1)), ("two of each", ~equal.any(axis=1))):
         pairs = cosines[some]
         print(f"| {name} | {np.median(pairs):.2f} | {np.mean(pairs > SAME):.1%} | {np.mean(pairs > ALIKE):.1%} |")
-    if options.sheet:
-        takes = [np.flatnonzero((said == who).all(axis=1))[:3] for who in sorted({tuple(one) for one in said.tolist()})]
-        save_sheet(options.sheet, voices.images, takes[:: max(1, len(takes) // 8)][:8])
+    if options.sheets:
+        rows = [
+            np.concatenate([np.flatnonzero((said == (who, digit)).all(axis=1))[:3] for digit in SHEET_DIGITS])
+            for who in np.unique(said[:, 0])
+        ]
+        save_sheet(options.sheets / "again.png", voices.images, rows)
 
 
 def save_sheet(path: Path, images: np.ndarray, rows: Sequence[np.ndarray]) -> None:
@@ -107,6 +125,11 @@ def print_seen(source: Path, options: argparse.Namespace) -> None:
     print(f"\n| quality, of {len(parts)} words | rank correlation with its measure in the image |\n| --- | --- |")
     for number, name in enumerate(NAMES):
         print(f"| {name} | {spearmanr(qualities[:, number], parts[:, number], nan_policy='omit').statistic:.2f} |")
+    if options.sheets:
+        ordered = np.argsort(qualities[:, NAMES.index("pitch")])  # voices without a pitch come last: they have NaN
+        known = ordered[: np.isfinite(qualities[:, NAMES.index("pitch")]).sum()]
+        rows = np.array_split(known[np.linspace(0, len(known) - 1, BY_PITCH).round().astype(int)], 2)
+        save_sheet(options.sheets / "pitch.png", voices.images, rows)
     # the rule: what is expected of each voice, from its places among all voices, as strong as documented
     expected = (np.nan_to_num(qualities, nan=50.0) / 50 - 1) * np.abs([strength for *_, strength in OFFICES])
     seen = parts - parts.mean(axis=0)
@@ -115,6 +138,40 @@ def print_seen(source: Path, options: argparse.Namespace) -> None:
     pairs = [*itertools.combinations(range(len(parts)), 2)]
     right = np.mean([np.mean([fit[a, a] > fit[a, b], fit[b, b] > fit[b, a]]) for a, b in pairs])
     print(f"whose of two voices an image is: right in {right:.0%}")
+
+
+def print_shapes(source: Path, options: argparse.Namespace) -> None:
+    """Print how far images with a layout strength show the spectrograms of their voices."""
+    words, _ = words_of(source)
+    sounds_read = sounds.read(words[:: max(1, len(words) // SHAPES)])[:SHAPES]
+    made = [voice_latents(one, config.BUILTIN_CALIBRATION_DIR, config.RECIPE, RATE) for one in sounds_read]
+    whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
+    voices = initial_noise.Voices(
+        np.concatenate([one.latents for one in made]), whitening, heard=[one.heard for one in made]
+    )
+    shapes = np.stack([voices.sound_shape(row).ravel() for row in range(len(made))])
+    noise, painter = seeded_noise([0], made[0].latents.shape[1:])[0].numpy(), load_painter()
+    basis = initial_noise.cosine_basis(256)
+    print(f"\n| {len(made)} words, layout strength {LAYOUT_STRENGTH} | cosine | of another voice | found among six |")
+    print("| --- " * 4 + "|")
+    for prompt, colours in TWO_COLOURS.items():
+        spec, (first, second) = ImageSpec(prompt, steps=options.steps), lab(np.array(colours, np.uint8)[None])[0]
+        seen = []
+        for row in range(len(made)):
+            x_T = initial_noise.initial_noise([(voices, row, 1.0)], noise, ImageSpec.voice_strength, LAYOUT_STRENGTH)
+            image = painter.paint([spec], torch.from_numpy(x_T[None]))[0]
+            coarse = basis @ ((lab(image) - second) @ (first - second)) @ basis.T
+            coarse[0, 0] = 0
+            seen.append(coarse.ravel())
+        cosines = cosines_of(np.stack(seen), shapes)
+        six = [cosines[row, row // 6 * 6 :][:6].max() == cosines[row, row] for row in range(len(made))]
+        others = cosines[~np.eye(len(made), dtype=bool)].mean()
+        print(f"| {prompt} | {np.diag(cosines).mean():.2f} | {others:.2f} | {np.mean(six):.0%} |", flush=True)
+
+
+def lab(image: np.ndarray) -> np.ndarray:
+    """Convert uint8 [H, W, 3] to CIE Lab, float32."""
+    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
 
 
 def main() -> None:
@@ -128,13 +185,17 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=cli.bounded(int, 1, 100), default=ImageSpec.steps, help="of an image")
     parser.add_argument(
-        "--sheet", type=Path, metavar="PNG", help="also save a sheet of eight speakers and digits, three takes each"
+        "--sheets",
+        type=cli.existing_folder,
+        metavar="DIR",
+        help="also save sheets there: again.png (rows: speakers; three takes of two digits), pitch.png (deep to high)",
     )
     options = parser.parse_args()
     if options.digits:
         print_again(options.digits, options)
     if options.words:
         print_seen(options.words, options)
+        print_shapes(options.words, options)
 
 
 if __name__ == "__main__":
