@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO
 
 import config
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 VERBOSE = "also print which calibration is used"  # help of --verbose
 MOST_CHANNELS = 1024  # of a recording, as libsndfile allows
 REMEDIES = {
