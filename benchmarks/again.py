@@ -20,17 +20,14 @@ import cli
 import config
 from audio.calibration import voice_latents
 from audio.files import sha256_of
-from audio.initial_noise import mix_with_noise, noise_of_voice
 from audio.orthogonal_map import SQUARES
 from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
 from benchmarks.places import RATE, places
-from benchmarks.voice import STRENGTH, cosines_of, found_again
+from benchmarks.voice import cosines_of, found_again, with_seed
 from ldm.checkpoint import load_model
-from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.low_frequencies import leading_numbers
-from painting.image_spec import ImageSpec
 
 TAKES = range(0, 45, 5)
 WORDS_PER_LANGUAGE = 18
@@ -58,14 +55,6 @@ def draws(x: np.ndarray) -> np.ndarray:
     prior = load_model(config.BUILTIN_MODEL_WEIGHTS).model.diffusion_model.layout
     assert prior is not None
     return prior.scores(torch.from_numpy(with_seed(x))).argmax(dim=1).numpy()
-
-
-def with_seed(x: np.ndarray) -> np.ndarray:
-    """Add the seed's part to what voices contribute, [N, C, h, w], as initial_noise.py does."""
-    noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
-    return np.concatenate(
-        [mix_with_noise(one[None], noise_of_voice(one, noise[0], STRENGTH)[None], STRENGTH) for one in x]
-    )
 
 
 def in_use(chosen: np.ndarray) -> float:

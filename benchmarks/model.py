@@ -158,8 +158,7 @@ def x_T_of_recordings(source: Path, count: int) -> torch.Tensor:
 
     If there are fewer recordings than `count`, they are used again with other noise.
     """
-    latents = voice.VoiceLatents()
-    voices = latents.whitened(latents.raw(sounds.read(sounds.held_out_paths(source))))
+    _, voices = voice.VoiceLatents()(sounds.read(sounds.held_out_paths(source)))
     noise = seeded_noise(list(range(count)), config.LATENT_SHAPE).numpy()
     return torch.from_numpy(mix_with_noise(np.resize(voices, noise.shape), noise, voice.STRENGTH))
 

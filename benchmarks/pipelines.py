@@ -121,7 +121,7 @@ def main() -> int:
         change, rng = sounds.white_noise(20), np.random.default_rng(1)
         latents = VoiceLatents()
         both = (recordings, [change(sound, rng) for sound in recordings])
-        good = print_shapes(*(Voices(latents.raw(some), latents.whitening) for some in both)) and good
+        good = print_shapes(*(Voices(latents(some)[0], latents.whitening) for some in both)) and good
     return 0 if good else 1
 
 

@@ -32,8 +32,8 @@ from audio.calibration import voice_latents
 from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
-from benchmarks.again import ALIKE, RATE, SAME, TAKES, with_seed, words_of
-from benchmarks.voice import cosines_of
+from benchmarks.again import ALIKE, RATE, SAME, TAKES, words_of
+from benchmarks.voice import cosines_of, with_seed
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.wash import DIRECTIONS, OFFICES
 from painting.api import load_painter

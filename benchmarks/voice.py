@@ -9,6 +9,7 @@ found again among all images. An image takes about two seconds on one core, and 
 """
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,9 @@ from tqdm import tqdm
 
 import cli
 import config
-from audio.calibration import Calibration
-from audio.features import log_mel_vector
+from audio.calibration import voice_latents
 from audio.gaussianity import correlation, spatial_power
-from audio.initial_noise import mix_with_noise
+from audio.initial_noise import mix_with_noise, noise_of_voice
 from audio.orthogonal_map import SQUARES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
@@ -41,20 +41,24 @@ CHANGES_OF_IMAGES = (
 
 
 class VoiceLatents:
-    """Latents of recordings: raw z-scores, and whitened, both [N, C, h, w]."""
+    """Makes the latents of recordings as the program makes them, with the built-in calibration."""
 
     def __init__(self) -> None:
-        self.calibration = Calibration.load(config.BUILTIN_CALIBRATION_DIR, RECIPE)
         self.whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
 
-    def raw(self, recordings: list[np.ndarray]) -> np.ndarray:
-        """Compute the z-scores of recordings."""
-        z_scores = np.stack([self.calibration.z_score(log_mel_vector(sound, RECIPE)) for sound in recordings])
-        return rearrange(z_scores, "n (c h w) -> n c h w", c=config.LATENT_CHANNELS, h=config.LATENT_SIZE)
+    def __call__(self, recordings: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return z-scores, and what the voices contribute to x_T, both [N, C, h, w]."""
+        made = [voice_latents(one, config.BUILTIN_CALIBRATION_DIR, RECIPE, RECIPE.sample_rate) for one in recordings]
+        raw = np.concatenate([one.latents for one in made])
+        return raw, self.whitening.whiten(raw, heard=[one.heard for one in made])
 
-    def whitened(self, raw: np.ndarray) -> np.ndarray:
-        """Whiten z-scores: the part of the voice in x_T."""
-        return self.whitening.whiten(raw)
+
+def with_seed(x: np.ndarray) -> np.ndarray:
+    """Add the seed's part to what voices contribute, [N, C, h, w], as initial_noise.py does."""
+    noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
+    return np.concatenate(
+        [mix_with_noise(one[None], noise_of_voice(one, noise[0], STRENGTH)[None], STRENGTH) for one in x]
+    )
 
 
 # --- compared with N(0, I) --------------------------------------------------------------------------------------------
@@ -128,13 +132,11 @@ def lowest(x: np.ndarray) -> np.ndarray:
 
 def print_found_again(latents: VoiceLatents, recordings: list[np.ndarray], changes: dict[str, Change]) -> None:
     """Print how often changed recordings are found again among all."""
-    raw = latents.raw(recordings)
-    voices = latents.whitened(raw)
+    raw, voices = latents(recordings)
     print("\n| found again (mean cosine) | raw z-score | x_T | 16 numbers of x_T |\n| --- | --- | --- | --- |")
     rng = np.random.default_rng(1)
     for name, change in tqdm(changes.items(), "changes", disable=None):
-        changed = latents.raw([change(sound, rng) for sound in recordings])
-        changed_voices = latents.whitened(changed)
+        changed, changed_voices = latents([change(sound, rng) for sound in recordings])
         pairs = ((raw, changed), (voices, changed_voices), (lowest(voices), lowest(changed_voices)))
         cells = [found_again(known, again) for known, again in pairs]
         print(f"| {name} | " + " | ".join(f"{share:.1%} ({cosine:.2f})" for share, cosine, _ in cells) + " |")
@@ -172,8 +174,7 @@ def words(source: Path) -> dict[tuple[str, str], list[Path]]:
 def print_words(latents: VoiceLatents, source: Path) -> None:
     """Print cosines of pairs of two speakers of one language who name the same letter, and who name two letters."""
     entries = [(language, letter, path) for (language, letter), paths in words(source).items() for path in paths]
-    raw = latents.raw(sounds.read([path for *_, path in entries]))
-    for kind, x in (("raw", raw), ("x_T", latents.whitened(raw))):
+    for kind, x in zip(("raw", "x_T"), latents(sounds.read([path for *_, path in entries])), strict=True):
         cosines = cosines_of(x, x)
         same: list[float] = []
         other: list[float] = []
@@ -196,23 +197,20 @@ def print_images(
 ) -> None:
     """Print how often the image of a changed recording is found again among all; the mean image is subtracted."""
     model = BuiltinModel()
-    noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
 
-    def images(raw: np.ndarray, whitened: bool, label: str) -> np.ndarray:
-        x_T = mix_with_noise(latents.whitened(raw), np.repeat(noise, len(raw), axis=0), STRENGTH) if whitened else raw
-        return thumbnails_of(model, prompt, steps, x_T, label)
+    def images(voices: tuple[np.ndarray, np.ndarray], label: str) -> list[np.ndarray]:
+        raw, whitened = voices
+        return [thumbnails_of(model, prompt, steps, x, label) for x in (raw, with_seed(whitened))]
 
-    raw, kinds = latents.raw(recordings), (False, True)
-    known = {kind: images(raw, kind, "images") for kind in kinds}
-    print(f"\n| {len(raw)} images: found again (mean cosine, others) | raw z-score | x_T |\n| --- | --- | --- |")
+    known = images(latents(recordings), "images")
+    print(f"\n| {len(recordings)} images: found again (mean cosine, others) | raw z-score | x_T |\n| --- | --- | --- |")
     rng = np.random.default_rng(1)
     for name in CHANGES_OF_IMAGES:
-        changed = latents.raw([changes[name](sound, rng) for sound in recordings])
+        changed = images(latents([changes[name](sound, rng) for sound in recordings]), name)
         cells = []
-        for kind in kinds:
-            mean = known[kind].mean(axis=0)
-            found = found_again(known[kind] - mean, images(changed, kind, name) - mean)
-            cells.append("{:.1%} ({:.2f}, {:.2f})".format(*found))
+        for before, after in zip(known, changed, strict=True):
+            mean = before.mean(axis=0)
+            cells.append("{:.1%} ({:.2f}, {:.2f})".format(*found_again(before - mean, after - mean)))
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -236,12 +234,12 @@ def main() -> None:
     if len(recordings) != len(paths):
         cli.fail("a held-out recording cannot be read")
     latents, changes = VoiceLatents(), sounds.changes(recordings)
-    raw = latents.raw(recordings)
-    print_properties(raw, latents.whitened(raw))
+    raw, voices = latents(recordings)
+    print_properties(raw, voices)
     print_found_again(latents, recordings, changes)
 
     print("\n| nearer to each other than to others | mean cosine | of others | above |\n| --- | --- | --- | --- |")
-    print_speakers(latents.whitened(raw), raw, [sounds.speaker(path, source) for path in paths])
+    print_speakers(voices, raw, [sounds.speaker(path, source) for path in paths])
     print_words(latents, source)
     if options.images:
         few = recordings[:: max(1, len(recordings) // options.images)][: options.images]
