@@ -6,7 +6,16 @@ from omegaconf import OmegaConf
 
 import config
 from audio.qualities import NAMES
-from ldm.modules.wash import DIRECTIONS, NAMED_COLOURS, NAMED_LIGHT, OFFICES, ColourWash
+from ldm.modules.wash import (
+    CONTRAST,
+    DIRECTIONS,
+    LEAST_GAIN,
+    MOST_GAIN,
+    NAMED_COLOURS,
+    NAMED_LIGHT,
+    OFFICES,
+    ColourWash,
+)
 
 YAML = OmegaConf.load(config.MODELS_DIR / "chladni" / "model.yaml")
 RGB: list[list[float]] = OmegaConf.to_object(YAML.model.params.unet_config.params.layout.rgb)  # type: ignore[assignment]
@@ -27,14 +36,18 @@ def colours_of(latents: torch.Tensor) -> torch.Tensor:
 
 def parts_of(colours: torch.Tensor) -> torch.Tensor:
     """Measure light, warm and green [3] of colours [3, h, w], each even, to the right, down, and in the middle."""
+    directions = torch.tensor(DIRECTIONS)
+    directions /= directions.square().mean(dim=1, keepdim=True).sqrt()
+    return torch.einsum("khw,dk,fhw->df", colours, directions, fields_of_washes()) / (3 * SIZE**2)
+
+
+def fields_of_washes() -> torch.Tensor:
+    """Make the fields even, to the right, down, and in the middle: [4, SIZE, SIZE], of unit RMS."""
     axis = (torch.arange(SIZE) + 0.5) * 2 / SIZE - 1
     middle = -(axis.square() + axis[:, None].square())
     fields = torch.stack([torch.ones(SIZE, SIZE), axis.expand(SIZE, -1), axis[:, None].expand(-1, SIZE), middle])
     fields[3] -= fields[3].mean()
-    fields /= fields.square().mean(dim=(1, 2), keepdim=True).sqrt()
-    directions = torch.tensor(DIRECTIONS)
-    directions /= directions.square().mean(dim=1, keepdim=True).sqrt()
-    return torch.einsum("khw,dk,fhw->df", colours, directions, fields) / (3 * SIZE**2)
+    return fields / fields.square().mean(dim=(1, 2), keepdim=True).sqrt()
 
 
 @pytest.mark.parametrize("number", range(len(OFFICES)), ids=NAMES)
@@ -54,11 +67,23 @@ def test_offices_are_as_many_as_qualities_and_all_different():
     assert len(OFFICES) == len(NAMES) == len({office[:2] for office in OFFICES})
 
 
-def test_what_is_finer_than_a_wash_stays(wash):
+def finer_than_a_wash(colours: torch.Tensor) -> torch.Tensor:
+    """Subtract the fields of a wash from colours [3, h, w]."""
+    fields, parts = fields_of_washes(), torch.einsum("khw,fhw->kf", colours, fields_of_washes()) / SIZE**2
+    return colours - torch.einsum("kf,fhw->khw", parts, fields)
+
+
+@pytest.mark.parametrize(("contrast", "gain"), [(1.0, None), (1e3, LEAST_GAIN), (1e-3, MOST_GAIN)])
+def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, contrast, gain):
+    """So washes are as visible in images of all patterns; where a prompt names the colours, nothing is changed."""
     prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES))
-    before, after = (colours_of(latents) for latents in (prior, prior + wash(prior, numbers, OPEN, OPEN)))
-    change = after - before
-    assert change.diff(dim=1).diff(dim=1).diff(dim=1).abs().max() < 1e-3  # a polynomial of second order
+    usual = finer_than_a_wash(colours_of(prior)).square().mean().sqrt().item()
+    prior *= contrast * CONTRAST / usual * 1.5
+    before = finer_than_a_wash(colours_of(prior))
+    wanted = 1 / 1.5 if gain is None else gain
+    for open_colours, factor in ((OPEN, wanted), (NAMED, 1.0)):
+        after = finer_than_a_wash(colours_of(prior + wash(prior, numbers, open_colours, OPEN)))
+        torch.testing.assert_close(after, factor * before, atol=1e-5 * max(1.0, contrast), rtol=1e-3)
 
 
 def test_named_colours_stay_but_for_light_from_one_side(wash):
