@@ -105,8 +105,8 @@ def print_again(folder: Path, options: argparse.Namespace) -> None:
         print(f"| {name} | {np.median(pairs):.2f} | {np.mean(pairs > SAME):.1%} | {np.mean(pairs > ALIKE):.1%} |")
     if options.sheets:
         rows = [
-            np.concatenate([np.flatnonzero((said == (who, digit)).all(axis=1))[:3] for digit in SHEET_DIGITS])
-            for who in np.unique(said[:, 0])
+            np.concatenate([np.flatnonzero((said == (digit, who)).all(axis=1))[:3] for digit in SHEET_DIGITS])
+            for who in np.unique(said[:, 1])
         ]
         save_sheet(options.sheets / "again.png", voices.images, rows)
 
