@@ -79,8 +79,8 @@ def latents_of(recordings: list[Path], folder: Path) -> Path:
 
 def with_noise(recording: Path, folder: Path) -> Path:
     """Write the recording with white noise 20 dB below it, and return the file."""
-    sound, rate = soundfile.read(recording)
-    soundfile.write(folder / f"{recording.stem}.wav", white_noise(SNR_DB)(sound, np.random.default_rng(0)), rate)
+    sound, rate = soundfile.read(recording, always_2d=True)
+    soundfile.write(folder / f"{recording.stem}.wav", white_noise(SNR_DB)(sound.mean(axis=1), np.random.default_rng(0)), rate)
     return folder / f"{recording.stem}.wav"
 
 
