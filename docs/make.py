@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 import config
+from audio.provenance import read_heard, read_note, save_latents
+from audio.qualities import Heard
 from benchmarks.sounds import white_noise
 from painting.images import grid
 
@@ -67,20 +69,23 @@ def walk(start: Path, end: Path, folder: Path) -> list[np.ndarray]:
 def latents_of(recordings: list[Path], folder: Path) -> Path:
     """Write the latents of each recording to a file, and those of all [N, 4, 32, 32] to the file that is returned."""
     folder.mkdir(exist_ok=True)
-    rows = []
+    rows: list[torch.Tensor] = []
+    heard: list[Heard] = []
     for recording in recordings:
         path = folder / f"{recording.stem}.pt"
         command = ["process_live_audio.py", "--input_file", str(recording), "--output_file", str(path)]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         rows.append(torch.load(path, weights_only=True))
-    torch.save(torch.cat(rows), folder / "voices.pt")
+        heard += read_heard(path, 1)
+    save_latents(folder / "voices.pt", torch.cat(rows), read_note(path), heard=heard)
     return folder / "voices.pt"
 
 
 def with_noise(recording: Path, folder: Path) -> Path:
     """Write the recording with white noise 20 dB below it, and return the file."""
     sound, rate = soundfile.read(recording, always_2d=True)
-    soundfile.write(folder / f"{recording.stem}.wav", white_noise(SNR_DB)(sound.mean(axis=1), np.random.default_rng(0)), rate)
+    noisy = white_noise(SNR_DB)(sound.mean(axis=1), np.random.default_rng(0))
+    soundfile.write(folder / f"{recording.stem}.wav", noisy, rate)
     return folder / f"{recording.stem}.wav"
 
 
