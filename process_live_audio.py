@@ -162,7 +162,7 @@ def print_qualities(voice: "VoiceLatents", folder: Path) -> None:
     from audio.provenance import load_whitening
     from audio.whitening import WHITENING_NAME
 
-    print(f"spoken: from {voice.info.begin:.1f} s to {voice.info.end:.1f} s")
+    print(f"used: from {voice.info.begin:.1f} s to {voice.info.end:.1f} s")
     if (path := folder / WHITENING_NAME).is_file():  # else txt2img.py says that it is missing
         whitening = load_whitening(path, voice.statistics)
         print(f"voice: {describe(places_of(whitening, voice.latents, [voice.heard])[0])}")
@@ -217,6 +217,8 @@ def warn(voice: "VoiceLatents", name: str) -> None:
     """Print on stderr the problems of the recording `name`, which is used all the same, and other notes on it."""
     recording = voice.info
     problems = problems_of(recording.seconds, recording.damage, recording.clipped, recording.peak)
+    if not voice.heard.pitch_hz:
+        problems.append("nothing in it is periodic, as in noise or a whisper; if somebody spoke, speak closer")
     if voice.beyond_hz:
         problems.append(beyond(voice.beyond_hz))
     for problem in problems:

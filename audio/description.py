@@ -60,8 +60,9 @@ def describe(places: Mapping[str, float]) -> str:
     said = [(word, rounded[name]) for name in strongest if (word := unusual_word(name, rounded[name]))]
     if not said:
         return ORDINARY if rounded else ""
-    first, *others = [f"{word} ({place})" for word, place in said]
-    parts = [first.replace(")", " of 100)"), *others]
+    (word, place), *rest = said
+    others = [f"{word} ({place})" for word, place in rest]
+    parts = [f"{word} ({place} of 100)", *others]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if others else parts)
 
 

@@ -177,7 +177,7 @@ def noise_of_voice(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.
 
     The same noise in every x_T of an evening would make all images a little alike. So most of it becomes a rotation of
     the voice that the noise decides: the signs of the noise are multiplied with the voice, and the product is
-    scattered. Similar voices still get similar noise, which a seed that hangs on every bit of a recording would not
+    scattered. Similar voices still get similar noise, which a seed computed from all bits of a recording would not
     give. Of the noise itself (1 - strength)² stays, so that at strength 0 nothing of the voice is left.
     """
     _check_strength(strength, "noise", "voice")

@@ -15,6 +15,7 @@ Source: Kessy, Lewin, Strimmer, "Optimal whitening and decorrelation", 2018 (ZCA
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -40,7 +41,7 @@ HELD = 0.3, 0.5  # of the power: from here, and from there on at all, what is st
 LOW_BANDS, MIDDLE_BANDS = slice(0, 18), slice(18, 36)  # up to 860 Hz, where harmonics are apart; up to 1.9 kHz
 LENGTHS = np.log2([0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0, 40.0])  # octaves of seconds between which step 1 interpolates
 LENGTH_WIDTH = 0.6  # octaves: recordings this much longer or shorter have 0.6 of the weight
-LONGEST = 1.3  # standard deviations: of recordings of half a minute, the duration must not decide everything
+DURATION_LIMIT = 1.3  # standard deviations: of recordings of half a minute, the duration must not decide everything
 WORD = 2  # which of LENGTHS a recording has whose duration is not known
 PLACES = 101  # quantiles that step 2 stores
 LEAST_TAIL = 0.003  # a place beyond this share of the calibration counts as this one
@@ -79,14 +80,15 @@ def measure(aligned_db: np.ndarray, band_hz: np.ndarray, heard: Sequence[Heard])
     course = (level * octave[:, None]).sum(axis=1) / np.maximum(columns, 1e-6)  # brightness of each column
     centre = (weight * time).sum(axis=1)
     later = time - centre[:, None]
-    dullest = (weight * course).sum(axis=1, keepdims=True)
+    mean_course = (weight * course).sum(axis=1, keepdims=True)
     told = {
         "brightness": brightness,
         "openness": level[:, MIDDLE_BANDS].sum(axis=(1, 2)) / total,
         "breadth": np.sqrt((level * apart**2).sum(axis=(1, 2)) / total),
         "harmonics": np.abs(np.diff(low, 2, axis=1)).sum(axis=(1, 2)) / np.maximum(low.sum(axis=(1, 2)), 1e-6),
         "motion": np.abs(np.diff(level, axis=2)).sum(axis=(1, 2)) / total,
-        "rise": (weight * later * (course - dullest)).sum(axis=1) / np.maximum((weight * later**2).sum(axis=1), 1e-6),
+        "rise": (weight * later * (course - mean_course)).sum(axis=1)
+        / np.maximum((weight * later**2).sum(axis=1), 1e-6),
         "onset": -centre,
     }
     told |= dict(zip(HEARD, _heard(heard).T, strict=True))
@@ -180,7 +182,7 @@ class QualityScale:
         return np.stack(columns, axis=1)
 
     def _without_length(self, values: np.ndarray) -> np.ndarray:
-        """Do step 1."""
+        """Subtract the mean of recordings of similar length, and divide by their standard deviation (step 1)."""
         duration = NAMES.index("duration")
         octaves = values[:, duration]
         left, share = np.transpose([position_of_length(one) for one in octaves])
@@ -193,12 +195,12 @@ class QualityScale:
         return even
 
     def _normal(self, even: np.ndarray) -> np.ndarray:
-        """Do step 2."""
+        """Turn places among the recordings of the calibration into N(0, 1) (step 2)."""
         normals = _normal_places()
         columns = [np.interp(one, places, normals) for one, places in zip(even.T, self.places.T, strict=True)]
         normal = np.nan_to_num(np.stack(columns, axis=1), nan=0.0)
         duration = normal[:, NAMES.index("duration")]
-        np.clip(duration, -LONGEST, LONGEST, out=duration)
+        np.clip(duration, -DURATION_LIMIT, DURATION_LIMIT, out=duration)
         return normal
 
 
@@ -236,6 +238,4 @@ def _quantiles(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _normal_places() -> np.ndarray:
     """Return the numbers that have the PLACES in N(0, 1), [PLACES]."""
-    from statistics import NormalDist
-
     return np.array([NormalDist().inv_cdf(p) for p in np.linspace(LEAST_TAIL, 1 - LEAST_TAIL, PLACES)])

@@ -1,7 +1,7 @@
 """Find where a recording is spoken: silence, and what else is no voice, at both ends.
 
 Who presses a key, waits, speaks, waits and presses again gives a recording of which one fifth is voice. The spectrogram
-of 64 columns would hold eleven columns of it. So silence is cut off before the columns are made.
+of 64 columns would spend a fifth of its columns on it. So silence is cut off before the columns are made.
 
 1. The level of a window is the mean over its mel bands of how many dB each band is above the room's own noise there,
    the level that the band exceeds nearly always. So a loud hum counts as little as a faint hiss.
@@ -30,7 +30,7 @@ LONGEST_PAUSE = 0.45  # seconds within a part
 PERIODIC = 0.6  # periodicity from which a window is voiced
 FEWEST_VOICED, VOICED_SHARE = 3, 0.2  # windows, and share of the windows, of a part that is voice
 LEAST_PART = 0.1  # of the weight of the heaviest part
-CLICK, APART = 0.15, 0.12  # seconds: a click is shorter, with its window, and as far from the voice at least
+CLICK, APART = 0.15, 0.12  # seconds: a click lasts less than the first, and is the second or more from the voice
 MARGIN = 0.37  # seconds
 EDGE_FLOOR_DB, EDGE_SHARE = 20.0, 0.02
 SHORTEST = 12  # windows, 0.28 s; a shorter recording has no silence to cut off
@@ -60,7 +60,10 @@ def spoken(power: np.ndarray, periodicity: np.ndarray, windows_per_second: float
 
 
 def energy_bounds(power: np.ndarray) -> tuple[float, float]:
-    """Find where EDGE_SHARE of the squared level above the floor has passed, and is left, in windows: of [T, bands]."""
+    """Find where a voice begins and ends in power [T, bands]: two places in windows, with fractions.
+
+    Before the first and after the second lies EDGE_SHARE each of the squared level above the floor.
+    """
     level = 10 * np.log10(np.maximum(power, power.max() * 1e-9))
     above = np.maximum(level - level.max() + EDGE_FLOOR_DB, 0)
     passed = np.concatenate(([0.0], np.cumsum((above * above).sum(axis=1, dtype=np.float64))))
@@ -76,6 +79,7 @@ def _at_least(length: int, first: int, stop: int, windows: int) -> Span:
 
 
 def _loud_parts(power: np.ndarray, periodicity: np.ndarray, windows_per_second: float) -> Span:
+    """Find the span of the parts that are voice, without clicks at its ends; see the module."""
     level = _level(power)
     threshold = _threshold(level)
     runs = _runs(level > threshold)

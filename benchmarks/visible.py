@@ -8,7 +8,7 @@ again   the cosine of thumbnails (16×16, the mean image subtracted) of one spea
 seen    Spearman's rank correlation of each named quality with its own measure in the image: the part of the wash that
         docs/x_T.md gives it
 whose   from an image, which of two voices made it, by a fixed rule: the voice whose qualities, laid out as documented,
-        correlate more with the image
+        correlate more with the image, of which the mean of all images is subtracted
 shape   --layout_strength 0.5 and prompts of two colours: the cosine of the first colour's map (Lab, from the second
         colour to the first) with the spectrogram as cards show it, both of 8×8 lowest frequencies; and how often that
         is the largest among six voices
@@ -104,11 +104,17 @@ def print_again(folder: Path, options: argparse.Namespace) -> None:
         pairs = cosines[some]
         print(f"| {name} | {np.median(pairs):.2f} | {np.mean(pairs > SAME):.1%} | {np.mean(pairs > ALIKE):.1%} |")
     if options.sheets:
-        rows = [
+        sheet = [
             np.concatenate([np.flatnonzero((said == (digit, who)).all(axis=1))[:3] for digit in SHEET_DIGITS])
             for who in np.unique(said[:, 1])
         ]
-        save_sheet(options.sheets / "again.png", voices.images, rows)
+        save_sheet(options.sheets / "again.png", voices.images, sheet)
+
+
+def evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    """Choose at most `count` of the paths, evenly spaced."""
+    places = np.linspace(0, len(paths) - 1, min(count, len(paths)))
+    return [paths[place] for place in places.round().astype(int)]
 
 
 def save_sheet(path: Path, images: np.ndarray, rows: Sequence[np.ndarray]) -> None:
@@ -120,7 +126,7 @@ def save_sheet(path: Path, images: np.ndarray, rows: Sequence[np.ndarray]) -> No
 def print_seen(source: Path, options: argparse.Namespace) -> None:
     """Print how far images show the qualities of voices, and tell whose they are."""
     words, _ = words_of(source)
-    voices = Voices(sounds.read(words[:: max(1, len(words) // options.images)]), options.steps)
+    voices = Voices(sounds.read(evenly(words, options.images)), options.steps)
     parts, qualities = voices.parts(), np.stack(voices.qualities)
     print(f"\n| quality, of {len(parts)} words | rank correlation with its measure in the image |\n| --- | --- |")
     for number, name in enumerate(NAMES):
@@ -143,7 +149,7 @@ def print_seen(source: Path, options: argparse.Namespace) -> None:
 def print_shapes(source: Path, options: argparse.Namespace) -> None:
     """Print how far images with a layout strength show the spectrograms of their voices."""
     words, _ = words_of(source)
-    sounds_read = sounds.read(words[:: max(1, len(words) // SHAPES)])[:SHAPES]
+    sounds_read = sounds.read(evenly(words, SHAPES))
     made = [voice_latents(one, config.BUILTIN_CALIBRATION_DIR, config.RECIPE, RATE) for one in sounds_read]
     whitening = Whitening.load(config.BUILTIN_CALIBRATION_DIR / WHITENING_NAME)
     voices = initial_noise.Voices(
@@ -191,6 +197,8 @@ def main() -> None:
         help="also save sheets there: again.png (rows: speakers; three takes of two digits), pitch.png (deep to high)",
     )
     options = parser.parse_args()
+    if not (options.digits or options.words):
+        parser.error("--digits DIR or --words DIR is needed")
     if options.digits:
         print_again(options.digits, options)
     if options.words:

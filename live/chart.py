@@ -64,14 +64,16 @@ def draw_chart(
 def svg_chart(places: Mapping[str, float]) -> str:
     """Return a chart as SVG for a web page, in one column; `live.session.STYLE` has the style of its classes."""
     middle, rows = (BEGIN + END) / 2, []
-    for number, (name, place) in enumerate(places.items()):
-        x, y = BEGIN + place / 100 * (END - BEGIN), (number + 0.5) * ROW
+    for number, (name, words) in enumerate(WORDS.items()):
+        y, place = (number + 0.5) * ROW, places.get(name)
         rows.append(f'<path class="line" d="M{BEGIN} {y:g}H{END}M{middle:g} {y - 3:g}V{y + 3:g}"/>')
-        rows.append(f'<path class="bar" d="M{middle:g} {y:g}H{x:.1f}"/><circle cx="{x:.1f}" cy="{y:g}" r="3"/>')
-        unusual = unusual_word(name, place)
-        for word, at, anchor in zip(WORDS[name], (BEGIN - 8, END + 8), ("end", "start"), strict=True):
+        if place is not None:
+            x = BEGIN + place / 100 * (END - BEGIN)
+            rows.append(f'<path class="bar" d="M{middle:g} {y:g}H{x:.1f}"/><circle cx="{x:.1f}" cy="{y:g}" r="3"/>')
+        unusual = "" if place is None else unusual_word(name, place)
+        for word, at, anchor in zip(words, (BEGIN - 8, END + 8), ("end", "start"), strict=True):
             style = ' class="unusual"' if word == unusual else ""
             rows.append(f'<text{style} x="{at}" y="{y + 4:g}" text-anchor="{anchor}">{word}</text>')
     label = ", ".join(f"{name} {place:.0f}" for name, place in places.items())
-    size = f"0 0 {PAGE_WIDTH} {len(places) * ROW}"
+    size = f"0 0 {PAGE_WIDTH} {len(WORDS) * ROW}"
     return f'<svg class="chart" viewBox="{size}" role="img" aria-label="places: {label}">{"".join(rows)}</svg>'

@@ -91,7 +91,7 @@ def test_live_without_statistics_uses_the_builtin_ones(tmp_path):
     told = run_main("process_live_audio.py", *arguments, "--verbose", data=tmp_path)
     calibration, latent_line, spoken, voice, following = told.stdout.splitlines()
     assert [calibration, latent_line, following] == ["calibration: built-in", *result.stdout.splitlines()]
-    assert re.fullmatch(r"spoken: from \d\.\d s to \d\.\d s", spoken) and " of 100)" in voice
+    assert re.fullmatch(r"used: from \d\.\d s to \d\.\d s", spoken) and " of 100)" in voice
     latent = torch.load(tmp_path / "sub" / "l.pt", weights_only=True).numpy().reshape(4096)
     mean, std = (np.load(config.BUILTIN_CALIBRATION_DIR / f"{name}.npy") for name in ("mean", "std"))
     decibels = latent * std + mean
@@ -114,6 +114,11 @@ SOUNDS = {
     "clipped": (lambda y: np.clip(8 * y, -1, 1), 0, "clipped"),
     "quiet": (lambda y: y / 1000, 0, "speak louder"),
     "short": (lambda y: y[:1600], 0, "0.20 s of sound"),
+    "no voice": (
+        lambda y: np.pad(np.random.default_rng(0).uniform(-0.5, 0.5, 200), 9000),
+        0,
+        "nothing in it is periodic",
+    ),
     "too short": (lambda y: y[:100], 1, "record longer"),
 }
 

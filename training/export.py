@@ -36,7 +36,7 @@ def export(model: LatentDiffusion, node: dict[str, Any], words: Path, out: Path)
 
 
 def with_colours(node: dict[str, Any], model: LatentDiffusion) -> dict[str, Any]:
-    """Copy a model node, and tell the prior in it which colours latents have, so that it paints washes.
+    """Copy a model node, and add to its prior the affine map from latents to colours, so that it paints washes.
 
     Training does without: no wash is part of a render.
     """

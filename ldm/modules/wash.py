@@ -48,7 +48,8 @@ OFFICES = (
     (LIGHT, MIDDLE, 0.23),
 )
 LARGEST = 2.0  # standard deviations; what is beyond them changes colours no more
-CONTRAST = 0.09  # RMS of what is finer than a wash, in colours of −1…1
+# RMS of what is finer than a wash, in colours of −1…1; less makes more repeats alike (`python -m benchmarks.visible`)
+CONTRAST = 0.09
 LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition
 NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
 NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audio.mel import mel_edges
-from audio.qualities import LONGEST, NAMES, UNHEARD, Heard, QualityScale, measure, without_noise
+from audio.qualities import DURATION_LIMIT, NAMES, UNHEARD, Heard, QualityScale, measure, without_noise
 
 BAND_HZ = mel_edges()[1:-1]
 
@@ -65,12 +65,12 @@ def population() -> np.ndarray:
 
 
 def test_a_population_becomes_independent_standard_normal_numbers(population):
-    """The pitch is 0 where it is not known, and no duration is beyond LONGEST, so both vary less."""
+    """The pitch is 0 where it is not known, and no duration is beyond DURATION_LIMIT, so both vary less."""
     normal = QualityScale.fit(population)(population)
     variances = np.ones(len(NAMES))
     variances[NAMES.index("pitch")] = np.isfinite(population[:, NAMES.index("pitch")]).mean()
     of_noise = np.random.default_rng(1).standard_normal(100_000)
-    variances[NAMES.index("duration")] = np.clip(of_noise, -LONGEST, LONGEST).var()
+    variances[NAMES.index("duration")] = np.clip(of_noise, -DURATION_LIMIT, DURATION_LIMIT).var()
     np.testing.assert_allclose(np.cov(normal.T), np.diag(variances), atol=0.1)
     assert np.abs(normal.mean(axis=0)).max() < 0.1
 

@@ -27,6 +27,12 @@ def test_a_page_shows_each_place_between_its_words():
     assert re.fullmatch(r"places: pitch 0, brightness 10, .*, onset 90", chart.attrib["aria-label"])
 
 
+def test_a_page_keeps_the_row_of_a_place_that_is_not_known():
+    chart = ElementTree.fromstring(svg_chart({name: place for name, place in PLACES.items() if name != "pitch"}))
+    assert len(list(chart.iter("circle"))) == len(NAMES) - 1
+    assert len(list(chart.iter("text"))) == 2 * len(NAMES)
+
+
 @pytest.mark.parametrize("known", [NAMES, NAMES[3:], ()])
 def test_a_card_shows_the_places_that_are_known_within_its_box(known):
     usual = {name: 25.0 + 5 * NAMES.index(name) for name in known}  # so that no word is red

@@ -19,7 +19,6 @@ from training.embedding.sounds import COPIES, Material
 EXAMPLES = 64  # recordings whose activations say how the network is rounded
 REPEATS_SHARE = 0.25  # of the weight of all recordings, where the repeats are of few speakers
 AXES = 128  # as many as the network has outputs
-TAPER = 1.0  # an axis' share of the variance: its ratio of between to within, to this power
 RIDGE = 0.1  # weight of the penalty, in the variance of the numbers
 UNPENALISED = 1e-6  # enough where a quality is the same for all
 READ = 64  # numbers that tell what another take is like: those that repeat best
@@ -145,7 +144,7 @@ def with_axes(
     residues = moments.residues(directions)
     axes, ratios = discriminant_axes((residues * weights[:, None]).T @ residues, within)
     means, deviations = moments(directions @ axes.T)
-    shares = (ratios / ratios[0]) ** TAPER
+    shares = ratios / ratios[0]  # of the variance: an axis has as much as its ratio of between to within
     blank = np.zeros((len(NAMES), len(NAMES) + len(axes)))
     arrays = (axes, means, deviations, shares / shares.sum(), blank, blank[:, 0])
     return Embedding(layers, *(array.astype(np.float32) for array in arrays))
