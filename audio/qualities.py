@@ -159,13 +159,13 @@ class QualityScale:
         normal = cls(means, deviations, places, scale.decorrelation)._normal(even)
         products = (normal * weights[:, None]).T @ normal
         spread = np.sqrt(np.maximum(np.diag(products), 1e-6))
-        return cls(means, deviations, places, _inverse_root(products / np.outer(spread, spread)))
+        return cls(means, deviations, places, inverse_root(products / np.outer(spread, spread)))
 
     def mixed(self, prior: "QualityScale", share: float) -> "QualityScale":
         """Return a scale between this one, which has `share` of the weight, and a prior, whose lengths it takes."""
         places = share * self.places + (1 - share) * prior.places
         mine, of_prior = (np.linalg.inv(one.decorrelation @ one.decorrelation) for one in (self, prior))
-        decorrelation = _inverse_root(share * mine + (1 - share) * of_prior)
+        decorrelation = inverse_root(share * mine + (1 - share) * of_prior)
         return QualityScale(prior.means, prior.deviations, places, decorrelation)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
@@ -204,17 +204,25 @@ class QualityScale:
         return normal
 
 
-def _inverse_root(correlations: np.ndarray) -> np.ndarray:
+def inverse_root(correlations: np.ndarray) -> np.ndarray:
     """Return the matrix of ZCA-cor, the inverse square root of the correlations, [Q, Q]."""
     variances, axes = np.linalg.eigh(correlations)
     return (axes / np.sqrt(np.maximum(variances, 1e-3))) @ axes.T
 
 
+def weights_by_length(octaves: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Multiply the weights [N] of recordings by how near their lengths, octaves of seconds [N], are to LENGTHS: [N, L].
+
+    An unknown length, nan, counts as a second.
+    """
+    near = np.exp(-0.5 * ((np.nan_to_num(octaves)[:, None] - LENGTHS) / LENGTH_WIDTH) ** 2)
+    return (near + 1e-9) * weights[:, None]
+
+
 def _moments_by_length(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean and standard deviation of the qualities of recordings of each length: [L, Q] each."""
-    octaves = np.nan_to_num(values[:, NAMES.index("duration")])
-    near = np.exp(-0.5 * ((octaves[:, None] - LENGTHS) / LENGTH_WIDTH) ** 2) + 1e-9
-    near *= weights[:, None]
+    octaves = values[:, NAMES.index("duration")]
+    near = weights_by_length(octaves, weights)
     known = np.isfinite(values)
     filled = np.where(known, values, 0)
     total = np.maximum(near.T @ known, 1e-12)

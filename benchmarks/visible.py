@@ -29,6 +29,7 @@ import cli
 import config
 from audio import initial_noise
 from audio.calibration import voice_latents
+from audio.description import places_of
 from audio.qualities import NAMES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
@@ -60,8 +61,8 @@ class Voices:
         for sound in recordings:
             made = voice_latents(sound, config.BUILTIN_CALIBRATION_DIR, config.RECIPE, RATE)
             x.append(whitening.whiten(made.latents, heard=[made.heard])[0])
-            measured = whitening.measure(whitening.stretch(whitening.to_decibels(made.latents)), [made.heard])
-            self.qualities.append(whitening.qualities.percentiles(measured)[0])
+            places = places_of(whitening, made.latents, [made.heard])[0]
+            self.qualities.append([places.get(name, np.nan) for name in NAMES])
         painter, spec = load_painter(), ImageSpec(ImageSpec.prompt, steps=steps)
         self.images = np.concatenate(
             [painter.paint([spec], torch.from_numpy(one[None])) for one in with_seed(np.stack(x))]
@@ -92,9 +93,8 @@ def print_again(folder: Path, options: argparse.Namespace) -> None:
     voices = Voices(sounds.read(paths), options.steps)
     thumbnails = voices.thumbnails()
     rows = thumbnails - thumbnails.mean(axis=0)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     first, second = np.triu_indices(len(rows), 1)
-    cosines, equal = (rows[first] * rows[second]).sum(axis=1), said[first] == said[second]
+    cosines, equal = cosines_of(rows, rows)[first, second], said[first] == said[second]
     print(
         f"| {len(rows)} digits, {options.steps} steps | median cosine | above {SAME} | above {ALIKE} |\n"
         + "| --- " * 4
@@ -138,9 +138,7 @@ def print_seen(source: Path, options: argparse.Namespace) -> None:
         save_sheet(options.sheets / "pitch.png", voices.images, rows)
     # the rule: what is expected of each voice, from its places among all voices, as strong as documented
     expected = (np.nan_to_num(qualities, nan=50.0) / 50 - 1) * np.abs([strength for *_, strength in OFFICES])
-    seen = parts - parts.mean(axis=0)
-    expected, seen = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (expected, seen))
-    fit = seen @ expected.T
+    fit = cosines_of(parts - parts.mean(axis=0), expected)
     pairs = [*itertools.combinations(range(len(parts)), 2)]
     right = np.mean([np.mean([fit[a, a] > fit[a, b], fit[b, b] > fit[b, a]]) for a, b in pairs])
     print(f"whose of two voices an image is: right in {right:.0%}")

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from audio.embedding import PATH, Embedding, Layer
-from audio.qualities import LENGTH_WIDTH, LENGTHS, NAMES, UNHEARD, Heard
+from audio.qualities import NAMES, UNHEARD, Heard, inverse_root, weights_by_length
 from audio.whitening import WHITENING_NAME, Whitening
 from training.embedding.network import BATCH, VoiceNetwork, directions_of, quantise
 from training.embedding.sounds import COPIES, Material
@@ -46,9 +46,8 @@ class Moments:
     @classmethod
     def of(cls, octaves: np.ndarray, weights: np.ndarray) -> "Moments":
         """Weight recordings [N] by how near their length is to each of LENGTHS."""
-        near = np.exp(-0.5 * ((np.nan_to_num(octaves)[:, None] - LENGTHS) / LENGTH_WIDTH) ** 2)
-        weighted = (near + 1e-9) * weights[:, None]
-        return cls(weighted / weighted.sum(axis=0), near.argmax(axis=1))
+        near = weights_by_length(octaves, weights)
+        return cls(near / near.sum(axis=0), near.argmax(axis=1))
 
     def __call__(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute means and standard deviations of values [N, K]: [L, K] each."""
@@ -181,8 +180,7 @@ def with_prediction(
     predicted = np.concatenate([recordings[0], recordings[1][:, :read]], axis=1) @ regression
     mean, deviation = predicted.mean(axis=0), np.maximum(predicted.std(axis=0), LEAST_SPREAD)
     standard = (predicted - mean) / deviation
-    variances, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-    independent = (vectors / np.sqrt(np.maximum(variances, LEAST_SPREAD))) @ vectors.T / deviation  # [Q, Q]
+    independent = inverse_root(standard.T @ standard / len(standard)) / deviation  # [Q, Q]
     again = np.zeros((qualities, qualities + axes))
     again[:, : qualities + read] = independent @ regression.T
     return replace(embedding, again=again.astype(np.float32), again_mean=(independent @ mean).astype(np.float32))
