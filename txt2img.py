@@ -218,7 +218,7 @@ def painted_elsewhere(
 
     wanted = WantedModel.of(model, precision, device.type)
     with connect(args.dask_scheduler, wanted, functools.partial(tqdm.write, file=sys.stderr)) as pool:
-        yield pool.paint
+        yield pool
 
 
 def device_of(args: argparse.Namespace) -> "torch.device":

@@ -59,6 +59,7 @@ class Timeline:
     hop: float  # seconds from the beginning of one window to that of the next
     sha256: str  # of the recording's file
     seconds: float  # length of the recording
+    channel: int | None  # the one that was heard, from 1; None: see `features.extract`
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,18 +95,20 @@ def _checked(about: object, latents: np.ndarray) -> Windows | None:
     try:
         times = np.array(about["times"], np.float64)
         window, hop, seconds = (float(about[name]) for name in ("window", "hop", "seconds"))
-        sha256 = about["recording_sha256"]
+        sha256, channel = about["recording_sha256"], about.get("channel")  # earlier versions kept no channel
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError):
         return None
     if times.shape != (len(latents),) or not (isinstance(sha256, str) and SHA256.fullmatch(sha256)):
         return None
     if not (_usable(window, hop) and np.isfinite(times).all() and times[0] >= 0):
         return None
+    if channel is not None and (type(channel) is not int or channel < 1):
+        return None
     # the windows bear out the length of the recording, so that a file cannot ask for a film of a million hours
     steps = np.diff(times, prepend=0)
     even = (steps[1:] > 0).all() and (steps <= hop + SHORTEST_HOP).all()
     fits = even and times[-1] < seconds <= times[-1] + window + hop + SHORTEST_HOP
-    return Windows(times, window, hop, sha256, seconds, latents) if fits else None
+    return Windows(times, window, hop, sha256, seconds, channel, latents) if fits else None
 
 
 def _usable(window: float, hop: float) -> bool:
@@ -141,6 +144,7 @@ def write_windows(
         "seconds": timeline.seconds,
         "recording_sha256": timeline.sha256,
         "times": timeline.times.tolist(),
+        "channel": timeline.channel,
     }
     with atomic_path(path) as temporary:
         with temporary.open("wb") as file:
@@ -204,7 +208,7 @@ def make_windows(
             maker.run(sound, window, hop, each)
             rows = maker.rows()
         report, times = maker.report, np.array(maker.times)
-        timeline = Timeline(times, window, hop, sha256_of(recording), report.seconds)
+        timeline = Timeline(times, window, hop, sha256_of(recording), report.seconds, channel)
         statistics = statistics_sha256(calibration.mean_db, calibration.std_db)
         names = [f"{recording_name(recording)} {time:.2f} s" for time in times]
         write_windows(path, timeline, maker.shape, maker.blocks(rows), statistics, names, maker.heard(rows))

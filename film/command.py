@@ -16,6 +16,7 @@ from audio.motion import measure_motion
 from audio.windows import Windows, read_windows
 from files import sha256_of
 from film.cues import Cue, read_cues, time_text
+from film.film_file import check_library
 from film.frames import FrameStore
 from film.making import Recording, make_film
 from film.path import Path as NoisePath
@@ -43,10 +44,12 @@ class Film:
         Raises:
             cli.WrongOption: latents of another recording, or wrong times of prompts.
             ValueError: a file is broken, or latents and options do not go together.
+            RuntimeError: PyAV is not installed.
             OSError: a file cannot be read.
         """
         import torch
 
+        check_library()
         self._args = args
         try:
             self.windows: Windows = read_windows(args.init_latents)
@@ -110,7 +113,7 @@ class Film:
         path = self.folder / f"{args.film.stem}.{args.film_format}"
         record = self._record()
         identity = f"{self.inputs.identity(self._rows())} {settings} {windows.sha256} {windows.times.tolist()}"
-        recording = Recording(args.film, measure_motion(args.film))
+        recording = Recording(args.film, measure_motion(args.film, channel=windows.channel))
         store = FrameStore(self.folder, path.stem, identity, settings.frames, args.batch_size)
         with contextlib.closing(store):
             return make_film(scenario, recording, store, path, args.pulse, record, on_step, _say, paint_all)

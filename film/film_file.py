@@ -24,6 +24,12 @@ FORMATS = {".mp4": "mp4", ".webm": "webm"}
 NO_FRAMES = "a film needs at least one frame"
 
 
+def check_library() -> None:
+    """Raise RuntimeError if PyAV, which writes films, is not installed."""
+    if not importlib.util.find_spec("av"):
+        raise RuntimeError("a film needs PyAV, which is not installed: pip install av")
+
+
 class FilmWriter:
     """A film that is being written, by a process of its own, beside the painting of its frames.
 
@@ -71,8 +77,7 @@ class FilmWriter:
             RuntimeError: PyAV is not installed.
             OSError: the recording cannot be read, or the folder of the film cannot be made.
         """
-        if not importlib.util.find_spec("av"):
-            raise RuntimeError("a film needs PyAV, which is not installed: pip install av")
+        check_library()
         with contextlib.ExitStack() as stack:
             if self._recording:
                 self._soundtrack = stack.enter_context(open_soundtrack(self._recording))

@@ -22,7 +22,7 @@ from film.frames import FrameStore, encoded
 from film.pace import frames_of_sound, pace_of
 from film.pulse import zoomed, zooms
 from film.scenario import FilmSettings, Scenario
-from painting.generate import PaintAll, one_by_one
+from painting.generate import OneByOne, PaintAll
 from painting.painter import OnStep
 
 PLAN = "plan.npz"
@@ -76,7 +76,7 @@ def make_film(
         if settings.frames >= LONG and not store.painted and paint_all is None:
             forecast_by_trial(scenario, store, say)
         plan(scenario, recording.motion, store.folder / PLAN)
-        paint(scenario, store, on_step, say, paint_all or one_by_one(scenario.painter))
+        paint(scenario, store, on_step, say, paint_all or OneByOne(scenario.painter))
     loudness = frames_of_sound(recording.motion.loudness, recording.motion.rate, settings.frames, settings.fps)
     near = zooms(loudness, settings.fps, pulse, settings.loop)
     metadata = {"title": path.stem, "comment": json.dumps(record, ensure_ascii=False)} if record else {}
@@ -162,7 +162,9 @@ def paint(
         store.add(number, frames)
         if number == missing[0]:
             size = store.size() / sum(len(store.batch(painted)) for painted in store.painted)
-            _forecast(scenario, store, (time.monotonic() - begun) / len(frames), size, say)
+            # a cluster has painted about as many other batches meanwhile as it has other workers
+            each = (time.monotonic() - begun) / (len(frames) * min(paint_all.at_once, len(missing)))
+            _forecast(scenario, store, each, size, say)
 
 
 def _forecast(scenario: Scenario, store: FrameStore, each: float, size: float, say: Callable[[str], None]) -> None:

@@ -155,8 +155,15 @@ class PaintingPool(ClusterPool):
         """Seconds for the first worker to answer."""
         return LOADING_SECONDS
 
-    def paint(self, jobs: Iterable[PaintJob], on_step: OnStep | None = None, batches: int = 0) -> Iterator[np.ndarray]:
-        """Yield the images [B, H, W, 3] uint8 of each job, in order.
+    @property
+    def at_once(self) -> int:
+        """Number of workers that paint."""
+        return max(1, sum(worker.fit for worker in self._workers.values()))
+
+    def __call__(
+        self, jobs: Iterable[PaintJob], on_step: OnStep | None = None, batches: int = 0
+    ) -> Iterator[np.ndarray]:
+        """Yield the images [B, H, W, 3] uint8 of each job, in order; see `painting.generate.PaintAll`.
 
         Args:
             jobs: batches of images; some are asked for ahead.

@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL.PngImagePlugin import PngInfo
@@ -16,8 +17,25 @@ from painting.image_spec import ImageSpec
 from painting.images import save_numbered
 from painting.painter import OnStep, Painter, PaintJob, counted
 
-# paints batches: from jobs, of which there are so many, to the images [B, H, W, 3] uint8 of each in order
-PaintAll = Callable[[Iterable[PaintJob], OnStep | None, int], Iterator[np.ndarray]]
+
+class PaintAll(Protocol):
+    """A way to paint many batches of images: here, one after the other, or on a cluster."""
+
+    @property
+    def at_once(self) -> int:
+        """Number of batches that are painted at the same time."""
+        ...
+
+    def __call__(self, jobs: Iterable[PaintJob], on_step: OnStep | None, batches: int) -> Iterator[np.ndarray]:
+        """Yield the images [B, H, W, 3] uint8 of each job, in order.
+
+        Args:
+            on_step: called after each sampling step; it counts the steps of all batches.
+            batches: how many jobs there are, for `on_step`.
+        """
+        ...
+
+
 LONGEST_WORDS = 60  # bytes of a prompt in the name of a file, of which most file systems allow 255
 
 
@@ -122,7 +140,7 @@ def generate_images(
     batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
     groups = [tuple(specs[index] for index in batch) for batch in batches]
     jobs = (PaintJob(chosen, start_noise(chosen)) for chosen in groups)
-    painted = (paint_all or one_by_one(painter))(jobs, on_step, len(batches))
+    painted = (paint_all or OneByOne(painter))(jobs, on_step, len(batches))
     for batch, chosen, images in zip(batches, groups, painted, strict=True):
         for number, (index, spec, image) in enumerate(zip(batch, chosen, images, strict=True)):
             spec = dataclasses.replace(spec, precision=painter.precision)  # the painter may have changed it
@@ -135,11 +153,15 @@ def generate_images(
     journal.close()
 
 
-def one_by_one(painter: Painter) -> PaintAll:
-    """Return a function that paints batches here, one after the other."""
+class OneByOne:
+    """Paints batches here, one after the other (`PaintAll`)."""
 
-    def paint(jobs: Iterable[PaintJob], on_step: OnStep | None, batches: int) -> Iterator[np.ndarray]:
+    at_once = 1
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+
+    def __call__(self, jobs: Iterable[PaintJob], on_step: OnStep | None, batches: int) -> Iterator[np.ndarray]:
+        """Yield the images of each job; see `PaintAll`."""
         for place, job in enumerate(jobs):
-            yield job.done_by(painter, counted(on_step, place, batches) if on_step else None)
-
-    return paint
+            yield job.done_by(self._painter, counted(on_step, place, batches) if on_step else None)

@@ -280,6 +280,12 @@ def test_what_was_written_is_read(tmp_path):
     assert read_names(tmp_path / "b.pt", 3) == ["a", "b", "c"] and read_heard(tmp_path / "b.pt", 3) == heard
     assert isinstance(again, Timeline) and (again.latents == LATENTS).all()
     assert (again.window, again.hop, again.seconds, again.sha256) == (3.0, 0.25, 3.5, "a" * 64)
+    assert found.channel is None and again.channel is None  # earlier versions kept none
+
+
+def test_the_channel_that_was_heard_is_kept(tmp_path):
+    make_windows(VOICE, tmp_path / "a.pt", config.BUILTIN_CALIBRATION_DIR, channel=1)
+    assert read_windows(tmp_path / "a.pt").channel == 1
 
 
 @pytest.mark.parametrize("record", [None, "", "{", "[" * 100_000])
@@ -297,6 +303,7 @@ def test_latents_without_times_are_refused(record, tmp_path):
         {"times": [0, 1, {}]}, {"window": 0}, {"window": "x"}, {"hop": -1}, {"hop": float("nan")}, {"seconds": 1e999},
         {"seconds": None}, {"seconds": 0.4}, {"seconds": 1e12}, {"window": 1e9}, {"hop": 1e9}, {"times": [0, 0.25, 9]},
         {"times": [9, 9.25, 9.5], "seconds": 12}, {"recording_sha256": 3}, {"recording_sha256": "\x1b[2J"},
+        {"channel": 0}, {"channel": "2"}, {"channel": True},
     ],
     ids=str,
 )  # fmt: skip

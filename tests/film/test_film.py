@@ -3,7 +3,9 @@
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -16,7 +18,9 @@ import cli
 import film.making
 import process_live_audio
 import txt2img
-from film import encoder_process
+from audio.motion import Motion, measure_motion
+from audio.sound import AudioError
+from film import command, encoder_process, film_file
 from film.command import Film
 from film.frames import FrameStore
 from film.scenario import FilmSettings
@@ -256,6 +260,50 @@ def test_a_missing_encoder_is_known_before_frames_are_painted(encoder, song, tmp
     result = run(song, tmp_path / "out")
     assert result.returncode == 1 and "has no encoder libnone for song.mp4" in result.stderr
     assert "film: " not in result.stdout
+
+
+def test_a_missing_library_is_known_before_files_are_read(song, tmp_path, monkeypatch):
+    monkeypatch.setattr(film_file.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "broken.pt").write_bytes(b"x")
+    result = run(song, tmp_path / "out", "--init_latents", tmp_path / "broken.pt")
+    assert result.returncode == 1 and "a film needs PyAV, which is not installed: pip install av" in result.stderr
+
+
+def test_the_pace_follows_the_channel_that_was_heard(tmp_path, monkeypatch):
+    voice = speech(SECONDS, RATE)
+    recording = tmp_path / "two.wav"
+    soundfile.write(recording, np.stack([voice, voice[::-1]], axis=1), RATE)
+    measured: list[Motion] = []
+
+    def measure(path: Path, channel: int | None) -> Motion:
+        measured.append(measure_motion(path, channel=channel))
+        raise AudioError("measured")
+
+    monkeypatch.setattr(command, "measure_motion", measure)
+    for channel in ([], ["--channel=2"]):
+        latents = f"--output_file={recording.with_suffix('.pt')}"
+        assert process_live_audio.main([f"--input_file={recording}", latents, "--windows=1", *channel]) == 0
+        assert "measured" in run(recording, tmp_path / "out").stderr
+    expected = [measure_motion(recording), measure_motion(recording, channel=2)]
+    assert all((found.flux == wanted.flux).all() for found, wanted in zip(measured, expected, strict=True))
+    assert not np.array_equal(measured[0].flux, measured[1].flux)
+
+
+@pytest.mark.parametrize(("workers", "left"), [(1, "6.0 s"), (2, "3.0 s"), (9, "1.5 s")])
+def test_what_a_film_takes_is_divided_by_the_workers(workers, left, tmp_path, monkeypatch):
+    class Workers:
+        at_once = workers
+
+        def __call__(self, jobs: object, on_step: object, batches: int) -> Iterator[np.ndarray]:
+            yield from np.zeros((batches, 3, 8, 8, 3), np.uint8)
+
+    settings = FilmSettings(ImageSpec(), (), 6, SECONDS)
+    store = FrameStore(tmp_path, "a", "", settings.frames, 3)
+    monkeypatch.setattr(film.making, "time", SimpleNamespace(monotonic=iter((0.0, 2.0)).__next__))
+    said: list[str] = []
+    scenario: Any = SimpleNamespace(settings=settings, job=lambda frames: None)
+    film.making.paint(scenario, store, lambda step: None, said.append, Workers())
+    assert len(said) == 1 and f"a frame: {left} for the 9 that are left" in said[0]
 
 
 @pytest.mark.parametrize(("fps", "format"), [(60, "mp4"), (60, "webm"), (1, "webm")])

@@ -72,7 +72,7 @@ def jobs(count: int) -> list[PaintJob]:
 def painted(address: str, count: int, on_step: OnStep | None = None) -> tuple[list[int], list[str]]:
     said: list[str] = []
     with connect(address, MODEL, said.append) as pool:
-        return [int(images[0, 0, 0, 0]) for images in pool.paint(jobs(count), on_step, count)], said
+        return [int(images[0, 0, 0, 0]) for images in pool(jobs(count), on_step, count)], said
 
 
 def test_images_come_in_order_and_each_is_painted_once(address, painter, monkeypatch):
