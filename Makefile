@@ -8,7 +8,8 @@
 PYTHON ?= python3
 PROMPT ?= a red flower, green background
 VOICE ?= examples/voice_en.wav
-STEPS ?= 20
+# sampling steps; empty: as many as the model takes by default
+STEPS ?=
 # seconds of each window of a film: of longer ones the recording in VOICE would have only one, and stand still
 WINDOWS ?= 1.5
 # processes that run tests: one more than there are cores, because some tests wait; each takes about 1 GB of memory
@@ -27,23 +28,23 @@ export PYTHON PROMPT VOICE STEPS WINDOWS VOICES BENCH_QUICK
 .NOTPARALLEL:
 
 demo: $(VENV)/.ready
-	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS" --input_file "$$VOICE"
+	@$(PY) run_live_workflow.py --prompt "$$PROMPT" $${STEPS:+--steps "$$STEPS"} --input_file "$$VOICE"
 	@tools/look
 
 live: $(VENV)/.ready
 	@$(PY) -c "import sounddevice" 2>/dev/null || tools/need "the microphone" libportaudio2
-	@$(PY) run_live_workflow.py --prompt "$$PROMPT" --steps "$$STEPS"
+	@$(PY) run_live_workflow.py --prompt "$$PROMPT" $${STEPS:+--steps "$$STEPS"}
 
 # the latents along the recording go beside the films
 film: $(VENV)/.ready
 	@mkdir -p "$(FILMS)"
 	@$(PY) process_live_audio.py --input_file "$$VOICE" --windows "$$WINDOWS" --output_file "$(FILMS)/voice.pt"
-	@$(PY) txt2img.py --init_latents "$(FILMS)/voice.pt" --film "$$VOICE" --prompt "$$PROMPT" --steps "$$STEPS"
+	@$(PY) txt2img.py --init_latents "$(FILMS)/voice.pt" --film "$$VOICE" --prompt "$$PROMPT" $${STEPS:+--steps "$$STEPS"}
 
 diffusers: $(VENV)/.ready-diffusers
 
 stage: $(VENV)/.ready $(VENV)/.ready-stage
-	@$(PY) run_live_workflow.py --stage --prompt "$$PROMPT" --steps "$$STEPS"
+	@$(PY) run_live_workflow.py --stage --prompt "$$PROMPT" $${STEPS:+--steps "$$STEPS"}
 
 test: plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST)

@@ -7,6 +7,7 @@ program (`models/`, `configs/`) lie beside this file.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from audio.recipe import MEAN_NAME, STD_NAME, Recipe
 
@@ -24,7 +25,10 @@ CLIPPED_SHARE = 0.001  # share of samples at full scale from which distortion ca
 
 # --- the built-in model ----------------------------------------------------------------------------------------------
 BUILTIN_MULTIPLE = 64  # pixels: the sides of its images are multiples of this
-BUILTIN_RESCALE = 1.0  # guidance rescale φ (Lin et al. 2024), 1 = full; measured in models/chladni/README.md
+# defaults of its own, measured in models/chladni/README.md: the guidance rescale φ (Lin et al. 2024), where 1 is full,
+# and the sampler with what belongs to it (`painting.image_spec.defaults_beside`)
+BUILTIN_RESCALE = 1.0
+BUILTIN_SAMPLING: dict[str, Any] = {"sampler": "few", "steps": 4, "guidance_interval": (0.3, 0.9)}
 
 # --- files that come with the program --------------------------------------------------------------------------------
 REPO_DIR = Path(__file__).resolve().parent

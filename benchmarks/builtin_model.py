@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import config
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec
+from painting.image_spec import ImageSpec, defaults_beside
 from painting.ldm_painter import LatentDiffusionPainter
 
 BATCH = 8
@@ -41,7 +41,7 @@ class BuiltinModel:
             progress: label of a progress bar, or None.
             settings: fields of `ImageSpec` that differ from the defaults.
         """
-        fields = {**self.painter.defaults, **settings}
+        fields = {**defaults_beside(settings, self.painter.defaults), **settings}
         images = []
         for first in tqdm(range(0, len(prompts), batch), progress, disable=None if progress else True):
             rows = slice(first, first + batch)

@@ -30,7 +30,7 @@ from audio.qualities import UNHEARD, Heard
 from audio.whitening import WHITENING_NAME, Whitening
 from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec
+from painting.image_spec import ImageSpec, defaults_beside
 from painting.ldm_painter import FACTOR
 from painting.model_files import ModelFiles, find_model_files, find_named_model
 from painting.painter import Painter
@@ -207,7 +207,8 @@ def paint(prompt: str, x_T: Tensor, *, painter: Painter | None = None, **setting
     if wrong := sorted(DECIDED_BY_NOISE & settings.keys()):
         raise TypeError(f"paint() takes x_T as it is; give {', '.join(wrong)} to initial_noise()")
     painter = painter or _builtin_painter()
-    spec = ImageSpec(prompt, **{**painter.defaults, "precision": painter.precision, **settings})
+    own = defaults_beside(settings, painter.defaults)
+    spec = ImageSpec(prompt, **{**own, "precision": painter.precision, **settings})
     shape = painter.latent_shape(spec.height, spec.width)
     x_T = x_T[None] if x_T.ndim == 3 else x_T
     if tuple(x_T.shape) != (1, *shape):

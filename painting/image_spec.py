@@ -32,7 +32,10 @@ SAMPLERS = {
     "ddim": SamplerEntry("ldm.models.diffusion.ddim:DDIMSampler", "DDIM", stochastic=True),
     "plms": SamplerEntry("ldm.models.diffusion.plms:PLMSSampler", "PLMS"),
     "dpmpp": SamplerEntry("ldm.models.diffusion.dpm_solver:DPMSolverSampler", "DPM++ 2M"),
+    "few": SamplerEntry("ldm.models.diffusion.dpm_solver:FewStepSampler", "DPM++ 2M"),
 }
+FEW_STEPS = 12  # up to them `few` is the default of the built-in model; a model made for few steps takes no more
+OF_FEW = ("sampler", "steps", "guidance_interval")  # settings that belong together
 
 STOCHASTIC = " and ".join(name for name, entry in SAMPLERS.items() if entry.stochastic)
 
@@ -69,7 +72,12 @@ class ImageSpec:
     negative_prompt: str = _setting("", "what the image should not show", metavar="TEXT")
     seed: int = _setting(42, "seed of all noise", (0, 2**63 - 1), "K")
     subject: int | None = None  # row of the latents file; None: start from Gaussian noise
-    sampler: str = _setting("dpmpp", "DDIM, PLMS or DPM-Solver++(2M); other models have others", ALL_SAMPLERS, "NAME")
+    sampler: str = _setting(
+        "dpmpp",
+        "DDIM, PLMS, DPM-Solver++(2M), or the last with timesteps for few steps; other models have others",
+        ALL_SAMPLERS,
+        "NAME",
+    )
     steps: int = _setting(20, "sampling steps: more take longer", (1, 1000), "N")
     scale: float = _setting(
         2.5, "scale of classifier-free guidance; 1 is no guidance, and twice as fast", (0, 100), "S"
@@ -142,6 +150,21 @@ class ImageSpec:
             raise ValueError(f"blend is {blend!r}")
         pairs = tuple((row, float(weight)) for row, weight in blend)
         return cls(**{**values, "guidance_interval": tuple(interval), "blend": pairs})
+
+
+def defaults_beside(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's own defaults for what is not given.
+
+    The default sampler `few`, and the settings that belong to it, give way to another sampler, and to more than
+    FEW_STEPS steps.
+
+    Args:
+        given: fields of `ImageSpec` that the user has chosen.
+        own: see `Painter.defaults`.
+    """
+    sampler = given.get("sampler", "dpmpp" if given.get("steps", 0) > FEW_STEPS else own.get("sampler"))
+    without = OF_FEW if own.get("sampler") == "few" and sampler != "few" else ()
+    return {name: value for name, value in own.items() if name not in given and name not in without}
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(ImageSpec)}

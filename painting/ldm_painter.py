@@ -62,7 +62,7 @@ class LatentDiffusionPainter:
         self.precision = choose_precision(precision, self.device)
         self.defaults: dict[str, Any] = {}
         if weights == config.BUILTIN_MODEL_WEIGHTS:
-            self.defaults["guidance_rescale"] = config.BUILTIN_RESCALE
+            self.defaults |= {**config.BUILTIN_SAMPLING, "guidance_rescale": config.BUILTIN_RESCALE}
         self.lexicon = None if weights.is_dir() else Lexicon.read(yaml or weights.with_suffix(".yaml"))
         if self.lexicon is not None:
             self.defaults["reading"] = "near"
@@ -354,12 +354,11 @@ class BatchModel:
 
     def _prior(self, c: Tensor | None, x_T: Tensor) -> Tensor | None:
         """Return the priors of conditioned images, and of those before them."""
-        if self.given is None:
-            return self.model.prior(c, x_T)
         before = len(x_T) - self.images
-        if c is not None and before and (own := self.model.prior(c[:before], x_T[:before])) is not None:
-            return torch.cat([own, self.given])
-        return self.given
+        if self.given is None:  # predicted once, for steps with guidance and without
+            self.given = self.model.prior(None if c is None else c[before:], x_T[before:])
+        own = self.model.prior(c[:before], x_T[:before]) if before and c is not None else None
+        return self.given if own is None or self.given is None else torch.cat([own, self.given])
 
 
 def mean(rows: Tensor, weights: Sequence[float]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cli
 import config
 import standby
-from painting.image_spec import FIELDS, SAMPLERS, STOCHASTIC, ImageSpec
+from painting.image_spec import FEW_STEPS, FIELDS, OF_FEW, SAMPLERS, STOCHASTIC, ImageSpec, defaults_beside
 from painting.pipelines.files import PipelineFiles, few_steps, find_pipeline, find_pipeline_in
 
 Add = Callable[..., object]  # add_argument of a parser, a group or an exclusive group
@@ -53,11 +53,10 @@ DECIDED_BY_IMAGE = (
 SETTINGS = {"steps": "steps", "scale": "scale", "sampler": "sampler", "H": "height", "W": "width"}
 ABOUT_PIPELINES = ("lora", "vae", "offload")
 MOST_STEPS = 50  # of most samplers; more of them hardly change an image
-FEW_STEPS = 12  # a model that has no more by default is made for no more
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_FILMS = ("fps", "smooth", "pulse", "loop_film", "draft", "film_format")
-DRAFT = {"fps": 8, "steps": 3}  # of a draft film
+DRAFT = {"fps": 8, "steps": 2}  # of a draft film
 NOT_IN_FILMS = (
     "mix", "walk", "replay", "subject_idx", "n_samples", "n_iter", "save_x_T", "skip_grid", "preview_every",
     "preview_pause",
@@ -163,7 +162,7 @@ def guidance_rescale_of(args: argparse.Namespace) -> float:
 def useful_steps(args: argparse.Namespace) -> tuple[int, int]:
     """Return the least and the most steps that are of use with the model and its sampler."""
     if args.pipeline is None:
-        return 1, MOST_STEPS
+        return 1, FEW_STEPS if args.sampler == "few" else MOST_STEPS
     own = {**args.pipeline.defaults, **_defaults_of_loras(args.lora, args.pipeline)}["steps"]
     return args.pipeline.family.least_steps, own if own <= FEW_STEPS else MOST_STEPS
 
@@ -187,6 +186,8 @@ def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
         for name in ABOUT_PIPELINES:
             if getattr(args, name):
                 return f"--{name} is for models of the library diffusers, which have a model_index.json: leave it out"
+        if not is_another_model(args):
+            _set_builtin_sampling(args)
         return ""
     family, own = pipeline.family, pipeline.defaults["sampler"]
     defaults = {**pipeline.defaults, **_defaults_of_loras(args.lora, pipeline)}
@@ -210,6 +211,15 @@ def _model_problem(args: argparse.Namespace, explicit: set[str]) -> str:
     if args.steps < family.least_steps:
         return f"--steps {args.steps}: {family.text} needs {family.least_steps} or more"
     return ""
+
+
+def _set_builtin_sampling(args: argparse.Namespace) -> None:
+    """Set what was not given of sampler, steps and guidance interval to the defaults of the built-in model."""
+    given = {name: getattr(args, name) for name in OF_FEW if name in args.given}
+    own = defaults_beside(given, config.BUILTIN_SAMPLING)
+    for name in OF_FEW:
+        if name not in given:
+            setattr(args, name, own.get(name, FIELDS[name].default))
 
 
 def _defaults_of_loras(loras: list[Lora], pipeline: PipelineFiles) -> dict[str, Any]:
@@ -430,15 +440,19 @@ def add_sampling(parser: cli.CommandParser) -> Add:
     """Add the options of the sampler and of guidance; return what adds another one to this group."""
     sampling = parser.add_argument_group("sampling")
     add, either = sampling.add_argument, sampling.add_mutually_exclusive_group().add_argument
-    add_setting(add, "steps")
+    few = config.BUILTIN_SAMPLING
+    add_setting(add, "steps", help=f"sampling steps: more take longer (default: {few['steps']} with the built-in "
+        "model, else 20, or the model's own)")  # fmt: skip
     add_alias(add, "--ddim_steps", "steps", cli.bounded(int, *FIELDS["steps"].metadata["allowed"]))
-    add_setting(either, "sampler")
+    add_setting(either, "sampler", help=f"{FIELDS['sampler'].metadata['help']} (default: few with the built-in model "
+        f"up to {FEW_STEPS} steps, else dpmpp)")  # fmt: skip
     either("--plms", action="store_const", const="plms", dest="sampler", help="the same as --sampler plms")
     add_setting(add, "eta")
     add_alias(add, "--ddim_eta", "eta", cli.bounded(float, *FIELDS["eta"].metadata["allowed"]))
     add_setting(add, "scale")
+    low, high = few["guidance_interval"]
     add_setting(add, "guidance_interval", nargs=2, metavar=("LO", "HI"), help="guide only in this part of the noise "
-        "schedule; 1 is pure noise (default: 0 1)")  # fmt: skip
+        f"schedule; 1 is pure noise (default: {low} {high} with --sampler few, else 0 1)")  # fmt: skip
     add_setting(add, "guidance_rescale", default=None, help="share of the contrast added by guidance that is taken "
         f"back (default: {config.BUILTIN_RESCALE}; for other models than the built-in one 0)")  # fmt: skip
     return add

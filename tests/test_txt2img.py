@@ -120,7 +120,7 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
     one = paint(tmp_path / "one", *TINY)[0]
     changes: dict[str, list[object]] = {
         "negative": ["--negative_prompt", "purple"],
-        "interval": ["--guidance_interval", 0, 0.5],
+        "interval": ["--guidance_interval", 0, 0.4],
         "rescale": ["--guidance_rescale", 0],
     }
     for name, arguments in changes.items():
@@ -330,7 +330,7 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     small = [*TINY, "--n_samples", 3, "--batch_size", 1]
     paint(tmp_path / "a", *small)
     compared = [""] * 3  # each of three batches is asked which of its prompts are empty
-    assert encoded == ["a golden spiral on purple", "", *compared]
+    assert encoded == ["a golden spiral on purple", "", *compared, *compared]  # and of its negative prompts
     encoded.clear()
     txt2img._painters.clear()
     paint(tmp_path / "b", *small, "--scale", 1)

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 
 from ldm.models.diffusion.ddim import DDIMSampler
-from ldm.models.diffusion.dpm_solver import DPMSolverSampler
+from ldm.models.diffusion.dpm_solver import DPMSolverSampler, FewStepSampler
 from ldm.models.diffusion.plms import PLMSSampler
 from ldm.models.diffusion.sampling import (
     SamplingSettings,
+    few_timesteps,
     guided_denoiser,
     leading_timesteps,
     linspace_timesteps,
@@ -27,7 +28,7 @@ from ldm.modules.diffusionmodules.schedule import make_betas
 # a warning of diffusers with numpy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SAMPLERS = [DDIMSampler, PLMSSampler, DPMSolverSampler]
+SAMPLERS = [DDIMSampler, PLMSSampler, DPMSolverSampler, FewStepSampler]
 SCALED_LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 # Among them some with which CompVis's DDIM stops with an IndexError. All of them take a quarter of an hour:
 # VOICETOIMG_EVERY_STEP_COUNT=1 python -m pytest tests/ldm/test_samplers.py -k "one_evaluation or every_step_count"
@@ -203,7 +204,7 @@ def test_exact_model_leads_to_x0(sampler, steps, parameterization):
     x = run(sampler(model), steps, x_T, on_step=lambda i, x, pred_x0: seen.append(pred_x0))
     assert len(seen) == steps
     assert all(torch.allclose(pred_x0, x0, atol=2e-4) for pred_x0 in seen)
-    if sampler is DPMSolverSampler:  # ends at sigma = 0
+    if issubclass(sampler, DPMSolverSampler):  # ends at sigma = 0
         assert torch.allclose(x, x0, atol=1e-5)
     else:  # end at alphas_cumprod[0]: a remainder of eps stays, which the exact model keeps constant on its way
         a_T, a_0 = (float(model.alphas_cumprod[t]) for t in (sampler.timesteps(steps)[0], 0))
@@ -236,7 +237,7 @@ def test_order_of_convergence(sampler, order):
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timesteps", [leading_timesteps, linspace_timesteps])
+@pytest.mark.parametrize("timesteps", [leading_timesteps, linspace_timesteps, few_timesteps])
 @pytest.mark.parametrize("n", [1, 2, 100, 1000])
 def test_every_number_of_timesteps_is_exact(timesteps, n):
     for steps in range(1, n + 1):
@@ -252,8 +253,15 @@ def test_leading_timesteps_are_those_of_compvis():
         assert leading_timesteps(steps) == [t + 1 for t in range(0, 1000, 1000 // steps)][::-1]
 
 
+def test_few_timesteps_go_through_those_that_were_found():
+    assert few_timesteps(4) == [999, 850, 480, 200]
+    assert few_timesteps(8)[::2] == few_timesteps(4)
+    assert few_timesteps(2) == [999, 480] and few_timesteps(1) == [999]
+    assert few_timesteps(101) == linspace_timesteps(101)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-@pytest.mark.parametrize("timesteps", [leading_timesteps, linspace_timesteps])
+@pytest.mark.parametrize("timesteps", [leading_timesteps, linspace_timesteps, few_timesteps])
 def test_impossible_numbers_of_steps_are_refused(timesteps, steps):
     with pytest.raises(ValueError, match=f"1 .. 1000 .* got {steps}"):
         timesteps(steps)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from painting.image_spec import ALLOWED, FIELDS, ImageSpec
-from painting.options import build_parser, parse_options
+import config
+from painting.image_spec import ALLOWED, FIELDS, ImageSpec, defaults_beside
+from painting.options import build_parser, parse_options, parse_request
 from painting.plan import plan
 
 
@@ -52,7 +53,7 @@ def test_the_command_line_has_the_defaults_ranges_and_choices_of_the_fields(caps
     own = {"precision", "guidance_rescale", "batch_size", "reading"}  # they depend on machine, model and memory
     for name in ALLOWED.keys() - own - {"guidance_interval"}:
         option = names.get(name, name)
-        assert getattr(args, option) == FIELDS[name].default
+        assert getattr(args, option) == config.BUILTIN_SAMPLING.get(name, FIELDS[name].default)
         wrong = "none_of_them" if isinstance(ALLOWED[name][0], str) else str(ALLOWED[name][1] + 1)
         with pytest.raises(SystemExit):
             parse_options(None, [f"--{option}", wrong])
@@ -64,7 +65,47 @@ def test_a_bare_command_line_plans_the_default_spec():
 
     args = parse_options(None, ["--precision", "full"])
     (spec,) = plan(args, [], torch.device("cpu"))
-    assert spec == ImageSpec(guidance_rescale=1.0, reading="near")  # the built-in model's own
+    assert spec == ImageSpec(guidance_rescale=1.0, reading="near", **config.BUILTIN_SAMPLING)
+
+
+OWN = {**config.BUILTIN_SAMPLING, "guidance_rescale": 1.0}
+EVEN = {"guidance_rescale": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "rest"),
+    [
+        ({}, OWN),
+        ({"steps": 12}, {name: OWN[name] for name in OWN if name != "steps"}),
+        ({"steps": 13}, EVEN),
+        ({"sampler": "ddim"}, EVEN),
+        ({"sampler": "few", "steps": 30}, {"guidance_interval": (0.3, 0.9), "guidance_rescale": 1.0}),
+        ({"guidance_interval": (0.0, 1.0)}, {name: OWN[name] for name in OWN if name != "guidance_interval"}),
+        ({"guidance_rescale": 0.5}, config.BUILTIN_SAMPLING),
+    ],
+)
+def test_the_sampler_for_few_steps_gives_way(given, rest):
+    assert defaults_beside(given, OWN) == rest
+    pipeline = {"sampler": "euler", "steps": 2, "scale": 0.0}  # where a number of steps keeps the sampler
+    assert defaults_beside(given, pipeline) == {name: pipeline[name] for name in pipeline if name not in given}
+
+
+def test_the_command_line_has_the_sampler_that_fits_the_steps():
+    def chosen(*words: str) -> tuple[str, int, tuple[float, ...]]:
+        args = parse_options(None, list(words))
+        return args.sampler, args.steps, tuple(args.guidance_interval)
+
+    assert chosen() == ("few", 4, (0.3, 0.9))
+    assert chosen("--steps=2", "--guidance_interval", "0", "1") == ("few", 2, (0.0, 1.0))
+    assert chosen("--steps=20") == ("dpmpp", 20, (0.0, 1.0))
+    assert chosen("--plms") == ("plms", 20, (0.0, 1.0))
+    assert chosen(f"--ckpt={config.BUILTIN_MODEL_WEIGHTS}") == ("dpmpp", 20, (0.0, 1.0))
+    start = parse_options(None, ["--standby", "--scale=3"])
+    found = [parse_request(words, start) for words in (["--steps=30"], [])]
+    assert [(one.sampler, one.steps, tuple(one.guidance_interval)) for one in found] == [
+        ("dpmpp", 30, (0.0, 1.0)),
+        ("few", 4, (0.3, 0.9)),
+    ]
 
 
 def test_older_names_of_options_hold():
