@@ -12,6 +12,7 @@ from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.tensor_files import write_safetensors
 from painting.preview import LinearDecoder
 from training.reading import reading_node
+from training.scenes.taste import taste_node
 from training.word_vectors import VOCABULARY_NAME
 
 
@@ -28,21 +29,22 @@ def export(model: LatentDiffusion, node: dict[str, Any], words: Path, out: Path)
     with atomic_path(out / "model.safetensors") as temporary:
         write_safetensors(temporary, state, dict.fromkeys(state, torch.float16))
     with atomic_path(out / "model.yaml") as temporary:
-        content = OmegaConf.create({"model": with_colours(node, model), "reading": reading_node()})
+        content = OmegaConf.create({"model": with_choices(node, model), "reading": reading_node()})
         temporary.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
     with atomic_path(out / VOCABULARY_NAME) as temporary:
         temporary.write_bytes((words / VOCABULARY_NAME).read_bytes())
     print(f"{sum(t.numel() for t in state.values()) / 1e6:.1f} M parameters -> {out}")
 
 
-def with_colours(node: dict[str, Any], model: LatentDiffusion) -> dict[str, Any]:
-    """Copy a model node, and add to its prior the affine map from latents to colours, so that it paints washes.
+def with_choices(node: dict[str, Any], model: LatentDiffusion) -> dict[str, Any]:
+    """Copy a model node, and add to its prior what decides images whose prompt leaves much open.
 
-    Training does without: no wash is part of a render.
+    These are the affine map from latents to colours, for washes, and the taste. Training does without: its renders have
+    no wash, and all values of the attributes.
     """
     node = copy.deepcopy(node)
     weights = LinearDecoder.fit(model.encode_first_stage).weights
-    node["params"]["unet_config"]["params"]["layout"]["rgb"] = [
-        [round(value, 4) for value in row] for row in weights.tolist()
-    ]
+    prior = node["params"]["unet_config"]["params"]["layout"]
+    prior["rgb"] = [[round(value, 4) for value in row] for row in weights.tolist()]
+    prior["taste"] = taste_node()
     return node

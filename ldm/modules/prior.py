@@ -35,7 +35,7 @@ voice the first ones are its named qualities, and all of them repeat when the sa
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,7 @@ from ldm.modules.wash import OFFICES, ColourWash
 # The prompt decides an attribute if one of its values is more probable than this; else chance does.
 SURE = 0.75
 SURE_IF_NAMED = 0.4  # for figures and colours, which appear only if the prompt names them
+HINTED = 0.15  # a value that is more probable is what the prompt is about, so no taste rules it out
 
 CANDIDATES_PER_VARIANT = 4
 OWN_WEIGHT = 0.3  # of a candidate's own score against the score that all candidates of its variant share
@@ -87,6 +88,7 @@ class PriorSettings:
     fields: int
     maps: int
     rgb: Sequence[Sequence[float]] = ()  # see `ColourWash`; without it there is no wash
+    taste: Mapping[str, Sequence[float]] = field(default_factory=dict)  # weights of values that a prompt leaves open
 
 
 class PromptPrior(nn.Module):
@@ -133,6 +135,7 @@ class PromptPrior(nn.Module):
             nn.Linear(PALETTE_WIDTH, s.maps * channels),
         )
         self.wash = ColourWash(s.rgb, s.size) if s.rgb else None
+        self.taste = s.taste
         candidates = CANDIDATES_PER_VARIANT * s.variants
         self.register_buffer("draws", torch.zeros(candidates, self.shape_values + colour_values))
 
@@ -142,14 +145,15 @@ class PromptPrior(nn.Module):
         """Sample the shape attributes of all K candidates: [B, K, attributes], from the reader's [B, A].
 
         By the Gumbel-max trick: the argmax of log-probabilities plus Gumbel noise is a sample. The noise is fixed, so
-        the same prompt has the same candidates.
+        the same prompt has the same candidates. Where a prompt says nothing, some values are preferred to others.
         """
         parts = probabilities[:, : self.shape_values].split(self.shape_counts, dim=1)
         noises = self.draws[:, : self.shape_values].split(self.shape_counts, dim=1)
         limits = (SURE_IF_NAMED if name == "figure" else SURE for name in self.shapes.names)
+        tastes = (torch.tensor(self.taste.get(name, [1.0])).clamp(min=1e-9).log() for name in self.shapes.names)
         scores = (
-            p.log()[:, None] + _left_open(p, sure)[:, None, None] * noise
-            for p, noise, sure in zip(parts, noises, limits, strict=True)
+            p.log()[:, None] + _left_open(p, sure)[:, None, None] * (noise + ((p < HINTED) * taste.to(p))[:, None])
+            for p, noise, sure, taste in zip(parts, noises, limits, tastes, strict=True)
         )
         return torch.stack([score.argmax(dim=2) for score in scores], dim=2)
 

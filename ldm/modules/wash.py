@@ -36,23 +36,24 @@ EVEN, RIGHT, DOWN, MIDDLE = range(4)  # fields
 
 # direction, field and strength of each number; the strength is the RMS of the change of colours in −1…1
 OFFICES = (
-    (WARM, DOWN, -0.15),
-    (LIGHT, EVEN, 0.25),
-    (WARM, EVEN, 0.35),
-    (GREEN, EVEN, 0.35),
-    (WARM, MIDDLE, 0.12),
-    (WARM, RIGHT, 0.17),
-    (LIGHT, DOWN, 0.17),
-    (GREEN, DOWN, -0.1),
-    (LIGHT, RIGHT, 0.23),
-    (LIGHT, MIDDLE, 0.23),
+    (WARM, DOWN, -0.2),
+    (LIGHT, EVEN, 0.34),
+    (WARM, EVEN, 0.47),
+    (GREEN, EVEN, 0.47),
+    (WARM, MIDDLE, 0.16),
+    (WARM, RIGHT, 0.23),
+    (LIGHT, DOWN, 0.23),
+    (GREEN, DOWN, -0.14),
+    (LIGHT, RIGHT, 0.31),
+    (LIGHT, MIDDLE, 0.31),
 )
-LARGEST = 2.0  # standard deviations; what is beyond them changes colours no more
+LARGEST = 1.6  # standard deviations; what is beyond them changes colours no more
 # RMS of what is finer than a wash, in colours of −1…1; less makes more repeats alike (`python -m benchmarks.visible`)
-CONTRAST = 0.09
+CONTRAST = 0.1
+LEAST_PARTS = (0.06, 0.06, 0.04)  # of it in each direction, so that no image has one hue
 LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition
-NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
-NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
+NAMED_COLOURS = 0.3  # of the strength of light from one side, where the prompt names the colours
+NAMED_LIGHT = 0.3  # of the strength of light or dark, where the prompt says how light the image is
 
 
 class Maps(NamedTuple):
@@ -121,6 +122,10 @@ class ColourWash:
         change = open_colours * change + (1 - open_colours) * light
         rest = prior[0] - einsum(smooth, maps.fields, "c f, f h w -> c h w")
         contrast = einsum(rest, maps.to_colours, "c h w, c k -> k h w").square().mean().sqrt()
-        gain = (CONTRAST / contrast.clamp(min=1e-6)).clamp(LEAST_GAIN, MOST_GAIN) - 1
+        gain = (CONTRAST / contrast.clamp(min=1e-6)).clamp(LEAST_GAIN, MOST_GAIN)
+        parts = gain * einsum(rest, maps.to_parts, "c h w, c d -> d h w")
+        least = torch.tensor(LEAST_PARTS, device=prior.device)
+        more = (least / parts.square().mean(dim=(1, 2)).sqrt().clamp(min=1e-6)).clamp(1, MOST_GAIN) - 1
+        vivid = (gain - 1) * rest + einsum(more, parts, maps.to_latents, "d, d h w, d c -> c h w")
         washed = einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")
-        return (washed + open_colours * gain * rest)[None]
+        return (washed + open_colours * vivid)[None]

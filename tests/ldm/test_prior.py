@@ -55,6 +55,24 @@ def prior() -> PromptPrior:
     return prior
 
 
+def test_taste_decides_only_what_a_prompt_does_not_hint_at(prior):
+    """A value of weight 0 is never drawn by chance, and always if the prompt says it; a hint at it is heard, too."""
+    first, count = prior.shape_counts[0], sum(prior.shape_counts) + sum(prior.colour_counts)
+
+    def drawn(*probabilities: float) -> set[int]:
+        p = torch.full((1, count), 0.5)
+        p[0, :first] = torch.tensor(probabilities)
+        return set(prior.sample_attributes(p)[0, :, 0].tolist())
+
+    assert drawn(0.1, 0.6, 0.3) == {0, 1, 2}
+    prior.taste = {"pattern": [0.0, 1.0, 1.0]}
+    assert drawn(0.1, 0.6, 0.3) == {1, 2}
+    assert drawn(0.2, 0.5, 0.3) == {0, 1, 2}  # a hint
+    assert drawn(0.8, 0.1, 0.1) == {0}
+    prior.taste = {"pattern": [50.0, 1.0, 1.0]}
+    assert 0 in drawn(0.01, 0.6, 0.39)
+
+
 def test_each_attribute_has_probabilities(prior):
     p = prior.reader(torch.randn(2, 6, CONTEXT))
     assert p.shape == (2, 19)

@@ -5,11 +5,13 @@ import torch
 from omegaconf import OmegaConf
 
 import config
+import ldm.modules.wash
 from audio.qualities import NAMES
 from ldm.modules.wash import (
     CONTRAST,
     DIRECTIONS,
     LEAST_GAIN,
+    LEAST_PARTS,
     MOST_GAIN,
     NAMED_COLOURS,
     NAMED_LIGHT,
@@ -52,7 +54,7 @@ def fields_of_washes() -> torch.Tensor:
 
 @pytest.mark.parametrize("number", range(len(OFFICES)), ids=NAMES)
 def test_each_number_has_one_office_and_no_other_changes_it(wash, number):
-    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES)).clamp(-1.5, 1.5)
+    prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES)).clamp(-1.3, 1.3)
     direction, field, strength = OFFICES[number]
     seen = parts_of(colours_of(prior + wash(prior, numbers, OPEN, OPEN)))
     assert seen[direction, field].item() == pytest.approx(strength * numbers[number].item(), abs=1e-4)
@@ -74,8 +76,9 @@ def finer_than_a_wash(colours: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("contrast", "gain"), [(1.0, None), (1e3, LEAST_GAIN), (1e-3, MOST_GAIN)])
-def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, contrast, gain):
+def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, contrast, gain, monkeypatch):
     """So washes are as visible in images of all patterns; where a prompt names the colours, nothing is changed."""
+    monkeypatch.setattr(ldm.modules.wash, "LEAST_PARTS", (0.0, 0.0, 0.0))
     prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES))
     usual = finer_than_a_wash(colours_of(prior)).square().mean().sqrt().item()
     prior *= contrast * CONTRAST / usual * 1.5
@@ -84,6 +87,25 @@ def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, co
     for open_colours, factor in ((OPEN, wanted), (NAMED, 1.0)):
         after = finer_than_a_wash(colours_of(prior + wash(prior, numbers, open_colours, OPEN)))
         torch.testing.assert_close(after, factor * before, atol=1e-5 * max(1.0, contrast), rtol=1e-3)
+
+
+@pytest.mark.parametrize("direction", range(3))
+def test_no_composition_has_one_hue(wash, direction):
+    """A composition that differs in one direction alone keeps its shape there, and nothing is made up elsewhere."""
+    torch.manual_seed(direction)
+    weights, directions = torch.tensor(RGB)[:-1], torch.tensor(DIRECTIONS)
+    directions /= directions.square().mean(dim=1, keepdim=True).sqrt()
+    to_latents = directions @ torch.linalg.pinv(weights)
+    shape = torch.randn(3, SIZE, SIZE) * torch.full((3, 1, 1), 0.02).index_fill(0, torch.tensor(direction), 0.15)
+    prior = torch.einsum("dhw,dc->chw", shape, to_latents)[None]
+    after = finer_than_a_wash(colours_of(prior + wash(prior, torch.randn(len(OFFICES)), OPEN, OPEN)))
+    seen = torch.einsum("khw,dk->dhw", after, directions) / 3
+    rms = seen.square().mean(dim=(1, 2)).sqrt()
+    for one, least in enumerate(LEAST_PARTS):
+        found = finer_than_a_wash(colours_of(prior))
+        before = torch.einsum("khw,k->hw", found, directions[one]).flatten()
+        assert rms[one] >= min(least, 2 * 0.02 * CONTRAST / 0.15)
+        assert torch.corrcoef(torch.stack([before, seen[one].flatten()]))[0, 1] > 0.999
 
 
 def test_named_colours_stay_but_for_light_from_one_side(wash):

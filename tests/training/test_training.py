@@ -25,6 +25,7 @@ from training.scenes.augment import random_grid
 from training.scenes.captions import vocabulary
 from training.scenes.render_cache import cached_renders, render_chunks
 from training.scenes.scenes import attribute_values, recoloured, sample_scene
+from training.scenes.taste import taste_node
 from training.settings import options_of
 
 UNET = "model.diffusion_model."
@@ -179,7 +180,7 @@ def test_export_loads_and_paints(folder, tmp_path):
     assert len(modes) == 1  # whoever may read the yaml may read the weights
     model = load_model(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.yaml")
     prior = model.model.diffusion_model.layout
-    assert prior is not None and prior.wash is not None  # training does without
+    assert prior is not None and prior.wash is not None and prior.taste == taste_node()  # training does without
     diffusion.save_samples(model, 8, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
