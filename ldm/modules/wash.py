@@ -37,23 +37,23 @@ EVEN, RIGHT, DOWN, MIDDLE = range(4)  # fields
 # direction, field and strength of each number; the strength is the RMS of the change of colours in −1…1
 OFFICES = (
     (WARM, DOWN, -0.2),
-    (LIGHT, EVEN, 0.34),
-    (WARM, EVEN, 0.47),
-    (GREEN, EVEN, 0.47),
+    (LIGHT, EVEN, 0.26),
+    (WARM, EVEN, 0.42),
+    (GREEN, EVEN, 0.42),
     (WARM, MIDDLE, 0.16),
     (WARM, RIGHT, 0.23),
-    (LIGHT, DOWN, 0.23),
+    (LIGHT, DOWN, 0.18),
     (GREEN, DOWN, -0.14),
-    (LIGHT, RIGHT, 0.31),
-    (LIGHT, MIDDLE, 0.31),
+    (LIGHT, RIGHT, 0.24),
+    (LIGHT, MIDDLE, 0.22),
 )
 LARGEST = 1.6  # standard deviations; what is beyond them changes colours no more
 # RMS of what is finer than a wash, in colours of −1…1; less makes more repeats alike (`python -m benchmarks.visible`)
-CONTRAST = 0.1
+CONTRAST = 0.09
 LEAST_PARTS = (0.06, 0.06, 0.04)  # of it in each direction, so that no image has one hue
 LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition
-NAMED_COLOURS = 0.3  # of the strength of light from one side, where the prompt names the colours
-NAMED_LIGHT = 0.3  # of the strength of light or dark, where the prompt says how light the image is
+NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
+NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
 
 
 class Maps(NamedTuple):

@@ -12,9 +12,9 @@ from training.scenes.scenes import SHAPE_ATTRIBUTES
 
 PATTERNS = {
     "mandala": 2.0, "feathers": 2.0, "scales": 2.0, "labyrinth": 2.0, "circles": 2.0, "kaleidoscope": 1.5,
-    "contours": 1.5, "hexagons": 1.5, "fractal": 1.5, "spiral": 1.0, "rays": 1.0, "tunnel": 1.0, "polygons": 1.0,
-    "triangles": 1.0, "zigzag": 1.0, "cells": 1.0, "rings": 0.7, "veins": 0.7, "stripes": 0.7, "mosaic": 0.5,
-    "rosette": 0.4, "lattice": 0.4, "weave": 0.2,
+    "contours": 1.5, "hexagons": 1.0, "fractal": 1.5, "spiral": 0.4, "rays": 1.0, "tunnel": 1.0, "polygons": 1.0,
+    "triangles": 1.0, "zigzag": 1.0, "cells": 1.0, "rings": 0.7, "veins": 0.7, "mosaic": 0.3,
+    "rosette": 0.3, "lattice": 0.3,
 }  # fmt: skip  # others: 0
 COMPOSITIONS = {
     "kaleidoscopic": 5.0, "mirrored": 2.0, "tiled": 2.0, None: 0.5, "centred": 0.3, "diagonal": 0.3, "offset": 0.2
