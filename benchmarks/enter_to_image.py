@@ -1,4 +1,4 @@
-"""Measure how long the audience waits: python -m benchmarks.enter_to_image [--recordings 10] [--steps 20]
+"""Measure how long the audience waits: python -m benchmarks.enter_to_image [--recordings 10] [--steps 4]
 
 Needs PulseAudio as the tests do (tests/sound.py). Plays five seconds of real speech into a microphone, and drives
 run_live_workflow.py through a terminal. Prints the time from the second ENTER to the image on disk, with and without
@@ -103,7 +103,7 @@ def main() -> None:
     """Run the command line."""
     parser = cli.CommandParser(__doc__)
     parser.add_argument("--recordings", type=cli.bounded(int, 1), default=10, metavar="N")
-    parser.add_argument("--steps", type=cli.bounded(int, 1), default=20, metavar="N")
+    parser.add_argument("--steps", type=cli.bounded(int, 1), default=config.BUILTIN_SAMPLING["steps"], metavar="N")
     args = parser.parse_args()
     if lacking := sound.missing():
         cli.fail(lacking)
