@@ -94,7 +94,7 @@ def parse_request(words: Sequence[str], start: argparse.Namespace) -> argparse.N
     replaced = {name for names, others in REPLACED_BY if explicit & {*names} for name in others}
     defaults = vars(parser.parse_args([]))
     # what was not given at the start are defaults, which may be those of another model
-    unset = {name for name in SETTINGS if name not in start.given} | replaced
+    unset = {name for name in (*SETTINGS, *OF_FEW) if name not in start.given} | replaced
     kept = {name: defaults[name] if name in unset else value for name, value in vars(start).items()}
     return _checked(parser, parser.parse_args(words, argparse.Namespace(**kept)), explicit)
 

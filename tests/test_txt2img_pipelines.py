@@ -125,8 +125,10 @@ def test_requests_change_the_model_and_get_its_defaults(models):
     small = parse_request(["--ckpt", str(models / "flux"), "--steps", "2"], start)
     assert (small.steps, small.scale) == (2, 3)
     own = parse_options(None, ["--standby"])
-    assert parse_request([], own).steps == options.FIELDS["steps"].default
+    assert parse_request([], own).steps == config.BUILTIN_SAMPLING["steps"]
     assert parse_request(["--ckpt", str(models / "sd")], own).steps == 50
+    weights = parse_request(["--ckpt", str(config.BUILTIN_MODEL_WEIGHTS)], own)  # as of any other model for ldm/
+    assert (weights.steps, weights.sampler, tuple(weights.guidance_interval)) == (20, "dpmpp", (0.0, 1.0))
 
 
 def test_requests_are_painted_with_progress_and_the_model_is_loaded_once(models, voices, tmp_path, capsys):

@@ -116,7 +116,7 @@ def test_the_lexicon_must_be_that_of_the_model(interpreter, tmp_path):
 
 def test_a_python_user_is_told_once_what_has_no_effect():
     painter = LatentDiffusionPainter(precision="fp32")
-    spec = ImageSpec("a tiger", steps=1, height=64, width=64, precision="fp32", **painter.defaults)
+    spec = ImageSpec("a tiger", height=64, width=64, precision="fp32", **{**painter.defaults, "steps": 1})
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with pytest.warns(PaintingNote, match="no effect: tiger"):
         first = painter.paint([spec], noise)
