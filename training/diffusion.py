@@ -31,7 +31,7 @@ from training.settings import DiffusionOptions, DiffusionStage
 
 ENCODED_AT_ONCE = 32  # renders
 SEEDS_PER_STAGE = 10_000_000  # more than a stage has renders, so that no two stages share a scene
-# the settings with which txt2img.py samples images of the built-in model
+# as txt2img.py samples images of the built-in model with --steps 20
 SHEET_SAMPLING = SamplingSettings(steps=20, scale=2.5, guidance_rescale=1.0)
 SHEET_PROMPTS = (
     "a golden spiral on purple",
