@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 import config
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec, defaults_beside
 from painting.ldm_painter import LatentDiffusionPainter
+from painting.painter import spec_for
 
 BATCH = 8
 THUMBNAIL = 16  # pixels a side
@@ -41,11 +41,10 @@ class BuiltinModel:
             progress: label of a progress bar, or None.
             settings: fields of `ImageSpec` that differ from the defaults.
         """
-        fields = {**defaults_beside(settings, self.painter.defaults), **settings}
         images = []
         for first in tqdm(range(0, len(prompts), batch), progress, disable=None if progress else True):
             rows = slice(first, first + batch)
-            specs = [ImageSpec(prompt, precision=self.painter.precision, **fields) for prompt in prompts[rows]]
+            specs = [spec_for(self.painter, prompt, **settings) for prompt in prompts[rows]]
             images.append(self.painter.paint(specs, x_T[rows]))
         return np.concatenate(images)
 

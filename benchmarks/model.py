@@ -27,7 +27,8 @@ from benchmarks import sounds, voice
 from benchmarks.builtin_model import BuiltinModel, thumbnails
 from benchmarks.pattern_classifier import PatternClassifier, single_pattern, trained_classifier
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec, defaults_beside
+from painting.image_spec import ImageSpec
+from painting.painter import spec_for
 from training.compute import to_tensor
 from training.first_stage import psnr
 from training.scenes.captions import HELD_OUT_SYNONYMS, caption
@@ -147,7 +148,7 @@ def print_settings(model: BuiltinModel, classifier: PatternClassifier, scenes: l
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for settings in SETTINGS:
         images = model.paint_from_noise(prompts, **settings)
-        spec = ImageSpec(**{**defaults_beside(settings, model.painter.defaults), **settings})
+        spec = spec_for(model.painter, ImageSpec.prompt, **settings)
         low, high = spec.guidance_interval
         row = f"| {spec.sampler} | {spec.steps} | {spec.scale} | {spec.guidance_rescale} | {low:g} to {high:g} |"
         print(f"{row} {prompt_following(scenes, images, classifier)} |", flush=True)

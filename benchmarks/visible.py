@@ -38,8 +38,8 @@ from benchmarks.voice import cosines_of, with_seed
 from ldm.models.diffusion.sampling import seeded_noise
 from ldm.modules.wash import DIRECTIONS, OFFICES
 from painting.api import load_painter
-from painting.image_spec import ImageSpec, defaults_beside
-from painting.painter import Painter
+from painting.image_spec import ImageSpec
+from painting.painter import spec_for
 
 SHAPES = 30  # voices with a shape
 LAYOUT_STRENGTH = 0.5
@@ -65,7 +65,7 @@ class Voices:
             places = places_of(whitening, made.latents, [made.heard])[0]
             self.qualities.append([places.get(name, np.nan) for name in NAMES])
         painter = load_painter()
-        spec = spec_of(painter, ImageSpec.prompt, steps)
+        spec = spec_for(painter, ImageSpec.prompt, steps=steps)
         self.images = np.concatenate(
             [painter.paint([spec], torch.from_numpy(one[None])) for one in with_seed(np.stack(x))]
         )
@@ -84,12 +84,6 @@ class Voices:
         pixels = self.thumbnails().reshape(-1, THUMBNAIL, THUMBNAIL, 3)
         found = np.einsum("nhwk,dk,fhw->ndf", pixels, np.array(DIRECTIONS), fields)
         return np.stack([np.sign(strength) * found[:, way, field] for way, field, strength in OFFICES], axis=1)
-
-
-def spec_of(painter: Painter, prompt: str, steps: int) -> ImageSpec:
-    """Return the settings of an image: the model's own, with another number of steps."""
-    own = defaults_beside({"steps": steps}, painter.defaults)
-    return ImageSpec(prompt, **{**own, "precision": painter.precision, "steps": steps})
 
 
 def print_again(folder: Path, options: argparse.Namespace) -> None:
@@ -167,7 +161,8 @@ def print_shapes(source: Path, options: argparse.Namespace) -> None:
     print(f"\n| {len(made)} words, layout strength {LAYOUT_STRENGTH} | cosine | of another voice | found among six |")
     print("| --- " * 4 + "|")
     for prompt, colours in TWO_COLOURS.items():
-        spec, (first, second) = spec_of(painter, prompt, options.steps), lab(np.array(colours, np.uint8)[None])[0]
+        spec = spec_for(painter, prompt, steps=options.steps)
+        first, second = lab(np.array(colours, np.uint8)[None])[0]
         seen = []
         for row in range(len(made)):
             x_T = initial_noise.initial_noise([(voices, row, 1.0)], noise, ImageSpec.voice_strength, LAYOUT_STRENGTH)

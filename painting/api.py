@@ -30,10 +30,10 @@ from audio.qualities import UNHEARD, Heard
 from audio.whitening import WHITENING_NAME, Whitening
 from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec, defaults_beside
+from painting.image_spec import ImageSpec
 from painting.ldm_painter import FACTOR
 from painting.model_files import ModelFiles, find_model_files, find_named_model
-from painting.painter import Painter
+from painting.painter import Painter, spec_for
 
 DECIDED_BY_NOISE = frozenset({"subject", "blend", "x_T", "voice_strength", "layout_strength"})  # fields of ImageSpec
 
@@ -207,8 +207,7 @@ def paint(prompt: str, x_T: Tensor, *, painter: Painter | None = None, **setting
     if wrong := sorted(DECIDED_BY_NOISE & settings.keys()):
         raise TypeError(f"paint() takes x_T as it is; give {', '.join(wrong)} to initial_noise()")
     painter = painter or _builtin_painter()
-    own = defaults_beside(settings, painter.defaults)
-    spec = ImageSpec(prompt, **{**own, "precision": painter.precision, **settings})
+    spec = spec_for(painter, prompt, **settings)
     shape = painter.latent_shape(spec.height, spec.width)
     x_T = x_T[None] if x_T.ndim == 3 else x_T
     if tuple(x_T.shape) != (1, *shape):

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from cli import Note
-from painting.image_spec import ImageSpec
+from painting.image_spec import ImageSpec, defaults_beside
 
 
 class PaintingNote(Note):
@@ -36,6 +36,17 @@ def counted(on_step: OnStep, batch: int, batches: int) -> OnStep:
         on_step(replace(step, number=number, total=total))
 
     return over_all
+
+
+def spec_for(painter: "Painter", prompt: str, **settings: Any) -> ImageSpec:
+    """Return the spec of an image: the settings that are given, and for the others the model's own defaults.
+
+    Raises:
+        TypeError: an unknown setting.
+        ValueError: a value out of its range.
+    """
+    own = defaults_beside(settings, painter.defaults)
+    return ImageSpec(prompt, **{**own, "precision": painter.precision, **settings})
 
 
 class Painter(Protocol):
