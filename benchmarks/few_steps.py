@@ -6,7 +6,7 @@ the median, and the cosine that 95 % of the images exceed; then the seconds of a
 With --voices x_T come from recordings (SOURCE as for benchmarks/voice.py), else from seeds.
 
 With --search it moves the timesteps of the four steps one by one until the latents come no nearer to those of 20 steps,
-and prints each trial. That is how `few_timesteps` was found.
+and prints each trial. `few_timesteps` comes from such a search.
 """
 
 import statistics
@@ -20,7 +20,7 @@ import torch
 import cli
 import config
 from benchmarks.builtin_model import BuiltinModel, thumbnails
-from benchmarks.model import x_T_of_recordings
+from benchmarks.model import UNSEEN, x_T_of_recordings
 from ldm.models.diffusion import sampling
 from ldm.models.diffusion.dpm_solver import DPMSolverSampler, FewStepSampler
 from ldm.models.diffusion.sampling import SamplingSettings, seeded_noise
@@ -40,7 +40,6 @@ DEFAULT: dict[str, Any] = {}
 MANY: dict[str, Any] = {"sampler": "dpmpp", "steps": 20}
 TIMED = 6  # images, of which the first one warms up
 MOVES = (60, 30)  # timesteps
-UNSEEN = 2**31  # seeds from here on are in no training data
 
 
 def compare(model: BuiltinModel, x_T: torch.Tensor) -> None:

@@ -107,9 +107,9 @@ def linspace_timesteps(steps: int, n: int = 1000) -> list[int]:
 def few_timesteps(steps: int, n: int = 1000) -> list[int]:
     """Return `steps` distinct timesteps, descending, for few steps: 999, 850, 480, 200 for 4 of 1000.
 
-    These four were found by coordinate search: with the built-in model, guidance at 850 and 480 alone, and
-    DPM-Solver++(2M) they came nearest to 20 guided steps from the same noise (`python -m benchmarks.few_steps
-    --search`). Other numbers of steps lie on the polygon through them; more than n / 10 steps are evenly spaced.
+    These four follow from a coordinate search: with the built-in model, guidance at 850 and 480 alone, and
+    DPM-Solver++(2M) they come near to 20 guided steps from the same noise (`python -m benchmarks.few_steps --search`
+    searches likewise). Other numbers of steps lie on the polygon through them; more than n / 10 steps are even.
 
     Raises:
         ValueError: `steps` is not in 1 .. n.
