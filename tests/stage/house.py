@@ -93,8 +93,9 @@ class House:
         return entry
 
     def voice_of(self, id: str) -> Path:
-        """Return the kept recording of a picture."""
-        return self.show.session.folder / self.entry(id).voice
+        """Return the kept recording of a picture, once it is there."""
+        entry = self.entry(id)  # pages show a picture before it is kept, and the first makes the session's folder
+        return self.show.session.folder / entry.voice
 
     def let_paint(self) -> None:
         """Let the painter finish images whose prompt says "wait"."""
