@@ -68,7 +68,9 @@ class Film:
         self.specs = plan(one, [len(latents)], device)
         self.inputs = Inputs(model_files(args), [(args.init_latents, latents)], self.specs)
         image = dataclasses.replace(self.specs[0], subject=None)
-        self.settings = FilmSettings(image, tuple(cues), args.fps, self.windows.seconds, args.smooth, args.loop_film)
+        self.settings = FilmSettings(
+            image, tuple(cues), args.fps, self.windows.seconds, args.smooth, args.loop_film, args.draft
+        )
         self._note_late_prompts()
 
     @property
@@ -144,6 +146,7 @@ class Film:
                 "smooth": args.smooth,
                 "pulse": args.pulse,
                 "loop": args.loop_film,
+                "draft": args.draft,
                 "windows": windows.window,
                 "hop": windows.hop,
                 "batch_size": args.batch_size,

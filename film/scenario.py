@@ -31,6 +31,7 @@ class FilmSettings:
     seconds: float
     smooth: float = 1.5
     loop: bool = False
+    draft: bool = False  # without fine detail, if the painter can leave it out
 
     @property
     def frames(self) -> int:
@@ -122,7 +123,7 @@ class Scenario:
         for frame in frames:
             weights = weights_at(settings.cues, frame / settings.fps, settings.smooth, circle)
             specs, shares = tuple(self._specs[cue] for cue, _ in weights), tuple(weight for _, weight in weights)
-            made.append(Transition(specs, shares, self._shares(self.moments[frame])))
+            made.append(Transition(specs, shares, self._shares(self.moments[frame]), settings.draft))
         return made
 
     def _shares(self, moment: float) -> np.ndarray | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -285,6 +286,8 @@ class LatentDiffusionPainter:
             )
         except FloatingPointError:
             return torch.full((len(transitions), 3, spec.height, spec.width), math.nan)
+        if transitions[0].rough:
+            return F.interpolate(self._roughly(samples), (spec.height, spec.width), mode="bicubic").clamp(-1.0, 1.0)
         # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
 
@@ -313,9 +316,13 @@ class LatentDiffusionPainter:
         return torch.cat(priors)
 
     def _preview(self, pred_x0: Tensor) -> np.ndarray:
+        return to_uint8(self._roughly(pred_x0))
+
+    def _roughly(self, latents: Tensor) -> Tensor:
+        """Map latents [B, C, h, w] to small images [B, 3, h, w] in −1…1, without the decoder."""
         if self._linear_decoder is None:
             self._linear_decoder = LinearDecoder.fit(self._encode)
-        return to_uint8(self._linear_decoder(pred_x0))
+        return self._linear_decoder(latents)
 
     def _encode(self, images: Tensor) -> Tensor:
         """Encode images [B, 3, H, W] in −1…1 to latents [B, C, h, w]."""

@@ -424,8 +424,8 @@ def _add_film(parser: cli.CommandParser) -> None:
     add("--pulse", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="how much nearer the image comes "
         "where the sound is loud (default: %(default)g)")  # fmt: skip
     add("--loop_film", action="store_true", help="let the end of the film pass into its beginning")
-    add("--draft", action="store_true", help=f"a quick film with {DRAFT['fps']} frames a second and {DRAFT['steps']} "
-        "steps, if these are not given")  # fmt: skip
+    add("--draft", action="store_true", help=f"a quick film without fine detail, with {DRAFT['fps']} frames a second "
+        f"and {DRAFT['steps']} steps, if these are not given")  # fmt: skip
     add("--film_format", choices=["mp4", "webm"], default="mp4", help="mp4: H.264 and AAC; webm: VP9 and Opus "
         "(default: %(default)s)")  # fmt: skip
 

@@ -92,6 +92,7 @@ class Transition:
     specs: tuple[ImageSpec, ...]  # they differ only in their prompts
     weights: tuple[float, ...]  # of the specs; they sum to 1
     shares: np.ndarray | None = None  # [K] float32, of the shapes; they sum to 1; None: the start noise chooses
+    rough: bool = False  # without fine detail, as in a preview, because that is quicker
 
 
 @runtime_checkable

@@ -81,3 +81,19 @@ def test_a_model_without_shapes_has_no_scores_and_start_noise_for_outlines(tmp_p
     for image, spec in ((images[0], specs[0]), (images[2], specs[1])):
         assert np.abs(plain.paint([spec], NOISE[:1])[0].astype(int) - image).max() <= 2
     assert distance(images[0], images[2]) > 0
+
+
+def test_a_rough_image_is_the_fine_one_without_detail(painter, monkeypatch):
+    wide = dataclasses.replace(SPEC, width=128)
+    noise = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(2))
+    fine = painter.paint([wide], noise)[0].astype(float)
+
+    def decode(_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the decoder takes more than half of the time")
+
+    monkeypatch.setattr(painter.model, "decode_first_stage", decode)
+    rough = painter.paint_transitions([Transition((wide,), (1.0,), rough=True)], noise)[0].astype(float)
+    assert rough.shape == (64, 128, 3)
+    blocks = [image.reshape(8, 8, 16, 8, 3).mean((1, 3)) for image in (fine, rough)]
+    assert np.corrcoef(blocks[0].ravel(), blocks[1].ravel())[0, 1] > 0.95
+    assert np.abs(np.diff(rough, axis=1)).mean() < np.abs(np.diff(fine, axis=1)).mean()
