@@ -29,6 +29,7 @@ from painting.prompts import Lexicon, PromptInterpreter, Reading
 
 FACTOR = 8  # pixels of the image a latent pixel and side
 NAMED = 24  # words of a prompt that a warning names
+WIDEST = 2  # times the shorter side, up to which an image has the quality of a square one
 MAX_NOISE = 1e4  # Gaussian noise stays below 6, and raw latents below 100
 # Decoded images lie in about −1…1. White or black that a prompt asks for overshoots less than this:
 OVERSHOOT = 10.0
@@ -67,7 +68,7 @@ class LatentDiffusionPainter:
         self.lexicon = None if weights.is_dir() else Lexicon.read(yaml or weights.with_suffix(".yaml"))
         if self.lexicon is not None:
             self.defaults["reading"] = "near"
-        self._warned: set[str] = set()  # unknown words, and prompts without any known word
+        self._warned: set[str] = set()  # unknown words, prompts without any known word, and sizes
         self._told: set[tuple[str, str]] = set()  # prompts, with their negative prompts, that were described
         self._cut: set[str] = set()  # prompts whose end the model does not read, and the user knows
         self._load()
@@ -171,6 +172,7 @@ class LatentDiffusionPainter:
         """
         check_start_noise(x_T)
         self._warn_of_prompts([spec for one in transitions for spec in one.specs])
+        self._warn_of_size(transitions[0].specs[0])
         images = self._sample(transitions, x_T, on_step)
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
             self._refuse_broken_weights()
@@ -235,6 +237,18 @@ class LatentDiffusionPainter:
         for prompt in sorted(void - self._warned):
             warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=4)
         self._warned |= unknown | void
+
+    def _warn_of_size(self, spec: ImageSpec) -> None:
+        """Warn once about a size at which the model paints worse than at the one that it has learnt."""
+        learnt, size = FACTOR * self.model.latent_shape[1], f"{spec.width}x{spec.height}"
+        sides = sorted((spec.width, spec.height))
+        if size not in self._warned and (sides[0] > learnt or sides[1] > WIDEST * sides[0]):
+            self._warned.add(size)
+            note = (
+                f"this model was trained at {learnt}x{learnt}: at {size} details may be soft or out of order; best are "
+                f"{learnt} pixels for the shorter side, and up to {WIDEST * learnt} for the longer one"
+            )
+            warnings.warn(note, PaintingNote, stacklevel=4)
 
     def _texts(self, spec: ImageSpec) -> tuple[str, str]:
         """Return what the text encoder gets for prompt and negative prompt of `spec`."""

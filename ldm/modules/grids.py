@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def cell_centres(size: int, device: torch.device) -> Tensor:
-    """Return the centres [size] of `size` cells that cover −1 to 1."""
-    return (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
+def cell_centres(size: int, device: torch.device, count: int | None = None) -> Tensor:
+    """Return the centres [count] of cells in a row around 0, of which `size`, the default of count, cover −1 to 1."""
+    count = size if count is None else count
+    return (torch.arange(count, device=device) + 0.5) * (2 / size) - count / size
 
 
 def warp(latents: Tensor, grid: Tensor) -> Tensor:

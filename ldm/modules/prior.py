@@ -25,7 +25,7 @@ learned separately, thousands of times as fast. The U-Net receives the result as
             │                                   │
             + ◄──────── ColourWash ◄─────────── ┘ ── light and colours over the whole image (wash.py)
             │
-    prior [C, size, size], resized to [C, H, W]
+    prior [C, size, size], resized to [C, H, W]; wider or higher where H and W differ: there edges are mirrored
 
 The leading numbers come in this order: those of the wash, scores of variants, position, bending. The first one zooms,
 too, and the first 16 choose open colours. In the noise of a
@@ -134,7 +134,7 @@ class PromptPrior(nn.Module):
             nn.SiLU(),
             nn.Linear(PALETTE_WIDTH, s.maps * channels),
         )
-        self.wash = ColourWash(s.rgb, s.size) if s.rgb else None
+        self.wash = ColourWash(s.rgb) if s.rgb else None
         self.taste = s.taste
         candidates = CANDIDATES_PER_VARIANT * s.variants
         self.register_buffer("draws", torch.zeros(candidates, self.shape_values + colour_values))
@@ -208,21 +208,28 @@ class PromptPrior(nn.Module):
         masks = masks.expand(len(palette), -1, -1, -1)
         return rearrange(einsum(masks, palette, "b k m n, b k m c -> b k c n"), "b k c (h w) -> b k c h w", h=self.size)
 
-    def viewing_grid(self, x_T: Tensor) -> Tensor:
-        """Return the places [B, size, size, 2] of a composition that noise [B, C, H, W] makes visible.
+    def extent_for(self, x_T: Tensor) -> tuple[int, int]:
+        """Return height and width, in cells, of the prior for noise [B, C, H, W]; the shorter side has `size` cells."""
+        shorter = min(x_T.shape[2:])
+        height, width = (round(self.size * side / shorter) for side in x_T.shape[2:])
+        return height, width
 
-        Training draws the same grids at random (`training.scenes.augment`). Here leading numbers of the noise take the
-        place of its random numbers.
+    def viewing_grid(self, x_T: Tensor) -> Tensor:
+        """Return the places [B, height, width, 2] of a composition that noise [B, C, H, W] makes visible.
+
+        Training draws the same grids at random (`training.scenes.augment`), of size × size cells. Here leading numbers
+        of the noise take the place of its random numbers, and the longer side of noise that is not square sees more.
         """
         leading = leading_numbers(x_T, self.knots)
         begin = len(OFFICES) + self.variants
         place, bends = leading[:, begin : begin + 2], leading[:, begin + 2 : begin + 2 + 2 * self.knots**2]
         share = 1 / (1 + (self.nearest - 1) * uniform(-leading[:, PITCH]))  # visible part of the composition, a side
         centre = (2 * uniform(place) - 1) * (1 - share)[:, None]
-        axis = cell_centres(self.size, x_T.device)
-        straight = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=2)  # [size, size, 2]
+        height, width = self.extent_for(x_T)
+        down, right = (cell_centres(self.size, x_T.device, count) for count in (height, width))
+        straight = torch.stack(torch.meshgrid(right, down, indexing="xy"), dim=2)  # [height, width, 2]
         knots = rearrange(self.bend * bends, "b (xy h w) -> b xy h w", xy=2, h=self.knots)
-        bent = F.interpolate(knots, (self.size, self.size), mode="bicubic")
+        bent = F.interpolate(knots, (height, width), mode="bicubic")
         return straight * share[:, None, None, None] + centre[:, None, None] + rearrange(bent, "b xy h w -> b h w xy")
 
     # --- from noise and prompt to the prior ---
@@ -243,7 +250,7 @@ class PromptPrior(nn.Module):
         Args:
             shares: of the candidates, [B, K], which sum to 1; None: `x_T` chooses.
         """
-        prior = torch.zeros(len(x_T), x_T.shape[1], self.size, self.size, device=x_T.device)
+        prior = torch.zeros(*x_T.shape[:2], *self.extent_for(x_T), device=x_T.device)
         if has_prompt.any():
             # one image at a time, so that its prior is the same to the last bit whatever else is in the batch
             noises = x_T[has_prompt].float().split(1)
@@ -256,12 +263,13 @@ class PromptPrior(nn.Module):
         return F.interpolate(prior, x_T.shape[2:], mode="bilinear")
 
     def _predict(self, x_T: Tensor, context: Tensor, shares: Tensor) -> Tensor:
-        """Predict one prior [1, C, size, size] for `x_T` [1, C, H, W] and a prompt [1, M, context_dim]."""
+        """Predict one prior [1, C, height, width] for `x_T` [1, C, H, W] and a prompt [1, M, context_dim]."""
         leading, probabilities = leading_numbers(x_T, self.knots), self.reader(context)
         composed = self._compose(leading, probabilities, shares)
         prior, *plain = warp(composed, self.viewing_grid(x_T).expand(len(composed), -1, -1, -1)).split(1)
         # the shape belongs to the image, so the viewing grid does not move it
-        relief = common_shape(x_T, self.size, self.size) * (self.size / DCT_ORDER)
+        height, width = prior.shape[2:]
+        relief = common_shape(x_T, height, width) * (math.sqrt(height * width) / DCT_ORDER)
         tinted = tint_by_shape(prior, plain[0], plain[-1], TINT_STRENGTH * relief)
         if self.wash is None:
             return tinted

@@ -59,7 +59,7 @@ NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how
 class Maps(NamedTuple):
     """Constant tensors of a wash."""
 
-    fields: Tensor  # [4, size, size], of unit RMS
+    fields: Tensor  # [4, height, width], of unit RMS
     to_colours: Tensor  # [C, 3], from latents to changes of red, green and blue
     to_parts: Tensor  # [C, 3], from a latent cell to its parts in DIRECTIONS
     constant: Tensor  # [3], parts of latents of 0
@@ -67,24 +67,23 @@ class Maps(NamedTuple):
 
 
 class ColourWash:
-    """Makes washes for priors [1, C, size, size]. It has no weights.
+    """Makes washes for priors [1, C, height, width]. It has no weights.
 
     Args:
         rgb: affine map from the C channels of a latent cell to red, green and blue in −1…1, [C + 1, 3]; the last row
             is the constant.
-        size: cells of a prior, a side.
     """
 
-    def __init__(self, rgb: Sequence[Sequence[float]], size: int) -> None:
-        self._rgb, self._size = [[*row] for row in rgb], size
+    def __init__(self, rgb: Sequence[Sequence[float]]) -> None:
+        self._rgb = [[*row] for row in rgb]
+        self._maps = functools.cache(self._maps_of)
 
-    @functools.cached_property
-    def _maps(self) -> Maps:
+    def _maps_of(self, height: int, width: int) -> Maps:
         colours = torch.tensor(self._rgb)
         directions = torch.tensor(DIRECTIONS)
         directions = directions / directions.square().mean(dim=1, keepdim=True).sqrt()
-        axis = cell_centres(self._size, colours.device)
-        right, down = axis.expand(self._size, -1), axis[:, None].expand(-1, self._size)
+        down, right = (cell_centres(count, colours.device) for count in (height, width))
+        right, down = right.expand(height, -1), down[:, None].expand(-1, width)
         middle = -(right.square() + down.square())
         fields = torch.stack([torch.ones_like(middle), right, down, middle - middle.mean()])
         return Maps(
@@ -96,7 +95,7 @@ class ColourWash:
         )
 
     def __call__(self, prior: Tensor, numbers: Tensor, open_colours: Tensor, open_light: Tensor) -> Tensor:
-        """Return the wash of one prior [1, C, size, size], to be added to it: [1, C, size, size].
+        """Return the wash of one prior [1, C, height, width], to be added to it: [1, C, height, width].
 
         Where colours are open, the prior's own even and sloping parts give way to the wash: the image shows the
         numbers alone in them. Where the prompt names colours, only light from one side, above or the middle is added.
@@ -107,7 +106,7 @@ class ColourWash:
             open_colours: how far the prompt leaves the colours open, 0 to 1.
             open_light: how far it leaves open how light or dark the image is, 0 to 1.
         """
-        maps = Maps(*(values.to(prior.device) for values in self._maps))
+        maps = Maps(*(values.to(prior.device) for values in self._maps(*prior.shape[2:])))
         wanted = torch.zeros(len(DIRECTIONS), len(maps.fields), device=prior.device)
         for number, (direction, field, strength) in zip(numbers.clamp(-LARGEST, LARGEST), OFFICES, strict=True):
             wanted[direction, field] = strength * number

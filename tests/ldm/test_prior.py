@@ -252,6 +252,20 @@ def test_viewing_grids_of_noise_equal_those_of_training(prior, monkeypatch):
         np.testing.assert_allclose(grids[row], augment.random_grid(0, 8), atol=1e-4)
 
 
+def test_noise_that_is_not_square_sees_more_of_the_same_composition(prior):
+    """The middle is what a square shows, as high and as wide; beside it lie other places."""
+    prior.bend = 0.0  # else the whole width is bent as one
+    square = torch.randn(1, 4, 16, 16)
+    places = prior.viewing_grid(square)
+    for dim, middle in ((3, (slice(None), slice(None), slice(4, 12))), (2, (slice(None), slice(4, 12)))):
+        # the same leading numbers
+        longer = square.repeat_interleave(2, dim=dim) / math.sqrt(2)
+        grid = prior.viewing_grid(longer)
+        torch.testing.assert_close(grid[middle], places)
+        assert grid.shape[dim - 1] == 16 and grid[..., 3 - dim].abs().max() > places.abs().max()
+        assert prior(longer, torch.randn(1, 6, CONTEXT), HAS_PROMPT).shape == longer.shape
+
+
 def noise_for(leading: torch.Tensor, size: int = 16) -> torch.Tensor:
     """Draw noise [B, 4, size, size] whose leading numbers are `leading` [B, 64]."""
     side = size // 4

@@ -27,7 +27,7 @@ OPEN, NAMED = torch.tensor(1.0), torch.tensor(0.0)
 
 @pytest.fixture
 def wash() -> ColourWash:
-    return ColourWash(RGB, SIZE)
+    return ColourWash(RGB)
 
 
 def colours_of(latents: torch.Tensor) -> torch.Tensor:

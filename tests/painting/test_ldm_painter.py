@@ -215,3 +215,19 @@ def test_the_end_of_a_prompt_that_is_left_out_is_named_once(tmp_path, weights):
     other = ImageSpec("a", negative_prompt="on a golden spiral green", steps=1, height=64, width=64)
     with pytest.warns(PaintingNote, match="leaves out its end: green$"):
         painter.paint([other], NOISE)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "told"), [(64, 128, False), (128, 64, False), (64, 192, True), (128, 128, True)]
+)
+def test_a_size_that_the_model_has_not_learnt_is_named_once(painter, monkeypatch, height, width, told):
+    monkeypatch.setattr(painter.model, "latent_shape", (4, 8, 8))
+    monkeypatch.setattr(painter, "_warned", set())
+    spec = dataclasses.replace(SPEC, height=height, width=width)
+    noise = torch.randn(1, 4, height // 8, width // 8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            painter.paint([spec], noise)
+    sizes = [str(one.message) for one in caught if "trained at 64x64" in str(one.message)]
+    assert [f"at {width}x{height}" in note and "up to 128" in note for note in sizes] == [True] * told
