@@ -15,7 +15,7 @@ SCRIPTS = "the six scripts"
 RELATIVE_CLAUSE = re.compile(r"(what|whatever|whoever|of|as|that|where|which|whose)\b", re.IGNORECASE)
 LONGEST_FUNCTION = 60  # lines
 # Lines. The model, its samplers and its checkpoints were 3,462; the rest guards against foreign, broken or hostile
-# files of weights. What came later: wash.py for the named qualities of voices (130), and images that are not square (10).
+# files of weights. Later came wash.py, for the named qualities of voices, and images that are not square.
 LDM_FILE, LDM_ROOM = 430, 3900 + 140
 
 
