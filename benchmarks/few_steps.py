@@ -2,7 +2,8 @@
 
 For each of some prompts, the same x_T become images with the default settings and with 20 guided steps of
 DPM-Solver++(2M). Prints the cosine of their 16×16 thumbnails, from which the mean image of the prompt is subtracted:
-the median, and the cosine that 95 % of the images exceed; then the seconds of an image, one at a time, and their ratio.
+the median, and the cosine that 95 % of the images exceed; then how smooth walks from each x_T to the next are: the
+largest change from image to image over the mean one; then the seconds of an image, one at a time, and their ratio.
 With --voices x_T come from recordings (SOURCE as for benchmarks/voice.py), else from seeds.
 
 With --search it moves the timesteps of the four steps one by one until the latents come no nearer to those of 20 steps,
@@ -19,6 +20,7 @@ import torch
 
 import cli
 import config
+from audio.initial_noise import walk
 from benchmarks.builtin_model import BuiltinModel, thumbnails
 from benchmarks.model import UNSEEN, x_T_of_recordings
 from ldm.models.diffusion import sampling
@@ -38,6 +40,7 @@ PROMPTS = (
 )
 DEFAULT: dict[str, Any] = {}
 MANY: dict[str, Any] = {"sampler": "dpmpp", "steps": 20}
+WALKS, FRAMES = 6, 16  # walks, and the images of each
 TIMED = 6  # images, of which the first one warms up
 MOVES = (60, 30)  # timesteps
 
@@ -51,6 +54,20 @@ def compare(model: BuiltinModel, x_T: torch.Tensor) -> None:
         a, b = ((small - mean).reshape(len(x_T), -1) for small in (few, many))
         cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         print(f"| {prompt} | {np.median(cosines):.3f} | {np.quantile(cosines, 0.05):.3f} |", flush=True)
+
+
+def compare_walks(model: BuiltinModel, x_T: torch.Tensor) -> None:
+    """Print how much larger the largest change of a walk is than the mean one, for few and for 20 steps."""
+    shares = torch.tensor(walk(2, FRAMES)).sqrt()
+    jumps: dict[str, list[float]] = {"few": [], "many": []}
+    for pair in zip(x_T[:WALKS], x_T[1 : WALKS + 1], strict=False):
+        frames = torch.einsum("f v, v c h w -> f c h w", shares, torch.stack(pair))
+        for name, settings in (("few", DEFAULT), ("many", MANY)):
+            images = model.paint([ImageSpec.prompt] * FRAMES, frames, **settings).astype(float)
+            changes = np.abs(np.diff(images, axis=0)).mean(axis=(1, 2, 3))
+            jumps[name].append(changes.max() / changes.mean())
+    few, many = (statistics.median(found) for found in jumps.values())
+    print(f"walks: the largest change is {few:.2f} times the mean one with few steps, {many:.2f} times with 20")
 
 
 def seconds_of(model: BuiltinModel) -> None:
@@ -118,6 +135,7 @@ def main() -> None:
         else seeded_noise(range(args.count), config.LATENT_SHAPE)
     )
     compare(model, x_T)
+    compare_walks(model, x_T)
     seconds_of(model)
 
 

@@ -30,7 +30,7 @@ from audio.qualities import UNHEARD, Heard
 from audio.whitening import WHITENING_NAME, Whitening
 from ldm.devices import choose_device, choose_precision
 from ldm.models.diffusion.sampling import seeded_noise
-from painting.image_spec import ImageSpec
+from painting.image_spec import ImageSpec, sampled_size
 from painting.ldm_painter import FACTOR
 from painting.model_files import ModelFiles, find_model_files, find_named_model
 from painting.painter import Painter, spec_for
@@ -109,7 +109,7 @@ def initial_noise(
         voice_strength: share of the variance that the voices have, 0 to 1.
         layout_strength: share of the shape of the sound in the lowest frequencies, 0 to 1.
         height, width: pixels of the image; None: the model's own.
-        painter: the model; None: the built-in one, whose latents are [4, height / 8, width / 8].
+        painter: the model; None: the built-in one, whose latents are [4, 32, 32] for a square of 256 pixels or more.
 
     Raises:
         ValueError: a value out of its range, or a size that the model does not have.
@@ -117,6 +117,7 @@ def initial_noise(
     own = painter.defaults if painter else {}
     height = own.get("height", ImageSpec.height) if height is None else height
     width = own.get("width", ImageSpec.width) if width is None else width
+    ImageSpec(height=height, width=width)  # raises ValueError
     chosen = [voices] if isinstance(voices, Voice) else list(voices)
     if weights is not None and len(weights) != len(chosen):
         raise ValueError(f"{len(weights)} weights came for {len(chosen)} voices; one for each is needed")
@@ -128,12 +129,8 @@ def initial_noise(
     if painter is not None:
         shape = painter.latent_shape(height, width)
     else:
-        if height % config.BUILTIN_MULTIPLE or width % config.BUILTIN_MULTIPLE:
-            raise ValueError(
-                f"{height} × {width} pixels: the built-in model needs multiples of {config.BUILTIN_MULTIPLE}; give "
-                "painter= for another model"
-            )
-        shape = (config.LATENT_CHANNELS, height // FACTOR, width // FACTOR)
+        sampled_height, sampled_width = sampled_size(height, width)
+        shape = (config.LATENT_CHANNELS, sampled_height // FACTOR, sampled_width // FACTOR)
     noise = seeded_noise([seed], shape)
     x_T = audio.initial_noise.initial_noise(parts, noise[0].numpy(), voice_strength, layout_strength)
     return torch.from_numpy(x_T)[None]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_origin
 
+import config
 from painting.pipelines.schedulers import SCHEDULERS
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -165,6 +166,18 @@ def defaults_beside(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[st
     sampler = given.get("sampler", "dpmpp" if given.get("steps", 0) > FEW_STEPS else own.get("sampler"))
     without = OF_FEW if own.get("sampler") == "few" and sampler != "few" else ()
     return {name: value for name, value in own.items() if name not in given and name not in without}
+
+
+def sampled_size(height: int, width: int) -> tuple[int, int]:
+    """Return height and width at which the built-in model samples an image of `height` × `width` pixels.
+
+    It samples what it has learnt, of nearly the same shape; `painting.enlarging` does the rest.
+    """
+    multiple, learnt, shorter = config.BUILTIN_MULTIPLE, ImageSpec.height, min(height, width)
+    if height % multiple == width % multiple == 0 and shorter <= learnt:
+        return height, width
+    sampled_height, sampled_width = (round(side / shorter * learnt / multiple) * multiple for side in (height, width))
+    return sampled_height, sampled_width
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(ImageSpec)}

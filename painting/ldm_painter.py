@@ -21,7 +21,7 @@ from ldm.devices import UnavailableError, choose_device, choose_precision
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from ldm.models.diffusion.sampling import SamplingSettings
 from ldm.tensor_files import some
-from painting.image_spec import SAMPLERS, ImageSpec
+from painting.image_spec import SAMPLERS, ImageSpec, sampled_size
 from painting.images import to_uint8
 from painting.painter import OnStep, PaintingNote, Step, Transition
 from painting.preview import LinearDecoder
@@ -114,11 +114,15 @@ class LatentDiffusionPainter:
         return lines
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Return the shape [C, height / 8, width / 8] of x_T.
+        """Return the shape [C, h / 8, w / 8] of x_T for the size h × w that the model samples.
+
+        The built-in model samples what it has learnt, and its images are then enlarged (`painting.enlarging`).
 
         Raises:
             UnavailableError: the model's U-Net halves its input too often for this size.
         """
+        if self.weights == config.BUILTIN_MODEL_WEIGHTS:
+            height, width = sampled_size(height, width)
         multiple = FACTOR * self.model.model.diffusion_model.multiple
         for name, side in (("height", height), ("width", width)):
             if side % multiple:
@@ -172,7 +176,7 @@ class LatentDiffusionPainter:
         """
         check_start_noise(x_T)
         self._warn_of_prompts([spec for one in transitions for spec in one.specs])
-        self._warn_of_size(transitions[0].specs[0])
+        self._warn_of_size(x_T)
         images = self._sample(transitions, x_T, on_step)
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
             self._refuse_broken_weights()
@@ -181,6 +185,13 @@ class LatentDiffusionPainter:
             images = self._sample(transitions, x_T, on_step)
         for image in images:
             self._check(image)
+        spec = transitions[0].specs[0]
+        if images.shape[2:] != (spec.height, spec.width):
+            from painting.enlarging import fitted  # OpenCV takes half a second to import
+
+            pixels = rearrange(images.float().cpu(), "b c h w -> b h w c").numpy()
+            fit = np.stack([fitted(image, spec.height, spec.width) for image in pixels])
+            images = rearrange(torch.from_numpy(fit), "b h w c -> b c h w")
         return to_uint8(images)
 
     def _check(self, image: Tensor) -> None:
@@ -238,10 +249,10 @@ class LatentDiffusionPainter:
             warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=4)
         self._warned |= unknown | void
 
-    def _warn_of_size(self, spec: ImageSpec) -> None:
+    def _warn_of_size(self, x_T: Tensor) -> None:
         """Warn once about a size at which the model paints worse than at the one that it has learnt."""
-        learnt, size = FACTOR * self.model.latent_shape[1], f"{spec.width}x{spec.height}"
-        sides = sorted((spec.width, spec.height))
+        height, width = (FACTOR * side for side in x_T.shape[2:])
+        learnt, size, sides = FACTOR * self.model.latent_shape[1], f"{width}x{height}", sorted((width, height))
         if size not in self._warned and (sides[0] > learnt or sides[1] > WIDEST * sides[0]):
             self._warned.add(size)
             note = (
@@ -267,8 +278,12 @@ class LatentDiffusionPainter:
 
     @torch.inference_mode()
     def _sample(self, transitions: Sequence[Transition], x_T: Tensor, on_step: OnStep | None) -> Tensor:
-        """Sample and decode: images [B, 3, H, W] in −1…1. All elements are NaN if the first step gives NaN."""
+        """Sample and decode: images [B, 3, 8h, 8w] in −1…1 for start noise `x_T` [B, C, h, w].
+
+        All elements are NaN if the first step gives NaN.
+        """
         spec, seeds = transitions[0].specs[0], [one.specs[0].seed for one in transitions]
+        size = tuple(FACTOR * side for side in x_T.shape[2:])
         texts = [[self._texts(each) for each in one.specs] for one in transitions]
         in_use = {text for one in texts for pair in one for text in pair}
         self._embeddings = {prompt: row for prompt, row in self._embeddings.items() if prompt in in_use}
@@ -299,9 +314,9 @@ class LatentDiffusionPainter:
                 on_step=after_step,
             )
         except FloatingPointError:
-            return torch.full((len(transitions), 3, spec.height, spec.width), math.nan)
+            return torch.full((len(transitions), 3, *size), math.nan)
         if transitions[0].rough:
-            return F.interpolate(self._roughly(samples), (spec.height, spec.width), mode="bicubic").clamp(-1.0, 1.0)
+            return F.interpolate(self._roughly(samples), size, mode="bicubic").clamp(-1.0, 1.0)
         # one image at a time: at 256×256 the decoder needs more memory than all of the sampling
         return torch.cat([self.model.decode_first_stage(z) for z in samples.split(1)])
 

@@ -248,13 +248,10 @@ def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
         factor = args.pipeline.factor
         problem = args.pipeline.family.size_problem(factor, args.H, args.W) if factor else ""
         return f"--size: {problem}" if problem else ""
-    multiple, whose = (
-        (8, "models need") if is_another_model(args) else (config.BUILTIN_MULTIPLE, "the built-in model needs")
-    )
     for name in ("H", "W"):
-        if (side := getattr(args, name)) % multiple:
+        if is_another_model(args) and (side := getattr(args, name)) % 8:
             given = f"--size {args.size}" if args.size else f"--{name} {side}"
-            return f"{given}: {whose} multiples of {multiple}, for instance 256"
+            return f"{given}: models need multiples of 8, for instance 256"
     return ""
 
 
@@ -381,11 +378,11 @@ def add_image(parser: cli.CommandParser) -> Any:
     add_setting(add, "negative_prompt")
     add_setting(add, "reading", default="near", help="words that the built-in model reads: near, those that it was "
         "trained on and those near them; all, every word that it has a vector of (default: %(default)s)")  # fmt: skip
-    multiple = f"in pixels, a multiple of {config.BUILTIN_MULTIPLE} with the built-in model (default: %(default)s)"
-    add_setting(add, "height", "--H", dest="H", help=f"height {multiple}")
-    add_setting(add, "width", "--W", dest="W", help=f"width {multiple}")
-    add("--size", type=size, metavar="N|WxH", help="width and height: 512 is the same as --W 512 --H 512, and 512x256 "
-        "as --W 512 --H 256")  # fmt: skip
+    add_setting(add, "height", "--H", dest="H")
+    add_setting(add, "width", "--W", dest="W")
+    add("--size", type=size, metavar="N|WxH", help="width and height: 1024 is the same as --W 1024 --H 1024, and "
+        "1920x1080 as --W 1920 --H 1080; what the built-in model has not learnt is sampled smaller, and enlarged with "
+        "crisp edges")  # fmt: skip
     return prompts
 
 

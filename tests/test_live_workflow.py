@@ -188,7 +188,7 @@ def children(person: Person) -> dict[str, int]:
             "--title is for the web page of --keep or --session: add one of them",
         ),
         (["--prompt", "x", "--budget", "5", "--steps", "20"], "leave one of them out"),
-        (["--size", "512x500"], "--size 512x500: the built-in model needs multiples of 64"),
+        (["--size", "512x50"], "50 is not a whole number from 64 to 2048"),
         (["--preview_every", "6", "--steps", "5"], "--preview_every 6 is never reached in 5 steps"),
         (["--eta", "0.5"], "add --sampler ddim"),
         (["--prompt", "x", "--x_T", "raw", "--voice_strength", "0.5"], "leave one of them out"),

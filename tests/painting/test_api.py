@@ -110,8 +110,9 @@ def test_a_voice_makes_an_image_of_any_size(voice, painter):
     x_T = painting.initial_noise(voice, height=128, width=192, painter=painter)
     assert x_T.shape == (1, 4, 16, 24)
     assert painting.paint("spiral", x_T, painter=painter, height=128, width=192, steps=1).size == (192, 128)
-    with pytest.raises(ValueError, match="multiples of 64"):
-        painting.initial_noise(voice, height=100)
+    assert painting.initial_noise(voice, height=1080, width=1920).shape == (1, 4, 32, 56)
+    with pytest.raises(ValueError, match="height is 10, outside 64 to 2048"):
+        painting.initial_noise(voice, height=10)
     with pytest.raises(ValueError, match="2 weights came for 1"):
         painting.initial_noise(voice, weights=[1, 2])
     with pytest.raises(ValueError, match="height and width"):
