@@ -33,6 +33,8 @@ ADDRESS = "VOICETOIMG_TESTS_SERVER"  # variable with the path of the server's so
 LIBRARIES = ("torch", "scipy.signal", "soundfile", "soxr", "PIL.Image", "tqdm", "omegaconf", "einops",
     "safetensors.torch", "cv2", "uvicorn", "starlette.applications", "cryptography.x509", "segno")  # fmt: skip
 MOST_BYTES = 1 << 20  # of a message
+# asked for once: with thousands of modules, asking for each of them would take a second of every script
+LIBRARY_FOLDERS = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 class Forked:
@@ -285,8 +287,7 @@ def _forget_modules() -> list[object]:
 
 def _is_library(path: str | None) -> bool:
     """Tell whether a path is in one of Python's own folders; modules without one are."""
-    folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return path is None or path.startswith(tuple(folders))
+    return path is None or path.startswith(LIBRARY_FOLDERS)
 
 
 if __name__ == "__main__":
