@@ -176,7 +176,7 @@ def sound_system() -> None:
 @pytest.fixture(scope="session")
 def microphone(sound_system: None) -> Iterator[sound.SoundServer]:
     """A microphone that the tests can speak into; each worker of pytest-xdist has its own."""
-    with sound.sound_server() as server:
+    with sound.sound_server(hums=True) as server:
         yield server
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("pulseaudio", "pactl", "paplay")
 PULSE_IS_DEFAULT = "pcm.!default pulse\nctl.!default pulse\n"  # of ALSA, through which PortAudio records
+HUM = "6%"  # the volume of a hum of -79 dBFS, which the program calls silence
 READY = 120.0  # seconds that a busy machine may take to start the server
 
 
@@ -37,22 +38,27 @@ def must_be_there() -> bool:
 class SoundServer:
     """A running PulseAudio of its own, and the environment in which programs use it."""
 
-    def __init__(self, folder: Path, layout: str) -> None:
+    def __init__(self, folder: Path, layout: str, hums: bool) -> None:
         self.environment = silent_environment(folder)
         (folder / ".asoundrc").write_text(PULSE_IS_DEFAULT)
         options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "-L", "module-native-protocol-unix"]
         # with rewinds, the sink takes blocks of two seconds, and all that plays or records waits for them
         microphone = f"module-null-sink sink_name=mic rate=48000 norewinds=1 {layout}"
+        self._hum = ("-L", "module-sine sink=mic frequency=100") if hums else ()
         self.log = (folder / "pulseaudio.log").open("wb")
         self.process = subprocess.Popen(
-            ["pulseaudio", *options, "-L", microphone], env=self.environment, stdout=self.log, stderr=self.log
+            ["pulseaudio", *options, "-L", microphone, *self._hum],
+            env=self.environment,
+            stdout=self.log,
+            stderr=self.log,
         )
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY
         while self._pactl("set-default-source", "mic.monitor"):
             assert self.process.poll() is None and time.monotonic() < deadline, Path(self.log.name).read_text()
-            time.sleep(0.1)
+            time.sleep(0.02)
+        assert not self._hum or not self._pactl("set-sink-input-volume", "0", HUM)
 
     def _pactl(self, *arguments: str) -> int:
         command = ["pactl", *arguments]
@@ -92,10 +98,16 @@ def silent_environment(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def sound_server(layout: str = "channels=1") -> Iterator[SoundServer]:
-    """Run a server for the length of a block; `layout` is that of the microphone, as pulseaudio takes it."""
+def sound_server(layout: str = "channels=1", hums: bool = False) -> Iterator[SoundServer]:
+    """Run a server for the length of a block.
+
+    Args:
+        layout: that of the microphone, as pulseaudio takes it.
+        hums: a soft hum comes from it, as from any that is awake. Without it come exact zeros, after which the recorder
+            waits for seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="mic-") as folder:  # short, as a socket's path must be
-        server = SoundServer(Path(folder), layout)
+        server = SoundServer(Path(folder), layout, hums)
         try:
             server.wait_until_ready()
             yield server

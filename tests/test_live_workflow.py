@@ -36,6 +36,7 @@ PROMPT = ("--prompt", "calm blue waves")
 QUICK = (*PROMPT, "--steps", "1")
 READY = "Press ENTER to start recording...\r\n"
 RECORDING = "Recording... Press ENTER to stop.\r\n"
+LEAK = 40e6  # bytes; less is what forks gain at first, as they write to pages that they share, and a model is more
 # In place of a script of the run: is ready at once, and does something else at each request. Where a test is about
 # recording, nothing is lost by it but the time to load torch and the model.
 SCRIPT = """
@@ -249,13 +250,13 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
     assert recording.read_text() == "older"
     person.waits_for(READY)
     time.sleep(ONE_PRESS)  # in which ENTER would be taken for the same press
-    speak(person, microphone, VOICE)
+    speak(person, microphone, WORD)
     person.waits_for("recorded ")
     person.presses("\x03")
     assert person.sees_the_end() == 130
     # where the scripts answered before Ctrl-C, the recording is in its place, and nothing is said of it
     (kept,) = tmp_path.glob("temp_live_audio*.wav")
-    assert sound.likeness(kept, VOICE) >= 0.95
+    assert sound.likeness(kept, WORD) >= 0.95
     assert f"at {soundfile.info(kept).samplerate} Hz" in person.seen
 
 
@@ -280,19 +281,19 @@ def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_pat
 def test_lines_where_there_is_no_terminal_and_seconds_where_there_is_nobody(
     microphone, with_microphone, without_model, tmp_path
 ):
-    command = [sys.executable, str(without_model), *QUICK, "--seconds", "3.5", "--discard_audio"]
+    command = [sys.executable, str(without_model), *QUICK, "--seconds", "2.5", "--discard_audio"]
     with subprocess.Popen(
         command, env=with_microphone, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         while process.stdout.readline() != "Recording... Press ENTER to stop.\n":
             assert process.poll() is None
-        microphone.speak(VOICE)
+        microphone.speak(WORD)
         out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert "\r" not in out and re.search(r"^2 s: level -\d+ dBFS, peak -\d+ dBFS$", out, re.MULTILINE)
     (seconds,) = re.findall(r"^recorded (\S+) s", out, re.MULTILINE)
-    assert float(seconds) >= 3.5 and "image: " in out
+    assert float(seconds) >= 2.5 and "image: " in out
     assert {path.name for path in tmp_path.iterdir()} == {"live_latent.pt", "outputs"}
 
 
@@ -303,10 +304,10 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
     number, name = default.split()[:2]
     person = sit_down(with_microphone, "--mic_test", "--seconds", "2", "--mic", name.upper())
     person.waits_for("speak for 2 s")
-    microphone.speak(VOICE)
+    microphone.speak(WORD)
     person.waits_for(": the loudest was ")
     assert person.sees_the_end() == 0
-    read_only = with_microphone | {"VOICETOIMG_DATA_DIR": "/proc/nowhere"}
+    read_only = with_microphone | {"WORDTOIMG_DATA_DIR": "/proc/nowhere"}
     silent = run(read_only, "--mic_test", "--seconds", "0.5", "--mic", number, prompt=())
     assert silent.stdout.splitlines()[-1].startswith("silent: ")
     assert silent.returncode == 1 and list(tmp_path.iterdir()) == []
@@ -317,9 +318,9 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_recording_in_progress(sit_down, microphone, with_microphone, tmp_path):
-    person = sit_down(with_microphone, *PROMPT, fresh=True)
+    person = sit_down(with_microphone, *PROMPT)
     person.waits_for(READY)
-    begin(person, microphone, VOICE)
+    begin(person, microphone, WORD)
     scripts = children(person)
     assert scripts.keys() == {"process_live_audio.py", "txt2img.py"}
     for _ in range(3):  # once would do
@@ -328,7 +329,7 @@ def test_ctrl_c_keeps_the_recording_in_progress(sit_down, microphone, with_micro
     assert person.sees_the_end() == 130
     assert f"{KEPT}: {tmp_path / 'temp_live_audio.wav'}" in person.seen
     assert "Traceback" not in person.seen
-    assert sound.likeness(tmp_path / "temp_live_audio.wav", VOICE) >= 0.95
+    assert sound.likeness(tmp_path / "temp_live_audio.wav", WORD) >= 0.95
     assert {path.name for path in tmp_path.iterdir()} == {"temp_live_audio.wav", ".temp_live_audio.unpainted"}
     assert not any(map(is_running, scripts.values()))
 
@@ -349,13 +350,13 @@ def test_a_run_that_is_killed_leaves_its_recording_and_no_script(
 ):
     person = sit_down(with_microphone, *PROMPT)
     person.waits_for(READY)
-    begin(person, microphone, VOICE)
+    begin(person, microphone, WORD)
     scripts = children(person)
     person.process.kill()
     wait_until(lambda: not any(map(is_running, scripts.values())))
     again = sit_down(with_microphone, *PROMPT, script=recording_only)
     kept = path_after(again, EARLIER_KEPT)
-    assert sound.likeness(kept, VOICE) >= 0.95
+    assert sound.likeness(kept, WORD) >= 0.95
     again.waits_for(READY)
     again.presses("\x03")
     assert again.sees_the_end() == 130
@@ -382,11 +383,11 @@ def test_a_recording_whose_run_is_killed_while_it_waits_is_not_replaced(
 
 @pytest.mark.slow
 def test_a_microphone_that_goes_away_does_not_end_the_run(sit_down, sound_system, without_model, tmp_path):
-    with sound.sound_server() as server:
-        environment = server.environment | {"VOICETOIMG_DATA_DIR": str(tmp_path)}
+    with sound.sound_server(hums=True) as server:
+        environment = server.environment | {"WORDTOIMG_DATA_DIR": str(tmp_path)}
         person = sit_down(environment, *QUICK, "--loop", script=without_model)
         person.waits_for(READY)
-        begin(person, server, VOICE)
+        begin(person, server, WORD)
     person.waits_for("warning: the microphone went away; the recording up to there is used")
     assert "Expression" not in person.seen  # what PortAudio and ALSA say of it
     person.waits_for("recorded ")
@@ -441,7 +442,7 @@ def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_p
     assert not any(map(is_running, scripts.values()))
     assert "txt2img.py was killed by signal 9; it is started again" in person.seen
     assert re.search(r"\d s for \d+ steps?; ", person.seen)
-    assert memory[3] < 1.2 * memory[2] and memory[1] < 1.2 * memory[0]
+    assert memory[3] < memory[2] + LEAK and memory[1] < memory[0] + LEAK
     images = images_in(tmp_path)
     assert len(images) == 4
     page = tmp_path / "outputs" / "txt2img-samples" / "newest.html"
