@@ -19,6 +19,7 @@ from painting.cluster import WantedModel, connect
 from painting.image_spec import ImageSpec
 from painting.model_files import ModelFiles
 from painting.painter import OnStep, PaintJob, Step
+from tests import forked
 from tests.audio.test_cluster import Processes, quiet, scale
 from tests.programs import PATIENCE, TINY, wait_until
 
@@ -155,26 +156,25 @@ def words(outdir: Path, *arguments: object) -> list[str]:
     return list(map(str, ["--prompt", "a red flower", *TINY, "--outdir", outdir, *arguments]))
 
 
-def start(outdir: Path, *arguments: object) -> "subprocess.Popen[str]":
-    command = [sys.executable, "txt2img.py", *words(outdir, *arguments)]
+def start(log: Path, outdir: Path, *arguments: object) -> "forked.Forked | subprocess.Popen[bytes]":
+    """Start `txt2img.py`, which says into `log` what it says."""
+    command = [str(config.REPO_DIR / "txt2img.py"), *words(outdir, *arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=config.REPO_DIR, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    with log.open("wb") as said, open(os.devnull, "rb") as nothing:
+        return forked.start(command, environment, config.REPO_DIR, (nothing.fileno(), said.fileno(), said.fileno()))
 
 
 @pytest.mark.slow
 def test_the_bytes_are_those_of_one_machine_although_a_worker_is_killed(tmp_path):
-    many = ("--n_samples", 12, "--batch_size", 1, "--steps", 8)
+    many = ("--n_samples", 12, "--batch_size", 1, "--steps", 4)
     processes = Processes(tmp_path)
     try:
         processes.worker()
         processes.worker()
-        there = start(tmp_path / "there", *many, "--dask_scheduler", processes.address)
+        there = start(tmp_path / "log", tmp_path / "there", *many, "--dask_scheduler", processes.address)
         wait_until(lambda: len(list((tmp_path / "there").glob("samples/*.png"))) >= 2)
         processes.running[0].kill()
-        said, _ = there.communicate(timeout=PATIENCE)
-        assert there.returncode == 0, said
+        assert there.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
     finally:
         for process in [*processes.running, processes.scheduler]:
             process.kill()

@@ -11,7 +11,7 @@ from tests.stage.house import Guest, House, house, voice, wav_of
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-VOICE_SECONDS = 9.0
+VOICE_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
