@@ -78,8 +78,8 @@ NOT_RUN = {
 # appended to commands with these words; the last of two settings holds, so that nothing is waited for that another test
 # has looked at
 SMALLER = {
-    "txt2img.py": "--steps 1",
-    "run_live_workflow.py": "--steps 1",
+    "txt2img.py": "--steps 1 --H 128 --W 128",
+    "run_live_workflow.py": "--steps 1 --H 128 --W 128",
     "prep_audio_spectrograms.py": "--workers 1",
     "training.scenes": "--count 4",
     "--walk": "--frames 3",
