@@ -78,8 +78,8 @@ NOT_RUN = {
 # appended to commands with these words; the last of two settings holds, so that nothing is waited for that another test
 # has looked at
 SMALLER = {
-    "txt2img.py": "--steps 1 --H 128 --W 128",
-    "run_live_workflow.py": "--steps 1 --H 128 --W 128",
+    "txt2img.py": "--steps 1",
+    "run_live_workflow.py": "--steps 1",
     "prep_audio_spectrograms.py": "--workers 1",
     "training.scenes": "--count 4",
     "--walk": "--frames 3",
@@ -138,7 +138,9 @@ def smaller(command: str) -> str:
         return "make demo STEPS=1"
     if "--replay" in command:
         return command  # the image decides its steps
-    return " ".join([command, *(more for script, more in SMALLER.items() if f"{script} " in f"{command} ")])
+    added = [more for script, more in SMALLER.items() if f"{script} " in f"{command} "]
+    sized = "--steps 1" in added and "--size" not in command
+    return " ".join([command, *added, *(["--size 128"] if sized else [])])
 
 
 def parse(words: list[str]) -> None:
