@@ -56,7 +56,8 @@ MOST_STEPS = 50  # of most samplers; more of them hardly change an image
 ABOUT_LATENTS = ("subject_idx", "x_T", "voice_strength", "layout_strength")
 ABOUT_WHITENING = ("voice_strength", "layout_strength")
 ABOUT_FILMS = ("fps", "smooth", "pulse", "loop_film", "draft", "film_format")
-DRAFT = {"fps": 8, "steps": 2}  # of a draft film
+DRAFT_FPS = 8
+BUILTIN_DRAFT_STEPS, DRAFT_STEPS = 1, 2  # the prior of the built-in model settles what its images show
 NOT_IN_FILMS = (
     "mix", "walk", "replay", "subject_idx", "n_samples", "n_iter", "save_x_T", "skip_grid", "preview_every",
     "preview_pause",
@@ -278,11 +279,12 @@ def _film_problem(args: argparse.Namespace, explicit: set[str]) -> str:
     for name in NOT_IN_FILMS:
         if name in explicit:
             return f"--{name} is not for films: leave it out"
-    if args.draft:
+    if args.draft and "fps" not in args.given:
+        args.fps = DRAFT_FPS
+    if args.draft and "steps" not in args.given:
+        wanted = DRAFT_STEPS if is_another_model(args) else BUILTIN_DRAFT_STEPS
         least = args.pipeline.family.least_steps if args.pipeline else 1
-        for name, value in DRAFT.items():
-            if name not in args.given:  # a model for few steps has fewer by default
-                setattr(args, name, min(getattr(args, name), max(value, least)))
+        args.steps = min(args.steps, max(wanted, least))  # a model for few steps has fewer by default
     return ""
 
 
@@ -421,8 +423,8 @@ def _add_film(parser: cli.CommandParser) -> None:
     add("--pulse", type=cli.bounded(float, 0, 1), default=0.0, metavar="V", help="how much nearer the image comes "
         "where the sound is loud (default: %(default)g)")  # fmt: skip
     add("--loop_film", action="store_true", help="let the end of the film pass into its beginning")
-    add("--draft", action="store_true", help=f"a quick film without fine detail, with {DRAFT['fps']} frames a second "
-        f"and {DRAFT['steps']} steps, if these are not given")  # fmt: skip
+    add("--draft", action="store_true", help=f"a quick film without fine detail, with {DRAFT_FPS} frames a second "
+        f"and {BUILTIN_DRAFT_STEPS} step ({DRAFT_STEPS} with other models), if these are not given")  # fmt: skip
     add("--film_format", choices=["mp4", "webm"], default="mp4", help="mp4: H.264 and AAC; webm: VP9 and Opus "
         "(default: %(default)s)")  # fmt: skip
 

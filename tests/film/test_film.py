@@ -213,7 +213,7 @@ def test_formats_pulses_circles_and_drafts(song, tmp_path):
     with av.open(str(tmp_path / "out" / "films" / "song.webm")) as container:
         assert container.streams.video[0].codec_context.name == "vp9" and "COMMENT" not in container.metadata
     args = txt2img.parse(["--init_latents", str(song.with_suffix(".pt")), "--film", str(song), "--draft"])
-    assert (args.fps, args.steps) == (8, 2) and Film(args, torch.device("cpu")).settings.draft
+    assert (args.fps, args.steps) == (8, 1) and Film(args, torch.device("cpu")).settings.draft
     args = txt2img.parse(["--init_latents", str(song.with_suffix(".pt")), "--film", str(song), "--draft", "--steps=9"])
     assert (args.fps, args.steps) == (8, 9)
 
