@@ -64,11 +64,13 @@ def _choose(covered: np.ndarray, wanted: np.ndarray, most: int) -> np.ndarray:
     stray = STRAY * (offsets / most) ** 2
     cost = np.where(offsets == 0, 0.0, np.inf)
     came_by = np.zeros((count, len(offsets)), np.int8)
+    # changes of the offset; the frame itself goes on by one, and with few frames a second there are few offsets
+    shifts = range(max(1 - FINE, 1 - len(offsets)), min((LEAP - 1) * FINE + 1, len(offsets)))
     before = np.interp(offsets / FINE, frames, covered)
     for frame in range(1, count):
         here = np.interp(frame + offsets / FINE, frames, covered)
         best = np.full(len(offsets), np.inf)
-        for shift in range(1 - FINE, (LEAP - 1) * FINE + 1):  # of the offset; the frame itself goes on by one
+        for shift in shifts:
             to, since = _overlap(shift, len(offsets))
             misses = cost[since] + (here[to] - before[since] - wanted[frame - 1]) ** 2 / (wanted[frame - 1] * scale)
             better = misses < best[to]

@@ -109,7 +109,7 @@ def initial_noise(
         voice_strength: share of the variance that the voices have, 0 to 1.
         layout_strength: share of the shape of the sound in the lowest frequencies, 0 to 1.
         height, width: pixels of the image; None: the model's own.
-        painter: the model; None: the built-in one, whose latents are [4, 32, 32] for a square of 256 pixels or more.
+        painter: the model; None: the built-in one, whose latents are [4, 32, 32] for squares from 256 pixels on.
 
     Raises:
         ValueError: a value out of its range, or a size that the model does not have.

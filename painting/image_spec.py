@@ -195,6 +195,8 @@ def _check(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     low, high = allowed
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}, outside {low} to {high}")
+    if isinstance(FIELDS[name].default, int) and not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, no whole number")
 
 
 def _check_blend(blend: tuple[tuple[int, float], ...]) -> None:

@@ -63,7 +63,8 @@ class LatentDiffusionPainter:
         self.weights, self.yaml = weights, yaml
         self.precision = choose_precision(precision, self.device)
         self.defaults: dict[str, Any] = {}
-        if weights == config.BUILTIN_MODEL_WEIGHTS:
+        self.is_builtin = weights.resolve() == config.BUILTIN_MODEL_WEIGHTS.resolve()
+        if self.is_builtin:
             self.defaults |= {**config.BUILTIN_SAMPLING, "guidance_rescale": config.BUILTIN_RESCALE}
         self.lexicon = None if weights.is_dir() else Lexicon.read(yaml or weights.with_suffix(".yaml"))
         if self.lexicon is not None:
@@ -121,7 +122,7 @@ class LatentDiffusionPainter:
         Raises:
             UnavailableError: the model's U-Net halves its input too often for this size.
         """
-        if self.weights == config.BUILTIN_MODEL_WEIGHTS:
+        if self.is_builtin:
             height, width = sampled_size(height, width)
         multiple = FACTOR * self.model.model.diffusion_model.multiple
         for name, side in (("height", height), ("width", width)):
@@ -176,7 +177,7 @@ class LatentDiffusionPainter:
         """
         check_start_noise(x_T)
         self._warn_of_prompts([spec for one in transitions for spec in one.specs])
-        self._warn_of_size(x_T)
+        self._warn_of_size(transitions[0].specs[0], x_T)
         images = self._sample(transitions, x_T, on_step)
         if self.precision != "fp32" and any(is_spoiled(image) for image in images):
             self._refuse_broken_weights()
@@ -249,10 +250,10 @@ class LatentDiffusionPainter:
             warnings.warn(f"no known word is left in the {effects[prompt]}", stacklevel=4)
         self._warned |= unknown | void
 
-    def _warn_of_size(self, x_T: Tensor) -> None:
+    def _warn_of_size(self, spec: ImageSpec, x_T: Tensor) -> None:
         """Warn once about a size at which the model paints worse than at the one that it has learnt."""
-        height, width = (FACTOR * side for side in x_T.shape[2:])
-        learnt, size, sides = FACTOR * self.model.latent_shape[1], f"{width}x{height}", sorted((width, height))
+        sides, size = sorted(FACTOR * side for side in x_T.shape[2:]), f"{spec.width}x{spec.height}"
+        learnt = FACTOR * self.model.latent_shape[1]
         if size not in self._warned and (sides[0] > learnt or sides[1] > WIDEST * sides[0]):
             self._warned.add(size)
             note = (

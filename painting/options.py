@@ -383,8 +383,8 @@ def add_image(parser: cli.CommandParser) -> Any:
     add_setting(add, "height", "--H", dest="H")
     add_setting(add, "width", "--W", dest="W")
     add("--size", type=size, metavar="N|WxH", help="width and height: 1024 is the same as --W 1024 --H 1024, and "
-        "1920x1080 as --W 1920 --H 1080; what the built-in model has not learnt is sampled smaller, and enlarged with "
-        "crisp edges")  # fmt: skip
+        "1920x1080 as --W 1920 --H 1080; the built-in model samples a size that it has learnt, and the image is "
+        "enlarged with crisp edges")  # fmt: skip
     return prompts
 
 

@@ -75,11 +75,12 @@ class ColourWash:
     """
 
     def __init__(self, rgb: Sequence[Sequence[float]]) -> None:
-        self._rgb = [[*row] for row in rgb]
-        self._maps = functools.cache(self._maps_of)
+        self._rgb = tuple(tuple(row) for row in rgb)
 
-    def _maps_of(self, height: int, width: int) -> Maps:
-        colours = torch.tensor(self._rgb)
+    @staticmethod
+    @functools.lru_cache(maxsize=8)
+    def _maps(rgb: tuple[tuple[float, ...], ...], height: int, width: int) -> Maps:
+        colours = torch.tensor(rgb)
         directions = torch.tensor(DIRECTIONS)
         directions = directions / directions.square().mean(dim=1, keepdim=True).sqrt()
         down, right = (cell_centres(count, colours.device) for count in (height, width))
@@ -106,7 +107,7 @@ class ColourWash:
             open_colours: how far the prompt leaves the colours open, 0 to 1.
             open_light: how far it leaves open how light or dark the image is, 0 to 1.
         """
-        maps = Maps(*(values.to(prior.device) for values in self._maps(*prior.shape[2:])))
+        maps = Maps(*(values.to(prior.device) for values in self._maps(self._rgb, *prior.shape[2:])))
         wanted = torch.zeros(len(DIRECTIONS), len(maps.fields), device=prior.device)
         for number, (direction, field, strength) in zip(numbers.clamp(-LARGEST, LARGEST), OFFICES, strict=True):
             wanted[direction, field] = strength * number

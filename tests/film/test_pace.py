@@ -34,6 +34,13 @@ def lengths_along(moments: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.diff(np.interp(moments, np.arange(len(covered)), covered))
 
 
+@pytest.mark.parametrize("fps", [1, 2, 3, 5, 60])
+def test_any_number_of_frames_a_second_has_a_pace(fps, sound, lengths):
+    moments = paced(lengths[: 4 * fps], pace_of(sound[: 4 * fps]), fps)
+    assert len(moments) == 4 * fps + 1 and np.isfinite(moments).all()
+    assert (np.abs(moments - np.arange(len(moments))) <= max(AHEAD * fps, 1)).all()
+
+
 def test_the_image_changes_where_the_sound_does(sound, lengths):
     moments = paced(lengths, pace_of(sound), FPS)
     changes = lengths_along(moments, lengths)
