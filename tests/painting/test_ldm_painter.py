@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import config
 import txt2img
 from ldm.models.diffusion.ddpm import LatentDiffusion
 from painting import ldm_painter
@@ -231,3 +232,9 @@ def test_a_size_that_the_model_has_not_learnt_is_named_once(painter, monkeypatch
             painter.paint([spec], noise)
     sizes = [str(one.message) for one in caught if "trained at 64x64" in str(one.message)]
     assert [f"at {width}x{height}" in note and "up to 128" in note for note in sizes] == [True] * told
+
+
+def test_the_built_in_model_is_known_by_any_path(monkeypatch):
+    monkeypatch.chdir(config.REPO_DIR)
+    relative = config.BUILTIN_MODEL_WEIGHTS.relative_to(config.REPO_DIR)
+    assert LatentDiffusionPainter(relative, precision="fp32", device="cpu").latent_shape(512, 512) == (4, 32, 32)
