@@ -20,7 +20,8 @@ def test_a_prompt_is_all_that_is_needed():
     "changes",
     [
         {"seed": -1}, {"seed": 2**63}, {"steps": 0}, {"steps": 1001}, {"scale": float("nan")}, {"eta": 1.5},
-        {"height": 0}, {"width": 4096}, {"height": 100.5}, {"steps": 2.0}, {"sampler": "nonsense"}, {"x_T": "pink"}, {"precision": "int8"},
+        {"height": 0}, {"width": 4096}, {"height": 100.5}, {"steps": 2.0},
+        {"sampler": "nonsense"}, {"x_T": "pink"}, {"precision": "int8"},
         {"voice_strength": -0.1}, {"layout_strength": 2}, {"guidance_interval": (0.8, 0.2)},
         {"guidance_interval": (0, 3)}, {"subject": -1}, {"batch_index": 1}, {"batch_size": 0},
         {"blend": ((0, 0.5), (0, 0.4))}, {"blend": ((-1, 1.0),)}, {"blend": ((0, 2.0), (0, -1.0))},
