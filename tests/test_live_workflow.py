@@ -36,7 +36,6 @@ PROMPT = ("--prompt", "calm blue waves")
 QUICK = (*PROMPT, "--steps", "1")
 READY = "Press ENTER to start recording...\r\n"
 RECORDING = "Recording... Press ENTER to stop.\r\n"
-LEAK = 40e6  # bytes; less is what forks gain at first, as they write to pages that they share, and a model is more
 # In place of a script of the run: is ready at once, and does something else at each request. Where a test is about
 # recording, nothing is lost by it but the time to load torch and the model.
 SCRIPT = """
@@ -307,7 +306,7 @@ def test_microphones_are_listed_tested_and_chosen(sit_down, microphone, with_mic
     microphone.speak(WORD)
     person.waits_for(": the loudest was ")
     assert person.sees_the_end() == 0
-    read_only = with_microphone | {"WORDTOIMG_DATA_DIR": "/proc/nowhere"}
+    read_only = with_microphone | {"VOICETOIMG_DATA_DIR": "/proc/nowhere"}
     silent = run(read_only, "--mic_test", "--seconds", "0.5", "--mic", number, prompt=())
     assert silent.stdout.splitlines()[-1].startswith("silent: ")
     assert silent.returncode == 1 and list(tmp_path.iterdir()) == []
@@ -384,7 +383,7 @@ def test_a_recording_whose_run_is_killed_while_it_waits_is_not_replaced(
 @pytest.mark.slow
 def test_a_microphone_that_goes_away_does_not_end_the_run(sit_down, sound_system, without_model, tmp_path):
     with sound.sound_server(hums=True) as server:
-        environment = server.environment | {"WORDTOIMG_DATA_DIR": str(tmp_path)}
+        environment = server.environment | {"VOICETOIMG_DATA_DIR": str(tmp_path)}
         person = sit_down(environment, *QUICK, "--loop", script=without_model)
         person.waits_for(READY)
         begin(person, server, WORD)
@@ -442,7 +441,7 @@ def test_many_recordings_in_one_run(sit_down, microphone, with_microphone, tmp_p
     assert not any(map(is_running, scripts.values()))
     assert "txt2img.py was killed by signal 9; it is started again" in person.seen
     assert re.search(r"\d s for \d+ steps?; ", person.seen)
-    assert memory[3] < memory[2] + LEAK and memory[1] < memory[0] + LEAK
+    assert memory[3] < 1.2 * memory[2] and memory[1] < 1.2 * memory[0], memory
     images = images_in(tmp_path)
     assert len(images) == 4
     page = tmp_path / "outputs" / "txt2img-samples" / "newest.html"

@@ -477,7 +477,7 @@ print(prepare_batch(folder, output).rows)
 def test_killed_many_times_at_random_moments(tmp_path):
     """The result is that of one undisturbed run, byte for byte, with no other file left."""
     folder, output = many(tmp_path / "in", 60), tmp_path / "out" / "v.npy"
-    command = [sys.executable, "-c", KILLING, str(folder), str(output), "15"]
+    command = [sys.executable, "-c", KILLING, str(folder), str(output), "30"]
     result = subprocess.run(command, cwd=REPO_DIR, capture_output=True, text=True, timeout=5 * DEADLINE)
     assert result.returncode == 0 and result.stdout == "60\n", result.stderr
     prepare_batch(folder, tmp_path / "peace" / "v.npy")
@@ -684,7 +684,7 @@ def mutate(whole: bytes, random: np.random.Generator) -> bytes:
 @pytest.mark.slow
 def test_fuzz(tmp_path):
     """Every mutated file becomes a vector of finite numbers or a reason; no file stops, crashes or hangs the batch."""
-    folder, random, count = tmp_path / "in", np.random.default_rng(0), 240
+    folder, random, count = tmp_path / "in", np.random.default_rng(0), 400
     folder.mkdir()
     for kind, subtype in FORMATS.items():
         soundfile.write(tmp_path / f"s.{kind}", speech(0.3, 16_000), 16_000, subtype=subtype)
