@@ -13,7 +13,6 @@ import time
 import cv2
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
@@ -81,8 +80,7 @@ def step_width(grey: np.ndarray, x: int, y: int, direction: np.ndarray) -> float
 def compare(small: Tensor, large: np.ndarray) -> tuple[float, float, list[list[float]]]:
     """Return PSNR in dB of the enlarged `small` [1, 3, H, W] and of the cubic one, and widths of edges."""
     truth = to_tensor(large[None])
-    pixels = np.ascontiguousarray(rearrange(small[0], "c h w -> h w c").numpy())
-    ours = rearrange(torch.from_numpy(fitted(pixels, *large.shape[:2])), "h w c -> 1 c h w").clamp(-1, 1)
+    ours = fitted(small, *large.shape[:2]).clamp(-1, 1)
     smooth = interpolate(small, scale_factor=FACTOR, mode="bicubic").clamp(-1, 1)
     widths = edge_widths(large, [to_uint8(ours)[0], to_uint8(smooth)[0]])
     return psnr(truth, ours).item(), psnr(truth, smooth).item(), widths

@@ -4,6 +4,9 @@ import math
 
 import cv2
 import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
 
 # The filter. Lengths are in pixels of the image that comes in, levels in −1…1: `python -m benchmarks.enlarging`.
 SMOOTHING = 0.7  # standard deviation, so that noise makes no edges
@@ -15,11 +18,18 @@ SQUARE = np.ones((3, 3), np.uint8)
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
-def fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize an image [h, w, 3] float32 in −1…1 until it covers `height` × `width`, and cut off what is left over.
+def fitted(images: Tensor, height: int, width: int) -> Tensor:
+    """Resize images [B, 3, h, w] in −1…1 until they cover `height` × `width`, and cut off what is left over.
 
     Nothing is stretched. As much is cut off at one side as at the other.
     """
+    pixels = rearrange(images.float().cpu(), "b c h w -> b h w c").numpy()
+    fit = np.stack([_fitted(image, height, width) for image in pixels])
+    return rearrange(torch.from_numpy(fit), "b h w c -> b c h w")
+
+
+def _fitted(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Fit an image [h, w, 3]."""
     h, w = image.shape[:2]
     factor = max(height / h, width / w)
     size = max(width, round(w * factor)), max(height, round(h * factor))

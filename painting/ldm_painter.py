@@ -190,9 +190,7 @@ class LatentDiffusionPainter:
         if images.shape[2:] != (spec.height, spec.width):
             from painting.enlarging import fitted  # OpenCV takes half a second to import
 
-            pixels = rearrange(images.float().cpu(), "b c h w -> b h w c").numpy()
-            fit = np.stack([fitted(image, spec.height, spec.width) for image in pixels])
-            images = rearrange(torch.from_numpy(fit), "b h w c -> b c h w")
+            images = fitted(images, spec.height, spec.width)
         return to_uint8(images)
 
     def _check(self, image: Tensor) -> None:

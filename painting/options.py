@@ -249,8 +249,8 @@ def _size_problem(args: argparse.Namespace, explicit: set[str]) -> str:
         factor = args.pipeline.factor
         problem = args.pipeline.family.size_problem(factor, args.H, args.W) if factor else ""
         return f"--size: {problem}" if problem else ""
-    for name in ("H", "W"):
-        if is_another_model(args) and (side := getattr(args, name)) % 8:
+    for name in ("H", "W") if is_another_model(args) else ():  # the built-in model has any size
+        if (side := getattr(args, name)) % 8:
             given = f"--size {args.size}" if args.size else f"--{name} {side}"
             return f"{given}: models need multiples of 8, for instance 256"
     return ""

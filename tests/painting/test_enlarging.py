@@ -38,12 +38,6 @@ def disc(size: int, height: int, width: int, radius: float) -> torch.Tensor:
     return F.avg_pool2d(fine, size)
 
 
-def fit(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Fit an image [1, 3, h, w]."""
-    pixels = fitted(image[0].permute(1, 2, 0).contiguous().numpy(), height, width)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
-
-
 def rise(image: torch.Tensor) -> float:
     """Return the pixels between 10 and 90 % of the step of a disc's edge, to the right of the middle."""
     line = image[0, 0, image.shape[2] // 2, image.shape[3] // 2 :].numpy()[::-1]
@@ -55,7 +49,7 @@ def rise(image: torch.Tensor) -> float:
 @pytest.mark.parametrize("factor", [2, 4])
 def test_edges_are_as_crisp_as_if_they_were_drawn_large(factor):
     small, large = disc(8, 64, 64, 20.3), disc(8, factor * 64, factor * 64, factor * 20.3)
-    enlarged = fit(small, factor * 64, factor * 64)
+    enlarged = fitted(small, factor * 64, factor * 64)
     cubic = F.interpolate(small, scale_factor=factor, mode="bicubic")
     assert rise(enlarged) < 1.5 * rise(large) < rise(cubic)
     assert (enlarged - large).abs().mean() < 0.4 * (cubic - large).abs().mean()
@@ -65,12 +59,12 @@ def test_edges_are_as_crisp_as_if_they_were_drawn_large(factor):
 def test_slopes_stay_slopes():
     slope = torch.linspace(-0.8, 0.8, 64).expand(1, 3, 64, 64)
     cubic = F.interpolate(slope, scale_factor=4, mode="bicubic")
-    torch.testing.assert_close(fit(slope, 256, 256), cubic, atol=0.02, rtol=0)
+    torch.testing.assert_close(fitted(slope, 256, 256), cubic, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(108, 192), (192, 130), (100, 100), (33, 80), (64, 65)])
 def test_nothing_is_stretched_and_the_middle_is_kept(height, width):
-    image = fit(disc(4, 64, 96, 20), height, width)
+    image = fitted(disc(4, 64, 96, 20), height, width)
     assert image.shape == (1, 3, height, width)
     light = image[0, 0] > 0
     rows, columns = light.any(dim=1).sum().item(), light.any(dim=0).sum().item()
