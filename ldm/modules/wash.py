@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import einsum
 from torch import Tensor
 
@@ -39,7 +40,7 @@ OFFICES = (
     (WARM, DOWN, -0.2),
     (LIGHT, EVEN, 0.26),
     (WARM, EVEN, 0.42),
-    (GREEN, EVEN, 0.42),
+    (GREEN, EVEN, 0.47),
     (WARM, MIDDLE, 0.16),
     (WARM, RIGHT, 0.23),
     (LIGHT, DOWN, 0.18),
@@ -49,9 +50,12 @@ OFFICES = (
 )
 LARGEST = 1.6  # standard deviations; what is beyond them changes colours no more
 # RMS of what is finer than a wash, in colours of −1…1; less makes more repeats alike (`python -m benchmarks.visible`)
-CONTRAST = 0.09
-LEAST_PARTS = (0.06, 0.06, 0.04)  # of it in each direction, so that no image has one hue
-LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition
+CONTRAST = 0.08
+LEAST_PARTS = (0.0, 0.06, 0.04)  # of it in each direction, so that no image has one hue
+LEAST_DETAIL = 0.07  # of light and dark within DETAIL cells, so that no image is soft (`python -m benchmarks.looks`)
+DETAIL = 3
+LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition, and of one of its directions
+MOST_DETAIL = 8.0  # times as strong
 NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
 NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
 
@@ -111,7 +115,7 @@ class ColourWash:
         wanted = torch.zeros(len(DIRECTIONS), len(maps.fields), device=prior.device)
         for number, (direction, field, strength) in zip(numbers.clamp(-LARGEST, LARGEST), OFFICES, strict=True):
             wanted[direction, field] = strength * number
-        smooth = einsum(prior[0], maps.fields, "c h w, f h w -> c f") / maps.fields[0].numel()
+        smooth = _fields_in(prior[0], maps)
         own = maps.to_parts.T @ smooth  # [directions, fields]
         own[:, EVEN] += maps.constant
         # light or dark, if the prompt says so, is only moved a little
@@ -120,12 +124,41 @@ class ColourWash:
         light = torch.zeros_like(wanted)
         light[LIGHT, RIGHT:] = NAMED_COLOURS * wanted[LIGHT, RIGHT:]
         change = open_colours * change + (1 - open_colours) * light
-        rest = prior[0] - einsum(smooth, maps.fields, "c f, f h w -> c h w")
-        contrast = einsum(rest, maps.to_colours, "c h w, c k -> k h w").square().mean().sqrt()
-        gain = (CONTRAST / contrast.clamp(min=1e-6)).clamp(LEAST_GAIN, MOST_GAIN)
-        parts = gain * einsum(rest, maps.to_parts, "c h w, c d -> d h w")
-        least = torch.tensor(LEAST_PARTS, device=prior.device)
-        more = (least / parts.square().mean(dim=(1, 2)).sqrt().clamp(min=1e-6)).clamp(1, MOST_GAIN) - 1
-        vivid = (gain - 1) * rest + einsum(more, parts, maps.to_latents, "d, d h w, d c -> c h w")
+        rest = _without_fields(prior[0], maps)
         washed = einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")
-        return (washed + open_colours * vivid)[None]
+        return (washed + open_colours * _enrichment(rest, maps))[None]
+
+
+def _fields_in(values: Tensor, maps: Maps) -> Tensor:
+    """Measure the fields of washes in values [C, height, width]: [C, fields]."""
+    return einsum(values, maps.fields, "c h w, f h w -> c f") / maps.fields[0].numel()
+
+
+def _without_fields(values: Tensor, maps: Maps) -> Tensor:
+    """Subtract the fields of washes from values [C, height, width]."""
+    return values - einsum(_fields_in(values, maps), maps.fields, "c f, f h w -> c h w")
+
+
+def _enrichment(rest: Tensor, maps: Maps) -> Tensor:
+    """Return what a composition without the fields of washes, [C, height, width], lacks to be neither flat nor soft."""
+    contrast = _rms(einsum(rest, maps.to_colours, "c h w, c k -> k h w"))
+    gain = (CONTRAST / contrast).clamp(LEAST_GAIN, MOST_GAIN)
+    parts = gain * einsum(rest, maps.to_parts, "c h w, c d -> d h w")
+    more = [_factor(part, least, MOST_GAIN) - 1 for part, least in zip(parts, LEAST_PARTS, strict=True)]
+    # detail is finer than a wash by far, so it hides less of the wash than contrast does
+    light, margin = parts[LIGHT, None], DETAIL // 2
+    inner = light[:, margin:-margin, margin:-margin] - F.avg_pool2d(light, DETAIL, stride=1)
+    detail = _without_fields(F.pad(inner, (margin,) * 4, mode="replicate"), maps)
+    added = torch.stack(more)[:, None, None] * parts
+    added[LIGHT] += (_factor(detail, LEAST_DETAIL, MOST_DETAIL) - 1) * detail[0]
+    return (gain - 1) * rest + einsum(added, maps.to_latents, "d h w, d c -> c h w")
+
+
+def _factor(values: Tensor, least: float, most: float) -> Tensor:
+    """Return what gives values an RMS of `least`, from 1 to `most`."""
+    return (least / _rms(values)).clamp(1, most)
+
+
+def _rms(values: Tensor) -> Tensor:
+    """Return the root of the mean square, above 0."""
+    return values.square().mean().sqrt().clamp(min=1e-6)

@@ -9,7 +9,9 @@ import ldm.modules.wash
 from audio.qualities import NAMES
 from ldm.modules.wash import (
     CONTRAST,
+    DETAIL,
     DIRECTIONS,
+    LEAST_DETAIL,
     LEAST_GAIN,
     LEAST_PARTS,
     MOST_GAIN,
@@ -79,6 +81,7 @@ def finer_than_a_wash(colours: torch.Tensor) -> torch.Tensor:
 def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, contrast, gain, monkeypatch):
     """So washes are as visible in images of all patterns; where a prompt names the colours, nothing is changed."""
     monkeypatch.setattr(ldm.modules.wash, "LEAST_PARTS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(ldm.modules.wash, "LEAST_DETAIL", 0.0)
     prior, numbers = torch.randn(1, 4, SIZE, SIZE), torch.randn(len(OFFICES))
     usual = finer_than_a_wash(colours_of(prior)).square().mean().sqrt().item()
     prior *= contrast * CONTRAST / usual * 1.5
@@ -90,8 +93,9 @@ def test_what_is_finer_than_a_wash_keeps_its_shape_and_has_one_contrast(wash, co
 
 
 @pytest.mark.parametrize("direction", range(3))
-def test_no_composition_has_one_hue(wash, direction):
+def test_no_composition_has_one_hue(wash, direction, monkeypatch):
     """A composition that differs in one direction alone keeps its shape there, and nothing is made up elsewhere."""
+    monkeypatch.setattr(ldm.modules.wash, "LEAST_DETAIL", 0.0)
     torch.manual_seed(direction)
     weights, directions = torch.tensor(RGB)[:-1], torch.tensor(DIRECTIONS)
     directions /= directions.square().mean(dim=1, keepdim=True).sqrt()
@@ -106,6 +110,27 @@ def test_no_composition_has_one_hue(wash, direction):
         before = torch.einsum("khw,k->hw", found, directions[one]).flatten()
         assert rms[one] >= min(least, 2 * 0.02 * CONTRAST / 0.15)
         assert torch.corrcoef(torch.stack([before, seen[one].flatten()]))[0, 1] > 0.999
+
+
+def detail_of(colours: torch.Tensor) -> torch.Tensor:
+    """Measure the RMS of light, of colours [3, h, w], that is finer than DETAIL cells, away from the edges."""
+    light = colours.mean(dim=0)
+    inner = light[DETAIL // 2 : -(DETAIL // 2), DETAIL // 2 : -(DETAIL // 2)]
+    return (inner - light.unfold(0, DETAIL, 1).unfold(1, DETAIL, 1).mean(dim=(2, 3))).square().mean().sqrt()
+
+
+@pytest.mark.parametrize("edge", [0.5, 2.0])
+def test_no_composition_is_soft(wash, edge):
+    """Edges between light and dark become steeper; they stay where they are, and colours stay as they are."""
+    axis = torch.linspace(-3, 3, SIZE)
+    disc = torch.tanh((2 - torch.hypot(axis, axis[:, None])) / edge)
+    directions = torch.tensor(DIRECTIONS)
+    prior = 0.1 * torch.einsum("hw,c->chw", disc, directions[0] @ torch.linalg.pinv(torch.tensor(RGB)[:-1]))[None]
+    change = finer_than_a_wash(colours_of(wash(prior, torch.randn(len(OFFICES)), OPEN, OPEN)))
+    before = finer_than_a_wash(colours_of(prior))
+    assert detail_of(before) < LEAST_DETAIL / 4 and detail_of(before + change) > 4 * detail_of(before)
+    assert torch.corrcoef(torch.stack([before[0].flatten(), (before + change)[0].flatten()]))[0, 1] > 0.8
+    assert (change - change.mean(dim=0)).abs().max() < 1e-4
 
 
 def test_named_colours_stay_but_for_light_from_one_side(wash):
