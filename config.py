@@ -74,6 +74,11 @@ def own_place(name: str) -> Path | None:
     return own if own in files or further or any(own.is_relative_to(folder) for folder in folders) else None
 
 
+def is_builtin_model(weights: Path) -> bool:
+    """Tell whether a file of weights is that of the built-in model, by whichever path or link it is named."""
+    return weights.resolve() == BUILTIN_MODEL_WEIGHTS.resolve()
+
+
 def calibration_dirs() -> list[Path]:
     """Return the folders of statistics, the user's own first (if phase 1 was run), then the built-in ones.
 

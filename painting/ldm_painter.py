@@ -63,7 +63,7 @@ class LatentDiffusionPainter:
         self.weights, self.yaml = weights, yaml
         self.precision = choose_precision(precision, self.device)
         self.defaults: dict[str, Any] = {}
-        self.is_builtin = weights.resolve() == config.BUILTIN_MODEL_WEIGHTS.resolve()
+        self.is_builtin = config.is_builtin_model(weights)
         if self.is_builtin:
             self.defaults |= {**config.BUILTIN_SAMPLING, "guidance_rescale": config.BUILTIN_RESCALE}
         self.lexicon = None if weights.is_dir() else Lexicon.read(yaml or weights.with_suffix(".yaml"))

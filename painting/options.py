@@ -149,8 +149,10 @@ def pipeline_of(args: argparse.Namespace) -> PipelineFiles | None:
 
 
 def is_another_model(args: argparse.Namespace) -> bool:
-    """Tell whether a model other than the built-in one is asked for."""
-    return bool(args.ckpt) or args.model not in (None, config.BUILTIN_MODEL_WEIGHTS.parent.name)
+    """Tell whether a model other than the built-in one is asked for; its file may be named, too."""
+    builtin = config.BUILTIN_MODEL_WEIGHTS
+    weights = args.ckpt or config.MODELS_DIR / (args.model or builtin.parent.name) / builtin.name
+    return not config.is_builtin_model(weights)
 
 
 def guidance_rescale_of(args: argparse.Namespace) -> float:

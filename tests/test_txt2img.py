@@ -136,14 +136,24 @@ def test_negative_prompt_and_guidance_interval(tmp_path):
         (["--model", "chladni"], config.BUILTIN_RESCALE),
         (["--model", "another"], 0.0),
         (["--ckpt", __file__], 0.0),
+        (["--ckpt", config.MODELS_DIR / "calibration" / ".." / "chladni" / "model.safetensors"], 1.0),
         (["--guidance_rescale", "0.2"], 0.2),
     ],
 )
 def test_guidance_is_as_the_model_needs_it(arguments, phi, tmp_path, monkeypatch):
+    (tmp_path / "another").mkdir()
+    (tmp_path / "chladni").symlink_to(config.BUILTIN_MODEL_WEIGHTS.parent)
     monkeypatch.setattr(config, "MODELS_DIR", tmp_path)
-    for name in ("chladni", "another"):
-        (tmp_path / name).mkdir()
-    assert guidance_rescale_of(parse_options(None, arguments)) == phi
+    assert guidance_rescale_of(parse_options(None, [*map(str, arguments)])) == phi
+
+
+def test_naming_the_built_in_models_file_changes_nothing(tmp_path):
+    (tmp_path / "link").symlink_to(config.BUILTIN_MODEL_WEIGHTS.parent)
+    images = []
+    for name, model in (("default", []), ("named", ["--ckpt", tmp_path / "link" / "model.safetensors"])):
+        assert txt2img.main([str(word) for word in ["--outdir", tmp_path / name, "--skip_grid", *TINY, *model]]) == 0
+        images += [path.read_bytes() for path in (tmp_path / name / "samples").iterdir()]  # with the record of the run
+    assert len(images) == 2 and images[0] == images[1]
 
 
 # --- voices ----------------------------------------------------------------------------------------------------------

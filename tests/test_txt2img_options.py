@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,7 @@ def test_a_request_goes_before_what_was_given_at_the_start(voices, tmp_path):
 
 
 def test_a_request_may_name_another_model_and_other_voices(voices, tmp_path):
-    weights = config.BUILTIN_MODEL_WEIGHTS
+    weights = shutil.copytree(config.BUILTIN_MODEL_WEIGHTS.parent, tmp_path / "copy") / "model.safetensors"
     start = ["--ckpt", weights, "--config", weights.with_name("model.yaml"), "--mix", voices, voices, "--weights", 1, 3]
     start += ["--subject_idx", "0,1", "--outdir", tmp_path, *TINY]
     requests = [{}, {"model": "chladni", "init_latents": str(voices)}]

@@ -127,7 +127,7 @@ def test_requests_change_the_model_and_get_its_defaults(models):
     own = parse_options(None, ["--standby"])
     assert parse_request([], own).steps == config.BUILTIN_SAMPLING["steps"]
     assert parse_request(["--ckpt", str(models / "sd")], own).steps == 50
-    weights = parse_request(["--ckpt", str(config.BUILTIN_MODEL_WEIGHTS)], own)  # as of any other model for ldm/
+    weights = parse_request(["--ckpt", __file__], own)  # as of any other model for ldm/
     assert (weights.steps, weights.sampler, tuple(weights.guidance_interval)) == (20, "dpmpp", (0.0, 1.0))
 
 

@@ -100,7 +100,8 @@ def test_the_command_line_has_the_sampler_that_fits_the_steps():
     assert chosen("--steps=2", "--guidance_interval", "0", "1") == ("few", 2, (0.0, 1.0))
     assert chosen("--steps=20") == ("dpmpp", 20, (0.0, 1.0))
     assert chosen("--plms") == ("plms", 20, (0.0, 1.0))
-    assert chosen(f"--ckpt={config.BUILTIN_MODEL_WEIGHTS}") == ("dpmpp", 20, (0.0, 1.0))
+    assert chosen(f"--ckpt={config.BUILTIN_MODEL_WEIGHTS}") == ("few", 4, (0.3, 0.9))
+    assert chosen(f"--ckpt={__file__}") == ("dpmpp", 20, (0.0, 1.0))
     start = parse_options(None, ["--standby", "--scale=3"])
     found = [parse_request(words, start) for words in (["--steps=30"], [])]
     assert [(one.sampler, one.steps, tuple(one.guidance_interval)) for one in found] == [
