@@ -2,7 +2,8 @@
 
 A script spends most of its first seconds on `import torch` and `import scipy.signal`. Here a server does so once for
 all workers of pytest-xdist. Each script is a fork of it, and from then on like a process that was started: it has its
-own number, streams, signals, environment and folder, and imports this repository's modules anew.
+own number, streams, signals, environment and folder, and imports this repository's modules anew. The workers are
+such forks, too.
 """
 
 import atexit
@@ -22,6 +23,7 @@ import sysconfig
 import tempfile
 import threading
 import traceback
+import types
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -136,6 +138,11 @@ def run(
         return subprocess.CompletedProcess(list(words), status, *outputs)
 
 
+def worker_program() -> list[str]:
+    """Return the command that takes the place of `python` where a worker of pytest-xdist is started."""
+    return [sys.executable, str(Path(__file__).resolve())]
+
+
 def start_server(folder: Path) -> "subprocess.Popen[bytes]":
     """Start the server, and let `Forked` find it; it ends when its standard input is closed."""
     os.environ[ADDRESS] = str(folder / "forks")
@@ -187,7 +194,7 @@ def _keep(connection: socket.socket) -> NoReturn:
             os.setsid()
             _take_terminal()
         os.chdir(folder)
-        become(words, environment)
+        become(words, environment, replaces_popen=words[0] != "-c")
     for stream in streams:
         os.close(stream)
     with suppress(BrokenPipeError):
@@ -216,8 +223,11 @@ class Forking(subprocess.Popen[bytes]):
         become(words, environment)
 
 
-def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """Run a script in this forked process, whose standard streams and folder are those of the script."""
+def become(words: list[str], environment: Mapping[str, str], replaces_popen: bool = True) -> NoReturn:
+    """Run a script, or the code after -c, in this forked process, whose standard streams and folder are those of it.
+
+    With `replaces_popen`, what it starts in standby is a fork of it.
+    """
     with suppress(OSError):  # of other systems than Linux
         Path("/proc/self/comm").write_text(Path(words[0]).name[:15])  # by which tests find it
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them tells a Popen that this process has started
@@ -228,10 +238,12 @@ def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     _open_streams()
     kept = _forget_modules()
     sys.argv = words
-    paths = [str(Path(words[0]).parent), *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
+    first = "" if words[0] == "-c" else str(Path(words[0]).parent)  # as Python has it
+    paths = [first, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.path[:] = [*paths, *filter(_is_library, sys.path)]
-    subprocess.Popen = Forking  # type: ignore[assignment, misc]
-    status = _run(words[0])
+    if replaces_popen:
+        subprocess.Popen = Forking  # type: ignore[assignment, misc]
+    status = _run(words)
     assert kept is not None
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -240,10 +252,14 @@ def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
     os._exit(status)
 
 
-def _run(script: str) -> int:
-    """Run a script as Python does; return its exit status."""
+def _run(words: list[str]) -> int:
+    """Run a script, or code, as Python does; return its exit status."""
     try:
-        runpy.run_path(script, run_name="__main__")
+        if words[0] == "-c":
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(words[1], main.__dict__)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return (end.code or 0) & 255
@@ -291,4 +307,7 @@ def _is_library(path: str | None) -> bool:
 
 
 if __name__ == "__main__":
+    if "-c" in sys.argv:  # `worker_program`
+        worker = Forked(sys.argv[sys.argv.index("-c") :], os.environ, Path.cwd(), (0, 1, 2))
+        sys.exit(worker.wait())
     serve(socket.socket(fileno=int(sys.argv[1])))
