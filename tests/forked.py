@@ -49,9 +49,9 @@ class Forked:
         """Start a script.
 
         Args:
-            words: its path and its options.
+            words: its path, or -m and a module, or -c and code; and its options.
             streams: file descriptors that it gets as standard input, output and error.
-            in_terminal: begin a session of its own, whose terminal is the standard input.
+            in_terminal: the standard input is the terminal of the session that it begins.
         """
         self.args, self.returncode = list(words), None
         self._keeper = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -92,10 +92,10 @@ class Forked:
 
 def start(
     words: Sequence[str], environment: Mapping[str, str], folder: Path, streams: tuple[int, int, int],
-    in_terminal: bool = False, fresh: bool = False,
+    in_terminal: bool = False,
 ) -> "Forked | subprocess.Popen[bytes]":  # fmt: skip
-    """Start a script as `Forked` does; without the server, or a `fresh` one, in a Python that loads its libraries."""
-    if ADDRESS in os.environ and not fresh:
+    """Start a script as `Forked` does; without the server, in a Python that loads its libraries."""
+    if ADDRESS in os.environ:
         return Forked(words, environment, folder, streams, in_terminal)
     stdin, stdout, stderr = streams
     return subprocess.Popen(
@@ -105,15 +105,14 @@ def start(
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
-        start_new_session=in_terminal,
+        start_new_session=True,
         preexec_fn=_take_terminal if in_terminal else None,
     )
 
 
 def run(
-    words: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float, text: str | None = None,
-    fresh: bool = False,
-) -> "subprocess.CompletedProcess[str]":  # fmt: skip
+    words: Sequence[str], environment: Mapping[str, str], folder: Path, timeout: float, text: str | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run a script as `start` does, with `text` as its input, and wait for its end.
 
     Raises:
@@ -122,7 +121,7 @@ def run(
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
         begin, end = os.pipe()
         try:
-            process = start(words, environment, folder, (begin, said.fileno(), complained.fileno()), fresh=fresh)
+            process = start(words, environment, folder, (begin, said.fileno(), complained.fileno()))
             os.close(begin)
             with suppress(BrokenPipeError):
                 os.write(end, (text or "").encode())
@@ -190,11 +189,11 @@ def _keep(connection: socket.socket) -> NoReturn:
     if (process := os.fork()) == 0:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
+        os.setsid()
         if in_terminal:
-            os.setsid()
             _take_terminal()
         os.chdir(folder)
-        become(words, environment, replaces_popen=words[0] != "-c")
+        become(words, environment)
     for stream in streams:
         os.close(stream)
     with suppress(BrokenPipeError):
@@ -223,11 +222,12 @@ class Forking(subprocess.Popen[bytes]):
         become(words, environment)
 
 
-def become(words: list[str], environment: Mapping[str, str], replaces_popen: bool = True) -> NoReturn:
-    """Run a script, or the code after -c, in this forked process, whose standard streams and folder are those of it.
+def become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """Run a script in this forked process, whose standard streams and folder are those of the script.
 
-    With `replaces_popen`, what it starts in standby is a fork of it.
+    What a script, other than a module or code, starts in standby is a fork of it.
     """
+    is_script = words[0] not in ("-c", "-m")
     with suppress(OSError):  # of other systems than Linux
         Path("/proc/self/comm").write_text(Path(words[0]).name[:15])  # by which tests find it
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them tells a Popen that this process has started
@@ -238,10 +238,10 @@ def become(words: list[str], environment: Mapping[str, str], replaces_popen: boo
     _open_streams()
     kept = _forget_modules()
     sys.argv = words
-    first = "" if words[0] == "-c" else str(Path(words[0]).parent)  # as Python has it
+    first = str(Path(words[0]).parent) if is_script else ""
     paths = [first, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.path[:] = [*paths, *filter(_is_library, sys.path)]
-    if replaces_popen:
+    if is_script:
         subprocess.Popen = Forking  # type: ignore[assignment, misc]
     status = _run(words)
     assert kept is not None
@@ -253,11 +253,15 @@ def become(words: list[str], environment: Mapping[str, str], replaces_popen: boo
 
 
 def _run(words: list[str]) -> int:
-    """Run a script, or code, as Python does; return its exit status."""
+    """Run a script, a module or code as Python does; return its exit status."""
     try:
         if words[0] == "-c":
             sys.modules["__main__"] = main = types.ModuleType("__main__")
+            sys.argv = ["-c", *words[2:]]
             exec(words[1], main.__dict__)
+        elif words[0] == "-m":
+            sys.argv = words[1:]
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:

@@ -18,14 +18,12 @@ from tests.programs import PATIENCE
 class Person:
     """A person at a terminal of their own, in which a program runs."""
 
-    def __init__(
-        self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80, fresh: bool = False
-    ) -> None:
-        """Start a script; a `fresh` one loads its libraries itself."""
+    def __init__(self, environment: dict[str, str], *arguments: str, script: Path, columns: int = 80) -> None:
+        """Start a script."""
         self._terminal, program_side = pty.openpty()
         fcntl.ioctl(program_side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         streams = (program_side, program_side, program_side)
-        self.process = forked.start([str(script), *arguments], environment, config.REPO_DIR, streams, True, fresh)
+        self.process = forked.start([str(script), *arguments], environment, config.REPO_DIR, streams, True)
         os.close(program_side)
         self.seen = ""
         self._read_up_to = 0

@@ -27,13 +27,10 @@ TINY = ("--H", 64, "--W", 64)  # a fifth of the work of 256×256
 Finished = subprocess.CompletedProcess[str]
 
 
-def run_script(script: str, *arguments: object, data: Path, text: str | None = None, fresh: bool = False) -> Finished:
-    """Run a script in a process of its own, with `data` as the current and the data folder, and `text` as its input.
-
-    A `fresh` one loads its libraries itself.
-    """
+def run_script(script: str, *arguments: object, data: Path, text: str | None = None) -> Finished:
+    """Run a script in a process of its own, with `data` as the current and the data folder, and `text` as its input."""
     words = [str(config.REPO_DIR / script), *map(str, arguments)]
-    return forked.run(words, os.environ | {"VOICETOIMG_DATA_DIR": str(data)}, data, PATIENCE, text, fresh)
+    return forked.run(words, os.environ | {"VOICETOIMG_DATA_DIR": str(data)}, data, PATIENCE, text)
 
 
 def run_main(script: str, *arguments: object, data: Path) -> Finished:

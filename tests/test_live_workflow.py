@@ -261,7 +261,7 @@ def test_a_person_is_asked_again_until_there_is_a_voice(
 
 @pytest.mark.slow
 def test_a_voice_becomes_an_image(sit_down, microphone, with_microphone, tmp_path):
-    person = sit_down(with_microphone, *QUICK, columns=30, fresh=True)
+    person = sit_down(with_microphone, *QUICK, columns=30)
     person.waits_for(READY)
     speak(person, microphone, VOICE)
     assert person.sees_the_end() == 0

@@ -22,7 +22,8 @@ import cli
 import config
 import painting
 import painting.options
-from tests.programs import run_main, run_script
+from tests import forked
+from tests.programs import PATIENCE, run_main, run_script
 
 DOCUMENTS = (
     "README.md",
@@ -174,6 +175,8 @@ def run(command: str, checkout: Path) -> tuple[int, str]:
         done = run_main(words[0], *words[1:], data=checkout)
     elif python == "python" and " ".join(words[:2]) in IN_PROCESS:
         done = run_main(f"{words[1]}.__main__", *words[2:], data=checkout)
+    elif python == "python" and words[0] == "-m":
+        done = forked.run(words, os.environ | {"VOICETOIMG_DATA_DIR": str(checkout)}, checkout, PATIENCE)
     else:
         environment = {name: value for name, value in os.environ.items() if name != "VOICETOIMG_DATA_DIR"}
         environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))

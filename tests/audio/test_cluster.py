@@ -28,6 +28,7 @@ from audio.batch import prepare_batch
 from audio.batch_state import BatchState, FileResult
 from audio.recipe import RECIPE
 from config import REPO_DIR
+from tests import forked
 from tests.audio.test_batch import contents, many
 from tests.programs import PATIENCE, run_main, wait_until
 
@@ -393,12 +394,16 @@ class Processes:
         self.address = f"tcp://127.0.0.1:{self.port}"
         place = ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"]
         self.scheduler = self._start([*documented("dask scheduler", self.port), *place], folder)
-        self.running: list[subprocess.Popen[bytes]] = []
+        self.running: list[forked.Forked | subprocess.Popen[bytes]] = []
 
-    def _start(self, command: list[str], folder: Path) -> "subprocess.Popen[bytes]":
+    def _start(self, command: list[str], folder: Path) -> "forked.Forked | subprocess.Popen[bytes]":
+        """Start a command in a group of processes of its own; what Python runs from -c is a fork."""
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), environment["PATH"]))
-        with (self.folder / "dask.log").open("ab") as log:
+        with (self.folder / "dask.log").open("ab") as log, open(os.devnull, "rb") as nothing:
+            if command[:2] == [sys.executable, "-c"]:
+                streams = (nothing.fileno(), log.fileno(), log.fileno())
+                return forked.start(command[1:], environment, folder, streams)
             options = {"cwd": folder, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
             return subprocess.Popen(command, **options)  # type: ignore[call-overload]
 

@@ -17,6 +17,10 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--disable-background-timer-throttling",
     "--autoplay-policy=no-user-gesture-required",
+    # What moves on a page is drawn without the emulation of a graphics card, which takes more time than the drawing.
+    "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--in-process-gpu",
 )
 
 
