@@ -4,20 +4,44 @@
 are defined there.
 """
 
+import functools
+import io
 import itertools
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from audio.files import atomic_path, lock, read_tensor, sha256_of
 from audio.torch_zip import OtherZip, open_torch_zip
 
 __all__ = [
-    "OtherZip", "alternatives", "atomic_path", "check_writable", "lock", "open_torch_zip", "read_tensor", "reserve",
-    "reserved", "sha256_of",
+    "OtherZip", "alternatives", "atomic_path", "check_writable", "lock", "open_torch_zip", "read_tensor", "read_yaml",
+    "reserve", "reserved", "sha256_of",
 ]  # fmt: skip
+
+
+def read_yaml(path: Path) -> Any:
+    """Read what a yaml holds: dicts, lists, strings and numbers, in which the environment decides nothing.
+
+    Raises:
+        OSError: it cannot be read.
+        Exception: it is no yaml, or refers to something that is not there; as the parser, the decoder and OmegaConf
+            raise it.
+    """
+    return pickle.loads(_parsed(path.read_text(encoding="utf-8")))
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> bytes:
+    """Parse a yaml and pickle it, so that the next reader need not: that takes as long as building a small model."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.clear_resolver("oc.env")  # a yaml from outside must not read environment variables
+    return pickle.dumps(OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True))
 
 
 def reserve(folder: Path, names: Iterator[str]) -> Path:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from files import read_yaml
 from ldm.broken_weights import broken_weights, vectors_are_sound
 from ldm.devices import PRECISIONS
 from ldm.diffusers_folder import files_of_folder, is_diffusers_folder, read_diffusers_folder
@@ -134,9 +134,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
         ValueError: the file is not a yaml, or has no such node.
         OSError: the file cannot be read.
     """
-    OmegaConf.clear_resolver("oc.env")  # a yaml from outside must not read environment variables
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        content = read_yaml(path)
     except OSError:
         raise
     except Exception as error:  # the yaml parser, the decoder and OmegaConf each raise their own

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from PIL import ImageColor
 from torch import Tensor
 
+from files import read_yaml
 from ldm.modules.prior import SURE, SURE_IF_NAMED
 from ldm.tensor_files import some
 from painting.colours import srgb_to_oklab
@@ -90,7 +90,7 @@ class Lexicon:
         """
         if not yaml.is_file():
             return None
-        node = OmegaConf.to_container(OmegaConf.load(yaml)).get("reading")  # type: ignore[union-attr]  # read before
+        node = read_yaml(yaml).get("reading")
         if node is None:
             return None
         try:
