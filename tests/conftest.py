@@ -111,10 +111,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is there by now, half a million objects, out of all later collections of garbage."""
+    """Leave what is there by now, half a million objects, out of later collections of garbage; let those be fewer."""
     gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(7000, 10, 10)  # ten times the first one of Python: diffusers brings another half a million
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
