@@ -94,8 +94,10 @@ def pytest_unconfigure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Let workers be forks, which need not load libraries."""
     for spec in specs if _servers else ():
-        spec.python = shlex.join(forked.worker_program())
+        if spec.popen and not spec.python:
+            spec.python = shlex.join(forked.worker_program())
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -174,7 +174,8 @@ def serve(listener: socket.socket) -> None:
                 pass
         connection, _ = listener.accept()
         for name in LIBRARIES:  # with the first script, so that tests which start none need not wait
-            importlib.import_module(name)
+            with suppress(ImportError):  # the script says what it misses
+                importlib.import_module(name)
         gc.freeze()  # so that a collection in a fork does not copy all memory
         if os.fork() == 0:
             listener.close()
