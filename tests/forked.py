@@ -313,6 +313,7 @@ def _is_library(path: str | None) -> bool:
 
 if __name__ == "__main__":
     if "-c" in sys.argv:  # `worker_program`
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker ends when pytest does
         worker = Forked(sys.argv[sys.argv.index("-c") :], os.environ, Path.cwd(), (0, 1, 2))
         sys.exit(worker.wait())
     serve(socket.socket(fileno=int(sys.argv[1])))
