@@ -4,11 +4,11 @@
 are defined there.
 """
 
+import copy
 import functools
 import io
 import itertools
 import os
-import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,16 +32,16 @@ def read_yaml(path: Path) -> Any:
         Exception: it is no yaml, or refers to something that is not there; as the parser, the decoder and OmegaConf
             raise it.
     """
-    return pickle.loads(_parsed(path.read_text(encoding="utf-8")))
+    return copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
 
 
 @functools.lru_cache(maxsize=8)
-def _parsed(text: str) -> bytes:
-    """Parse a yaml and pickle it, so that the next reader need not: that takes as long as building a small model."""
+def _parsed(text: str) -> Any:
+    """Parse a yaml. It is kept, because parsing takes as long as building a small model."""
     from omegaconf import OmegaConf
 
     OmegaConf.clear_resolver("oc.env")  # a yaml from outside must not read environment variables
-    return pickle.dumps(OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True))
+    return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=True)
 
 
 def reserve(folder: Path, names: Iterator[str]) -> Path:
