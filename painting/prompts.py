@@ -21,7 +21,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from files import read_yaml
-from ldm.modules.prior import SURE, SURE_IF_NAMED
+from ldm.modules.prior import COLOUR, FIGURE, is_decided
 from ldm.tensor_files import some
 from painting.colours import srgb_to_oklab
 from painting.foreign_words import translate
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from ldm.modules.prior import PromptPrior
 
 SAME_COLOUR = 0.1  # in Oklab: a name that the model takes for a colour this much further off than the nearest is right
-FIRST_OF_ALL = ("figure", "pattern")  # attributes that are named first; one of them is what an image shows
-COLOUR = "colour"
+FIRST_OF_ALL = (FIGURE, "pattern")  # attributes that are named first; one of them is what an image shows
 LISTED = 24  # words that a line names
 # English words of grammar; alone they make no prompt
 _GRAMMAR = """
@@ -301,7 +300,7 @@ class PromptInterpreter:
         attributes: list[tuple[str, Sequence[str]]] = [*self.lexicon.attributes.items()]
         attributes += [(COLOUR, [*self.names, ""])] * len(self.prior.colour_counts)
         order = sorted(range(len(parts)), key=lambda i: (attributes[i][0] not in FIRST_OF_ALL, i))
-        order.sort(key=lambda i: attributes[i][0] != "figure")
+        order.sort(key=lambda i: attributes[i][0] != FIGURE)
         found: list[dict[tuple[str, str], None]] = []
         for row in range(len(texts)):
             values = ((attributes[i][0], _sure(parts[i][row], *attributes[i])) for i in order)
@@ -311,7 +310,7 @@ class PromptInterpreter:
 
 def _sure(p: Tensor, kind: str, names: Sequence[str]) -> str:
     """Return the name of the value that probabilities p [values] decide, or "" where they leave it open."""
-    return names[int(p.argmax())] if p.max() >= (SURE_IF_NAMED if kind in ("figure", COLOUR) else SURE) else ""
+    return names[int(p.argmax())] if is_decided(p[None], kind) else ""
 
 
 def _with_own_word(name: str, own: str) -> str:

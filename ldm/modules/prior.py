@@ -51,7 +51,8 @@ from ldm.modules.wash import OFFICES, ColourWash
 
 # The prompt decides an attribute if one of its values is more probable than this; else chance does.
 SURE = 0.75
-SURE_IF_NAMED = 0.4  # for figures and colours, which appear only if the prompt names them
+SURE_IF_NAMED = 0.4  # for figures and colours, which appear only if the prompt names them, and for its moods
+FIGURE, MOOD, COLOUR = "figure", "mood", "colour"  # attributes
 HINTED = 0.15  # a value that is more probable is what the prompt is about, so no taste rules it out
 
 CANDIDATES_PER_VARIANT = 4
@@ -149,11 +150,10 @@ class PromptPrior(nn.Module):
         """
         parts = probabilities[:, : self.shape_values].split(self.shape_counts, dim=1)
         noises = self.draws[:, : self.shape_values].split(self.shape_counts, dim=1)
-        limits = (SURE_IF_NAMED if name == "figure" else SURE for name in self.shapes.names)
         tastes = (torch.tensor(self.taste.get(name, [1.0])).clamp(min=1e-9).log() for name in self.shapes.names)
         scores = (
-            p.log()[:, None] + _left_open(p, sure)[:, None, None] * (noise + ((p < HINTED) * taste.to(p))[:, None])
-            for p, noise, sure, taste in zip(parts, noises, limits, tastes, strict=True)
+            p.log()[:, None] + ~is_decided(p, name)[:, None, None] * (noise + ((p < HINTED) * taste.to(p))[:, None])
+            for p, noise, name, taste in zip(parts, noises, self.shapes.names, tastes, strict=True)
         )
         return torch.stack([score.argmax(dim=2) for score in scores], dim=2)
 
@@ -177,8 +177,8 @@ class PromptPrior(nn.Module):
             similar = F.normalize(vectors - vectors.mean(dim=0), dim=1)
             directions = F.normalize(similar @ (similar.T @ noise.T), dim=1)  # [values, N]
             scores = p.log() + gumbel(normals @ directions.T)
-            is_open = _left_open(p, SURE_IF_NAMED)[:, None]
-            weights = torch.where(is_open, _blend_weights(scores, COLOUR_MARGIN), _one_hot(p))
+            is_named = is_decided(p, COLOUR)[:, None]
+            weights = torch.where(is_named, _one_hot(p), _blend_weights(scores, COLOUR_MARGIN))
             # an average of vectors is shorter than its parts, and would give a paler colour
             norm = weights @ vectors.norm(dim=1) / (weights @ vectors).norm(dim=1)
             mixed.append(weights * norm[:, None])
@@ -281,9 +281,9 @@ class PromptPrior(nn.Module):
         It fades from one to the other, so that a film between two prompts does not jump.
         """
         parts = probabilities.split([*self.shape_counts, *self.colour_counts], dim=1)
-        first, moods = parts[len(self.shape_counts)], parts[self.shapes.names.index("mood")]
-        named, without_mood = first.amax(), moods[0, 0]
-        return 1 - ((named - SURE_IF_NAMED) / FADE).clamp(0, 1), ((without_mood - (1 - SURE)) / FADE).clamp(0, 1)
+        first, moods = parts[len(self.shape_counts)], parts[self.shapes.names.index(MOOD)]
+        colour, mood = first.amax(), moods[0, 1:].amax()  # the first mood is none
+        return 1 - ((colour - SURE_IF_NAMED) / FADE).clamp(0, 1), ((SURE_IF_NAMED - mood) / FADE).clamp(0, 1)
 
     def _compose(self, leading: Tensor, probabilities: Tensor, shares: Tensor) -> Tensor:
         """Compose [3, C, size, size] of candidates with `shares` [1, K], for one x_T's numbers [1, N] and one prompt.
@@ -333,9 +333,11 @@ def tint_by_shape(prior: Tensor, first: Tensor, second: Tensor, odds: Tensor) ->
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def _left_open(p: Tensor, sure: float) -> Tensor:
-    """Tell where none of the probabilities [B, values] reaches `sure`: bool [B]."""
-    return p.amax(dim=1) < sure
+def is_decided(p: Tensor, attribute: str) -> Tensor:
+    """Tell where a prompt decides an attribute, by the probabilities [B, values] of its values: bool [B]."""
+    if attribute == MOOD:  # a prompt that names none gives each less than a tenth
+        return (p[:, 0] >= SURE) | ((p[:, 1:].amax(dim=1) >= SURE_IF_NAMED) & (p.argmax(dim=1) > 0))
+    return p.amax(dim=1) >= (SURE_IF_NAMED if attribute in (FIGURE, COLOUR) else SURE)
 
 
 def _one_hot(scores: Tensor) -> Tensor:

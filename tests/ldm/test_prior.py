@@ -152,6 +152,13 @@ def test_what_a_prompt_says_is_not_left_to_chance(prior):
     torch.testing.assert_close(attributes, torch.tensor([0.0, 1, 0, 0, 1, 0, 0, 1, 0]).expand(4000, 9))
 
 
+def test_a_mood_is_named_sooner_than_none_is(prior):
+    """The reader is less sure of moods in prompts of few captions, such as "dark fish", but none is 0.54 or more."""
+    for mood, share in (([0.44, 0.56], 1.0), ([0.56, 0.44], 0.44), ([0.8, 0.2], 0.0)):
+        attributes = decide(prior, [0.15, 0.8, 0.05], mood, [0.2, 0.1, 0.6, 0.1])
+        assert attributes[:, 4].mean().item() == pytest.approx(share, abs=0.03 if 0 < share < 1 else 0)
+
+
 # --- shapes ---------------------------------------------------------------------------------------------------------
 def fields_of(shapes: Shapes, **values: int) -> torch.Tensor:
     """Render the fields [8, size, size] of variant 1 of plain pattern 2, with the attributes `values` changed."""
