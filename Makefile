@@ -53,10 +53,10 @@ test-quick: quick-plan $(VENV)/.ready-dev test-programs
 	@$(PYTEST) -m "not slow"
 
 plan:
-	@echo "all tests, $(JOBS) at a time: 6 minutes on two cores (make test-quick: 2 minutes)"
+	@echo "all tests, $(JOBS) at a time: 5 minutes on two cores (make test-quick: 2 minutes)"
 
 quick-plan:
-	@echo "the quick tests, $(JOBS) at a time: 2 minutes on two cores (make test: all of them, 6 minutes)"
+	@echo "the quick tests, $(JOBS) at a time: 2 minutes on two cores (make test: all of them, 5 minutes)"
 
 test-programs:
 	@[ "$$(uname)" != Linux ] || tools/need "testing the microphone" $(SOUND_TESTS) || true
