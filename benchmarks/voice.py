@@ -5,7 +5,7 @@
 SOURCE holds the unpacked Debian packages that models/calibration/README.md names. Prints properties of x_T beside those
 of N(0, I); how often a changed recording is found again among all, by the direction of x_T alone; and how similar
 recordings of one speaker or one word are. With --images it also prints how often the image of a changed recording is
-found again among all images. An image takes about 0.6 s on one core, and ten are made of each recording.
+found again among all images. An image takes about half a second on one core, and ten are made of each recording.
 """
 
 import itertools

@@ -335,9 +335,10 @@ def tint_by_shape(prior: Tensor, first: Tensor, second: Tensor, odds: Tensor) ->
 
 def is_decided(p: Tensor, attribute: str) -> Tensor:
     """Tell where a prompt decides an attribute, by the probabilities [B, values] of its values: bool [B]."""
-    if attribute == MOOD:  # a prompt that names none gives each less than a tenth
-        return (p[:, 0] >= SURE) | ((p[:, 1:].amax(dim=1) >= SURE_IF_NAMED) & (p.argmax(dim=1) > 0))
-    return p.amax(dim=1) >= (SURE_IF_NAMED if attribute in (FIGURE, COLOUR) else SURE)
+    largest, value = p.max(dim=1)
+    if attribute == MOOD:  # the first mood is none; a prompt that names none gives each other less than a tenth
+        return largest >= torch.where(value > 0, SURE_IF_NAMED, SURE)
+    return largest >= (SURE_IF_NAMED if attribute in (FIGURE, COLOUR) else SURE)
 
 
 def _one_hot(scores: Tensor) -> Tensor:

@@ -54,8 +54,7 @@ CONTRAST = 0.08
 LEAST_PARTS = (0.0, 0.06, 0.04)  # of it in each direction, so that no image has one hue
 LEAST_DETAIL = 0.07  # of light and dark within DETAIL cells, so that no image is soft (`python -m benchmarks.looks`)
 DETAIL = 3
-LEAST_GAIN, MOST_GAIN = 0.35, 3.0  # of a composition, and of one of its directions
-MOST_DETAIL = 8.0  # times as strong
+LEAST_GAIN, MOST_GAIN, MOST_DETAIL = 0.35, 3.0, 8.0  # gains of a composition or of one of its directions; of detail
 NAMED_COLOURS = 0.4  # of the strength of light from one side, where the prompt names the colours
 NAMED_LIGHT = 0.4  # of the strength of light or dark, where the prompt says how light the image is
 
@@ -124,9 +123,8 @@ class ColourWash:
         light = torch.zeros_like(wanted)
         light[LIGHT, RIGHT:] = NAMED_COLOURS * wanted[LIGHT, RIGHT:]
         change = open_colours * change + (1 - open_colours) * light
-        rest = _without_fields(prior[0], maps)
         washed = einsum(change, maps.to_latents, maps.fields, "d f, d c, f h w -> c h w")
-        return (washed + open_colours * _enrichment(rest, maps))[None]
+        return (washed + open_colours * _enrichment(prior[0] - _laid_out(smooth, maps), maps))[None]
 
 
 def _fields_in(values: Tensor, maps: Maps) -> Tensor:
@@ -134,9 +132,9 @@ def _fields_in(values: Tensor, maps: Maps) -> Tensor:
     return einsum(values, maps.fields, "c h w, f h w -> c f") / maps.fields[0].numel()
 
 
-def _without_fields(values: Tensor, maps: Maps) -> Tensor:
-    """Subtract the fields of washes from values [C, height, width]."""
-    return values - einsum(_fields_in(values, maps), maps.fields, "c f, f h w -> c h w")
+def _laid_out(strengths: Tensor, maps: Maps) -> Tensor:
+    """Add up the fields of washes by their strengths [C, fields]: [C, height, width]."""
+    return einsum(strengths, maps.fields, "c f, f h w -> c h w")
 
 
 def _enrichment(rest: Tensor, maps: Maps) -> Tensor:
@@ -148,7 +146,8 @@ def _enrichment(rest: Tensor, maps: Maps) -> Tensor:
     # detail is finer than a wash by far, so it hides less of the wash than contrast does
     light, margin = parts[LIGHT, None], DETAIL // 2
     inner = light[:, margin:-margin, margin:-margin] - F.avg_pool2d(light, DETAIL, stride=1)
-    detail = _without_fields(F.pad(inner, (margin,) * 4, mode="replicate"), maps)
+    detail = F.pad(inner, (margin,) * 4, mode="replicate")
+    detail = detail - _laid_out(_fields_in(detail, maps), maps)
     added = torch.stack(more)[:, None, None] * parts
     added[LIGHT] += (_factor(detail, LEAST_DETAIL, MOST_DETAIL) - 1) * detail[0]
     return (gain - 1) * rest + einsum(added, maps.to_latents, "d h w, d c -> c h w")
