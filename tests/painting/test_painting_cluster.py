@@ -166,7 +166,7 @@ def start(log: Path, outdir: Path, *arguments: object) -> "forked.Forked | subpr
 
 @pytest.mark.slow
 def test_the_bytes_are_those_of_one_machine_although_a_worker_is_killed(tmp_path):
-    many = ("--n_samples", 12, "--batch_size", 1, "--steps", 2)
+    many = ("--n_samples", 12, "--batch_size", 1, "--steps", 4)
     processes = Processes(tmp_path)
     try:
         processes.worker()
