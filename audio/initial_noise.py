@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .gaussianity import is_gaussian
-from .orthogonal_map import lowest_frequencies, scatter
-from .qualities import FLOOR_DB, Heard
+from .orthogonal_map import lowest_frequencies, named_part, scatter
+from .qualities import FLOOR_DB, NAMES, Heard
 from .whitening import Whitening, flatten, norms
 
 SHAPE_ORDER = 8  # cosines in each direction that carry the shape of a sound: 4 whole waves
@@ -88,8 +88,7 @@ def initial_noise(
     voice = combine_voices(np.stack([voices.noise(row, noise.shape) for voices, row, _ in parts]), weights)
     if not any(voices.whitened(row) for voices, row, _ in parts):
         return voice
-    own = noise_of_voice(voice, noise, voice_strength)
-    x_T = mix_with_noise(voice[None], own[None], voice_strength)[0]
+    x_T = with_noise(voice, noise, voice_strength)
     if not layout_strength:
         return x_T
     shape = combine_voices(np.stack([voices.sound_shape(row) for voices, row, _ in parts]), weights)
@@ -152,6 +151,24 @@ def walk(voices: int, frames: int) -> list[tuple[float, ...]]:
 
 
 # --- voice and noise -------------------------------------------------------------------------------------------------
+def with_noise(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
+    """Mix a voice with the seed's noise, both [C, H, W], into x_T, float32 [C, H, W].
+
+    The voice has `strength` of the variance of x_T. Of the numbers that are named it has 1 - (1 - strength)², so that
+    another seed hardly changes what an image shows of a voice.
+
+    Raises:
+        ValueError: as `mix_with_noise`.
+    """
+    x_T = mix_with_noise(voice[None], noise_of_voice(voice, noise, strength)[None], strength)[0]
+    if strength in (0, 1):
+        return x_T
+    rest = (1 - strength) ** 2
+    named = math.sqrt(1 - rest) * voice + math.sqrt(rest) * noise  # only what is named of it counts
+    whole = x_T + named_part(named - x_T, len(NAMES))
+    return (whole * (np.linalg.norm(x_T) / np.linalg.norm(whole))).astype(np.float32)
+
+
 def mix_with_noise(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
     """Mix voices with Gaussian noise: sqrt(strength) * voice + sqrt(1 - strength) * noise, float32 [B, C, H, W].
 

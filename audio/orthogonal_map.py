@@ -67,6 +67,21 @@ def leading_numbers(means: np.ndarray) -> np.ndarray:
     return hadamard(means.reshape(-1, means.shape[2])).reshape(means.shape)
 
 
+def named_part(noise: np.ndarray, named: int) -> np.ndarray:
+    """Return the part of noise [C, H, W] that its first `named` numbers set, as of `with_named`: float64 [C, H, W]."""
+    rows, columns = _bands(noise.shape[1]), _bands(noise.shape[2])
+    squares = [(..., slice(*row), slice(*column)) for row in rows for column in columns]
+    roots = np.sqrt([noise[0][square].size for square in squares])
+    means = np.stack([noise[square].mean(axis=(1, 2), dtype=np.float64) for square in squares], axis=1)
+    # the last channel has the first numbers, see `spread`
+    is_named = (_turns(noise.shape, LEADING) < named).reshape(means.shape)[::-1]
+    means = hadamard(np.where(is_named, hadamard(means * roots), 0)) / roots
+    part = np.empty(noise.shape)
+    for square, mean in zip(squares, means.T, strict=True):
+        part[square] = mean[:, None, None]
+    return part
+
+
 def lowest_frequencies(noise: np.ndarray) -> np.ndarray:
     """Replace each square of noise [B, C, H, W] by its mean: float64 [B, C, H, W]."""
     low = np.empty(noise.shape, dtype=np.float64)

@@ -21,7 +21,7 @@ import cli
 import config
 from audio.calibration import voice_latents
 from audio.gaussianity import correlation, spatial_power
-from audio.initial_noise import mix_with_noise, noise_of_voice
+from audio.initial_noise import mix_with_noise, with_noise
 from audio.orthogonal_map import SQUARES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
@@ -56,9 +56,7 @@ class VoiceLatents:
 def with_seed(x: np.ndarray) -> np.ndarray:
     """Add the seed's part to what voices contribute, [N, C, h, w], as initial_noise.py does."""
     noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
-    return np.concatenate(
-        [mix_with_noise(one[None], noise_of_voice(one, noise[0], STRENGTH)[None], STRENGTH) for one in x]
-    )
+    return np.stack([with_noise(one, noise[0], STRENGTH) for one in x])
 
 
 # --- compared with N(0, I) --------------------------------------------------------------------------------------------

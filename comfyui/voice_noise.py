@@ -105,8 +105,7 @@ class VoiceNoise:
         items = []
         for part in voice:
             fill = torch.randn(part.shape, generator=generator).numpy()
-            own = made.noise_of_voice(part, fill, self.strength)
-            items.append(made.mix_with_noise(part[None], own[None], self.strength)[0])
+            items.append(made.with_noise(part, fill, self.strength))
         return items
 
 

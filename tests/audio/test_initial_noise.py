@@ -19,8 +19,10 @@ from audio.initial_noise import (
     normalised_weights,
     sound_shape,
     walk,
+    with_noise,
 )
-from audio.orthogonal_map import lowest_frequencies
+from audio.orthogonal_map import lowest_frequencies, named_part
+from audio.qualities import NAMES
 from audio.whitening import Whitening
 
 
@@ -215,6 +217,25 @@ def test_another_seed_is_another_noise(whitening, voices, noise):
     voice = whitening.whiten(voices[:1])[0]
     one, other = (noise_of_voice(voice, seed, 0.9).ravel() for seed in noise[:2])
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.06
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 32), (4, 83, 61), (16, 32, 32), (4, 8, 8)], ids=str)
+def test_another_seed_hardly_changes_what_is_named(whitening, voices, shape):
+    voice = whitening.whiten(voices[:1], shape)[0]
+    seeds = np.random.default_rng(9).standard_normal((2, *shape), dtype=np.float32)
+    one, other = (with_noise(voice, seed, 0.9) for seed in seeds)
+    of_voice, of_one, of_other = (named_part(x, len(NAMES)) for x in (voice, one, other))
+    assert cosine(of_one, of_other) > 0.9 and cosine(of_one, of_voice) > 0.95
+    assert cosine(one - of_one, other - of_other) < 0.93  # the rest is changed
+    assert cosine(one, voice) == pytest.approx(0.9**0.5, abs=0.03)
+    assert np.linalg.norm(one) == pytest.approx(np.linalg.norm(seeds[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_at_the_ends_there_is_the_noise_alone_or_the_voice_alone(whitening, voices, noise, strength):
+    voice = whitening.whiten(voices[:1])[0]
+    wanted = voice if strength else noise[0]
+    assert cosine(with_noise(voice, noise[0], strength), wanted) == pytest.approx(1, abs=1e-6)
 
 
 def test_without_a_voice_the_noise_stays_as_it_is(whitening, voices, noise):

@@ -7,7 +7,7 @@ import pytest
 
 from audio import orthogonal_map
 from audio.gaussianity import correlation, spatial_power
-from audio.orthogonal_map import hadamard, leading_numbers, pairwise_sum, scatter, spread, with_named
+from audio.orthogonal_map import hadamard, leading_numbers, named_part, pairwise_sum, scatter, spread, with_named
 
 FROZEN = [0.25211279, 1.70628747, -0.56168959, 0.03899378]
 # sha256 of the noise of one code, float64
@@ -177,3 +177,18 @@ def test_named_numbers_leave_lengths_alone(shape):
     all_codes, variances = with_named(3 * rng.standard_normal((3, 10)), codes, np.ones(40), shape)
     np.testing.assert_allclose(np.linalg.norm(all_codes, axis=1), 1)
     assert (variances > 0).all() and np.isfinite(spread(all_codes, variances, shape)).all()
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (4, 83, 61), (4, 8, 8)], ids=str)
+def test_the_part_of_named_numbers_is_theirs_alone(codes, shape):
+    """Whatever else a latent holds, the same named numbers have the same part, and without them it is nothing."""
+    named = np.random.default_rng(3).standard_normal((1, 10))
+    one, other, none = (
+        spread(*with_named(numbers, code[None, :100], VARIANCES[:100] / VARIANCES[:100].sum(), shape), shape)[0]
+        for numbers, code in ((named, codes[0]), (named, codes[1]), (0 * named, codes[0]))
+    )
+    part = named_part(one, 10)
+    np.testing.assert_allclose(named_part(other, 10), part, atol=1e-3 * np.abs(part).max())
+    np.testing.assert_allclose(named_part(none, 10), 0, atol=1e-12)
+    np.testing.assert_allclose(named_part(part, 10), part, atol=1e-12)
+    assert np.abs((part * (one - part)).sum()) < 1e-12
