@@ -5,8 +5,12 @@ gives the period. The height of this peak says how periodic the sound is: near 1
 Division by the autocorrelation of the Hann window undoes what the window does. Only frequencies up to 1 kHz are used,
 where the harmonics of a voice are strongest and noise is weakest.
 
-Source: Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
-sampled sound", Proceedings of the Institute of Phonetic Sciences 17, 1993 (equation 9).
+In a vowel such as that of "three", one harmonic near a resonance of the mouth may be much stronger than all others, and
+the highest peak would be at its period. So the pitch is found in the same way, but from magnitudes in place of power.
+
+Sources: Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a
+sampled sound", Proceedings of the Institute of Phonetic Sciences 17, 1993 (equation 9); Tolonen, Karjalainen, "A
+computationally efficient multipitch analysis model", 2000 (compressed spectra).
 """
 
 import functools
@@ -55,19 +59,30 @@ def find_pitch(power: np.ndarray, recipe: Recipe) -> np.ndarray:
     Returns:
         float32 [n, 2]: the pitch in Hz, and the periodicity from 0 to 1; 0 and 0 for silence.
     """
-    total = power.sum(axis=1, keepdims=True)
-    heights = (power @ _transform(recipe)) / np.maximum(total, np.finfo(np.float32).tiny)
+    _, _, periodicity = _highest_peak(power, recipe)
+    first, heights, _ = _highest_peak(np.sqrt(power), recipe)
+    each = np.arange(len(power))
+    left, top, right = heights[each, first - 1], heights[each, first], heights[each, first + 1]
+    bend = np.minimum(left - 2 * top + right, -np.finfo(np.float32).eps)
+    lag = _lags(recipe)[first] + LAG_STEP * np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
+    return np.stack(((periodicity > 0) * (recipe.sample_rate / lag), periodicity), axis=1).astype(np.float32)
+
+
+def _highest_peak(spectra: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the shortest lag whose peak is NEARLY_BEST, from spectra [n, bins].
+
+    Returns:
+        Its index [n], the autocorrelation at all lags [n, L], and that of the peak, 0 to 1, [n]; 0 if there is none.
+    """
+    total = spectra.sum(axis=1, keepdims=True)
+    heights = (spectra @ _transform(recipe)) / np.maximum(total, np.finfo(np.float32).tiny)
     middle = heights[:, 1:-1]
     is_peak = (middle >= heights[:, :-2]) & (middle > heights[:, 2:])
     peaks = np.where(is_peak, middle, 0)
     best = peaks.max(axis=1, keepdims=True)
     first = 1 + ((peaks >= NEARLY_BEST * best) & is_peak).argmax(axis=1)
-    each = np.arange(len(power))
-    left, top, right = heights[each, first - 1], heights[each, first], heights[each, first + 1]
-    bend = np.minimum(left - 2 * top + right, -np.finfo(np.float32).eps)
-    lag = _lags(recipe)[first] + LAG_STEP * np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
-    found = best[:, 0] > 0
-    return np.stack((found * (recipe.sample_rate / lag), found * np.clip(top, 0, 1)), axis=1).astype(np.float32)
+    top = heights[np.arange(len(spectra)), first]
+    return first, heights, (best[:, 0] > 0) * np.clip(top, 0, 1)
 
 
 def mean_pitch(hertz: np.ndarray, periodicity: np.ndarray, power: np.ndarray) -> tuple[float, float]:

@@ -37,6 +37,15 @@ def test_the_pitch_of_a_vowel_without_its_fundamental(hertz):
     assert found == pytest.approx(hertz, rel=0.01)
 
 
+@pytest.mark.parametrize("hertz", [100, 115, 130])
+def test_a_harmonic_at_a_resonance_of_the_mouth_is_not_the_pitch(hertz):
+    """In the vowel of "three", the third harmonic of a deep voice is near 350 Hz, where the mouth makes it strongest."""
+    weights = {1: 0.15, 2: 0.1, 3: 1.0, 4: 0.05}
+    sound = np.sum([w * np.sin(2 * np.pi * hertz * k * SECONDS + k) for k, w in weights.items()], axis=0)
+    (found, _), *_ = find_pitch(power(sound.astype(np.float32)), RECIPE)
+    assert found == pytest.approx(hertz, rel=0.02)
+
+
 def test_noise_is_hardly_periodic():
     noise = np.random.default_rng(0).standard_normal((40, 2 * RECIPE.n_fft))
     periodicity = np.concatenate([find_pitch(power(one), RECIPE)[:, 1] for one in noise])
