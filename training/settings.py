@@ -70,6 +70,7 @@ class EmbeddingOptions:
     widths: tuple[int, ...]  # channels of the four convolutions
     pairs_of_repeats: int  # in a batch: two takes of a word
     pairs_of_recordings: int  # in a batch: a recording, and a changed copy of it
+    speakers_of_texts: int  # in a batch: all long texts of so many
     steps: int
     learning_rate: float
     held_out: int  # speakers that are kept for the test

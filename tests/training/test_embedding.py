@@ -22,7 +22,7 @@ from tests.training.speakers import RATE, VOWELS, say
 from training import run
 from training.__main__ import main
 from training.embedding import axes, sound_changes, sounds, stage
-from training.embedding.network import VoiceNetwork, directions_of, quantise
+from training.embedding.network import VoiceNetwork, quantise
 from training.settings import options_of
 
 WIDTHS = (8, 8, 16, 16)
@@ -37,6 +37,8 @@ def small() -> Iterator[None]:
         patch.setattr(sounds, "cpu_count", lambda: 1)
         patch.setattr(stage, "WARMUP", 5)
         patch.setattr(stage, "BABBLERS", 8)
+        patch.setattr(sounds, "TEXTS", 4)
+        patch.setattr(sounds, "TEXT_SECONDS", (1.0, 3.0))
         patch.setattr(axes, "AXES", 12)  # fewer than the recordings
         yield
 
@@ -62,7 +64,7 @@ def folder(tmp_path_factory) -> Path:
 
 def save_yaml(folder: Path, **settings: object) -> None:
     yaml = tiny_config()
-    tiny = {"widths": list(WIDTHS), "pairs_of_repeats": 9, "pairs_of_recordings": 6, "steps": 40, "held_out": 1}
+    tiny = {"widths": list(WIDTHS), "pairs_of_repeats": 9, "pairs_of_recordings": 6, "speakers_of_texts": 1, "steps": 40, "held_out": 1}
     yaml.training.embedding.update(tiny | settings)
     OmegaConf.save(yaml, folder / "tiny.yaml")
 
@@ -163,9 +165,9 @@ def test_whole_numbers_give_the_directions_of_the_float_network(widths):
     blank = np.zeros((8, 128), np.float32)
     again = np.zeros((len(NAMES), len(NAMES) + 128), np.float32)
     embedding = Embedding(
-        quantise(network, spectrograms), np.eye(128), blank, blank + 1, blank[0] + 1 / 128, again, again[:, 0]
+        quantise(network, spectrograms), np.eye(128), blank, blank + 1, blank[:2], blank[0] + 1 / 128, again, again[:, 0]
     )
-    exact, rounded = directions_of(network, spectrograms), embedding.numbers(spectrograms, np.full(24, np.nan))
+    exact, rounded = axes.mean_directions(network, spectrograms), embedding.numbers(spectrograms, np.full(24, np.nan))
     assert (exact * rounded).sum(axis=1).min() > 0.9999
     assert (exact @ exact.T).min() < 0.9999  # otherwise any direction would do
 
@@ -199,7 +201,7 @@ def test_another_take_is_predicted_from_the_number_that_tells_it():
     named = (true + 2 * rng.standard_normal(true.shape)) / math.sqrt(5)
     numbers = np.concatenate([true[:, :1], rng.standard_normal((800, 3))], axis=1)
     none = np.zeros(0)
-    blank = Embedding((), np.eye(4), none, none, none, np.zeros((qualities, qualities + 4)), np.zeros(qualities))
+    blank = Embedding((), np.eye(4), none, none, none, none, np.zeros((qualities, qualities + 4)), np.zeros(qualities))
     embedding = axes.with_prediction(blank, (named, numbers), list(words), (named, numbers))
     again = embedding.said_again(named, numbers)
     np.testing.assert_allclose(np.cov(again.T), np.eye(qualities), atol=0.01)
@@ -230,6 +232,7 @@ def test_a_batch_holds_pairs(folder, trained, monkeypatch):
         ),
         ("recording", material.recordings.vectors, range(12)),
         ("changed", material.recording_copies, np.repeat(range(12), sounds.COPIES)),
+        ("text", material.texts.vectors, [path.stem for path in material.texts.paths]),
     ):
         of_vector |= {vector.tobytes(): (label, name) for vector, label in zip(vectors, labels, strict=True)}
     drawn: list[torch.Tensor] = []
@@ -242,15 +245,28 @@ def test_a_batch_holds_pairs(folder, trained, monkeypatch):
     pairs = stage.Pairs(material, options)
     kinds = set()
     for step in range(4):
-        assert pairs.batch(np.random.default_rng(step)).shape == (30, 2, 64, 64)
+        x, named = pairs.batch(np.random.default_rng(step))
+        assert x.shape == (38, 2, 64, 64) and named.shape == (38, len(NAMES))
+        torch.testing.assert_close(named[:19], named[19:])
         found = [of_vector[one.numpy().tobytes()] for one in drawn[-1]]
-        first, second = found[:15], found[15:]
+        first, second = found[:19], found[19:]
         assert [label for label, _ in first] == [label for label, _ in second]
-        assert len({label for label, _ in first}) == 15
-        assert not (drawn[-1][:9] == drawn[-1][15:24]).all(dim=(1, 2)).any()  # never a take with itself
+        assert len({label for label, _ in first}) == 19
+        assert not (drawn[-1][:9] == drawn[-1][19:28]).all(dim=(1, 2)).any()  # never a take with itself
         assert not [label for label, _ in found if str(label).startswith(SPEAKERS[-1])]  # who is kept for the test
+        assert len({sounds.speaker_of(Path(label)) for label, kind in first if kind == "text"}) == 1
         kinds |= {kind for _, kind in found}
-    assert kinds == {"take", "copy", "recording", "changed"}
+    assert kinds == {"take", "copy", "recording", "changed", "text"}
+
+
+@pytest.mark.slow
+def test_texts_are_of_one_speaker_each_and_of_all_lengths(trained, folder):
+    material = sounds.gather(folder / "repeats", folder / "recordings", trained, 1, 0)
+    speakers = [{sounds.speaker_of(material.texts.paths[row]) for row in rows} for rows in material.texts_by_speaker]
+    assert speakers == [{speaker} for speaker in SPEAKERS[:-1]]
+    for rows in material.texts_by_speaker:
+        seconds = [soundfile.info(material.texts.paths[row]).duration for row in rows]
+        assert len(rows) == 4 and 1 <= seconds[0] < seconds[1] < seconds[2] < seconds[3] <= 3
 
 
 @pytest.mark.slow

@@ -10,19 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import eigh
 
-from audio.embedding import PATH, Embedding, Layer
+from audio.embedding import LONG, PATH, Embedding, Layer, halves, moved
 from audio.qualities import NAMES, UNHEARD, Heard, inverse_root, weights_by_length
 from audio.whitening import WHITENING_NAME, Whitening
 from training.embedding.network import BATCH, VoiceNetwork, directions_of, quantise
 from training.embedding.sounds import COPIES, Material
 
 EXAMPLES = 64  # recordings whose activations say how the network is rounded
-REPEATS_SHARE = 0.25  # of the weight of all recordings, where the repeats are of few speakers
+REPEATS_SHARE = 0.5  # of the weight of all recordings, where the repeats are of few speakers
 AXES = 128  # as many as the network has outputs
-RIDGE = 0.1  # weight of the penalty, in the variance of the numbers
-UNPENALISED = 1e-6  # enough where a quality is the same for all
+RIDGE = 0.1  # weight of the penalty, in the variance of qualities and numbers
 READ = 64  # numbers that tell what another take is like: those that repeat best
-REGULAR = 1e-4  # of the mean variance within, added along each axis
+REGULAR = 0.3  # of the mean variance within, added along each axis
+POWER = 0.4  # of the ratio of an axis, which is its share of the variance: with 1, few axes would decide
 LEAST_DEVIATION = 1e-4
 LEAST_SPREAD = 1e-3  # of predictions, where a quality is the same for all
 LEAST_VARIANCE = 1e-9  # of the largest; with fewer recordings than axes, some axes have none
@@ -72,7 +72,7 @@ def fit_embedding(network: VoiceNetwork, material: Material) -> Embedding:
     )
     copies = described(whitening, material.recording_copies)
     of_recordings, of_repeats, of_copies = (
-        directions_of(network, one.spectrograms) for one in (recordings, repeats, copies)
+        mean_directions(network, one.spectrograms) for one in (recordings, repeats, copies)
     )
     within = 0.5 * scatter_of_repeats(of_repeats, words) + 0.5 * scatter_of_copies(of_recordings, of_copies)
     shares = (1 - REPEATS_SHARE) / len(of_recordings), REPEATS_SHARE / len(of_repeats)
@@ -80,7 +80,10 @@ def fit_embedding(network: VoiceNetwork, material: Material) -> Embedding:
     octaves = np.concatenate([recordings.octaves, repeats.octaves])
     every = np.concatenate([of_recordings, of_repeats])
     layers = quantise(network, recordings.spectrograms[:: max(1, len(recordings.spectrograms) // EXAMPLES)])
-    embedding = with_axes(layers, Moments.of(octaves, weights), every, weights, within)
+    long = [described(whitening, material.texts.vectors, material.texts.heard).spectrograms]
+    long.append(recordings.spectrograms[recordings.octaves > np.log2(LONG[1] / 2)])
+    changes = [mean_directions(network, half) for half in halves(np.concatenate(long))]
+    embedding = with_axes(layers, Moments.of(octaves, weights), every, weights, within, changes[0] - changes[1])
     told = [(one.named, embedding.numbers(one.spectrograms, one.octaves)) for one in (repeats, recordings)]
     return with_prediction(embedding, told[0], words, told[1])
 
@@ -94,6 +97,12 @@ def described(whitening: Whitening, vectors: np.ndarray, heard: Sequence[Heard] 
         values = whitening.measure(spectrograms, heard_part)
         parts.append((spectrograms, whitening.qualities(values), values[:, NAMES.index("duration")]))
     return Described(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def mean_directions(network: VoiceNetwork, spectrograms: np.ndarray) -> np.ndarray:
+    """Compute directions [N, D] of spectrograms [N, n, n] as the program does: the mean of `moved` ones."""
+    mean = np.sum([directions_of(network, one) for one in moved(spectrograms)], axis=0)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
 # --- axes ------------------------------------------------------------------------------------------------------------
@@ -129,7 +138,12 @@ def discriminant_axes(between: np.ndarray, within: np.ndarray) -> tuple[np.ndarr
 
 
 def with_axes(
-    layers: tuple[Layer, ...], moments: Moments, directions: np.ndarray, weights: np.ndarray, within: np.ndarray
+    layers: tuple[Layer, ...],
+    moments: Moments,
+    directions: np.ndarray,
+    weights: np.ndarray,
+    within: np.ndarray,
+    changes: np.ndarray,
 ) -> Embedding:
     """Make an embedding whose numbers are independent and from N(0, 1) over recordings; it predicts no other take.
 
@@ -139,13 +153,16 @@ def with_axes(
         directions: of the recordings, [N, D].
         weights: of the recordings, [N]; they sum to 1.
         within: covariance of repeats, [D, D].
+        changes: differences between the directions of the halves of long recordings, [M, D].
     """
     residues = moments.residues(directions)
     axes, ratios = discriminant_axes((residues * weights[:, None]).T @ residues, within)
     means, deviations = moments(directions @ axes.T)
-    shares = ratios / ratios[0]  # of the variance: an axis has as much as its ratio of between to within
+    shares = (ratios / ratios[0]) ** POWER
     blank = np.zeros((len(NAMES), len(NAMES) + len(axes)))
-    arrays = (axes, means, deviations, shares / shares.sum(), blank, blank[:, 0])
+    told = changes @ axes.T
+    change = np.stack((told.mean(axis=0), np.maximum(told.std(axis=0), LEAST_DEVIATION)))
+    arrays = (axes, means, deviations, change, shares / shares.sum(), blank, blank[:, 0])
     return Embedding(layers, *(array.astype(np.float32) for array in arrays))
 
 
@@ -174,9 +191,7 @@ def with_prediction(
     taken = np.concatenate(words)
     one = np.concatenate([told[taken], numbers[taken, :read]], axis=1)
     others = np.concatenate([(told[takes].sum(axis=0) - told[takes]) / (len(takes) - 1) for takes in words])
-    # the qualities themselves are hardly penalised: without numbers they would stay what they are
-    penalty = np.repeat([UNPENALISED, RIDGE], [qualities, read])
-    regression = np.linalg.solve(one.T @ one + len(one) * np.diag(penalty), one.T @ others)  # [Q + read, Q]
+    regression = np.linalg.solve(one.T @ one + len(one) * RIDGE * np.eye(one.shape[1]), one.T @ others)  # [Q + read, Q]
     predicted = np.concatenate([recordings[0], recordings[1][:, :read]], axis=1) @ regression
     mean, deviation = predicted.mean(axis=0), np.maximum(predicted.std(axis=0), LEAST_SPREAD)
     standard = (predicted - mean) / deviation

@@ -1,6 +1,7 @@
 """The sounds that the embedding learns from: words that persons say several times, recordings, and changed copies."""
 
 import hashlib
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
@@ -18,11 +20,13 @@ from audio.qualities import Heard
 from audio.row_tables import heard_in, read_rows
 from audio.sound import AudioError
 from files import atomic_path
-from training.embedding.sound_changes import change_sound
+from training.embedding.sound_changes import RATE, change_sound
 
 NAME = re.compile(r"(.+)-(.+)-(.+)")  # of a file of repeats, without its suffix: SPEAKER-WORD-TAKE
 COPIES = 2  # of each recording, changed as sound
-REPEATS_A_COPY = 3  # of the takes, one of so many gets a changed copy, which counts as another take
+REPEATS_A_COPY = 6  # of the takes, one of so many gets a changed copy, which counts as another take
+TEXTS = 12  # of each speaker: takes of many words, joined
+TEXT_SECONDS = 2.5, 40.0  # the shortest and the longest
 FINGERPRINT = 2  # copies that tell one version of the changes from another
 
 Word = tuple[str, str]  # speaker and word
@@ -52,6 +56,8 @@ class Material:
     repeat_copies: np.ndarray
     recordings: Sounds
     recording_copies: np.ndarray  # [N · COPIES, P]; those of one recording follow each other
+    texts: Sounds
+    texts_by_speaker: list[list[int]]  # rows of `texts`
 
 
 def gather(repeats: Path, recordings: Path, folder: Path, held_out: int, seed: int) -> Material:
@@ -81,7 +87,11 @@ def gather(repeats: Path, recordings: Path, folder: Path, held_out: int, seed: i
         changed_copies(sounds, chosen, recorded, folder / name, seed)
         for sounds, chosen, name in ((repeated, copied, "repeat_copies"), (recorded, rows, "recording_copies"))
     )
-    return Material(repeated, words, unseen_words, copied, copies_of_repeats, recorded, copies_of_recordings)
+    texts = joined_texts(repeated, words, folder / "texts", seed)
+    numbers = words_of(texts.paths).values()
+    return Material(
+        repeated, words, unseen_words, copied, copies_of_repeats, recorded, copies_of_recordings, texts, [*numbers]
+    )
 
 
 def read_sounds(folder: Path, output: Path) -> Sounds:
@@ -117,6 +127,16 @@ def words_of(paths: Sequence[Path]) -> dict[Word, list[int]]:
     return words
 
 
+def speaker_of(path: Path) -> str:
+    """Return the speaker of a file named SPEAKER-WORD-TAKE.
+
+    Raises:
+        ValueError: as `words_of`.
+    """
+    ((speaker, _),) = words_of([path])
+    return speaker
+
+
 def split_speakers(
     words: dict[Word, list[int]], held_out: int, folder: Path
 ) -> tuple[list[list[int]], list[list[int]]]:
@@ -137,6 +157,49 @@ def split_speakers(
     for (speaker, _), rows in sorted(often.items()):
         parts[speaker in unseen].append(rows)
     return parts
+
+
+def joined_texts(repeats: Sounds, words: Sequence[Sequence[int]], output: Path, seed: int) -> Sounds:
+    """Join takes of many words into TEXTS recordings of each speaker, which are kept, and compute their features.
+
+    Long recordings of one speaker differ little, and few speakers can be heard for long.
+
+    Args:
+        repeats: recordings.
+        words: rows of the takes of each word of each speaker.
+        output: folder of the joined recordings, whose name is continued by a fingerprint of the takes.
+        seed: of all random numbers.
+
+    Raises:
+        ValueError, OSError: a recording cannot be read, or the file not be written.
+    """
+    speakers = defaultdict(list)
+    for row in itertools.chain(*words):
+        speakers[speaker_of(repeats.paths[row])].append(row)
+    code = hashlib.sha256(" ".join([str(seed), *(repeats.digests[row] for row in itertools.chain(*words))]).encode())
+    folder = output.with_name(f"{output.name}-{code.hexdigest()[:8]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, (speaker, rows) in enumerate(tqdm(sorted(speakers.items()), "texts")):
+        for number in range(TEXTS):
+            path = folder / f"{speaker}-text-{number}.flac"
+            if not path.is_file():
+                rng = np.random.default_rng((seed, index, number))
+                text = _text([repeats.paths[row] for row in rng.permutation(rows)], (number + rng.random()) / TEXTS)
+                with atomic_path(path) as temporary:
+                    soundfile.write(temporary, text, RATE, format="FLAC")
+    return read_sounds(folder, folder.with_suffix(".npy"))
+
+
+def _text(paths: Sequence[Path], length: float) -> np.ndarray:
+    """Join takes to a recording [T], as long as `length`, 0 to 1, says on a logarithmic scale of TEXT_SECONDS."""
+    shortest, longest = TEXT_SECONDS
+    samples, takes, count = round(RATE * shortest * (longest / shortest) ** length), [], 0
+    for path in paths:
+        takes.append(load_audio(path).samples)
+        count += len(takes[-1])
+        if count >= samples:
+            break
+    return np.concatenate(takes)[:samples]
 
 
 # --- changed copies --------------------------------------------------------------------------------------------------
