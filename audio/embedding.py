@@ -2,8 +2,13 @@
 
 A small convolutional network turns an aligned spectrogram into a direction. Directions of one person who says the same
 again are close, those of other people and other words are not. `training/embedding/` teaches it by contrast, with
-recordings said several times and recordings changed as rooms, noises and microphones change them. A linear map then
-makes independent standard-normal numbers of the direction, those first that repeat best.
+recordings said several times and recordings changed as rooms, noises and microphones change them. The mean direction of
+a voice and of the same voice a little higher and lower repeats better than its own. A linear map then makes independent
+standard-normal numbers of it, those first that repeat best.
+
+All long recordings of one person are alike: most of what is heard in half a minute is the voice, not the text. What
+tells them apart is how they change, so from LONG seconds on the numbers hold more and more of the difference between
+the directions of the first and of the second half.
 
 It also says what a named quality of this voice is likely to be when the same is said again: a mean of the measured
 quality and of what the numbers tell, learned from repeats. A picture that shows this mean changes less from take to
@@ -32,6 +37,9 @@ STRIDE = 2  # of each convolution
 DEPTH_DB = 50.0  # below the loudest cell: what the network sees
 INPUT_STEPS = 1023  # whole numbers that an input of 0 to 1 becomes
 LARGEST = 2.0**15  # of activations; what is beyond it is clipped
+MOVES = (-1, 0, 1)  # mel bands by which a voice is moved before its directions are averaged
+LONG = 1.5, 8.0  # seconds between which the difference of the halves comes in
+OF_CHANGE = 0.9  # of the variance of a number of recordings that are longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +71,29 @@ def _patches(x: np.ndarray, kernel: int) -> np.ndarray:
     return windows.transpose(0, 3, 4, 1, 2).reshape(len(x) * kernel**2, -1)
 
 
+def moved(spectrograms: np.ndarray) -> list[np.ndarray]:
+    """Move spectrograms [..., bands, columns] by MOVES; the outermost bands are repeated."""
+    bands = np.arange(spectrograms.shape[-2])
+    return [spectrograms[..., np.clip(bands - move, 0, len(bands) - 1), :] for move in MOVES]
+
+
+def halves(spectrograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stretch either half of the columns of spectrograms [..., bands, columns] to the full width."""
+    columns = spectrograms.shape[-1]
+    half = columns // 2
+    position = np.clip((np.arange(columns) + 0.5) / 2 - 0.5, 0, half - 1)
+    left = np.minimum(position.astype(int), half - 2)
+    share = position - left
+    parts = (spectrograms[..., :half], spectrograms[..., half:])
+    first, second = (part[..., left] * (1 - share) + part[..., left + 1] * share for part in parts)
+    return first, second
+
+
+def share_of_change(octaves: np.ndarray) -> np.ndarray:
+    """Return the part of the variance of numbers that the difference of halves has, by octaves of seconds [B]."""
+    return np.interp(np.nan_to_num(octaves), np.log2(LONG), (0, OF_CHANGE))
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """The network, and the linear maps of what it gives. K = numbers, D = outputs of the network, Q = qualities."""
@@ -71,6 +102,7 @@ class Embedding:
     axes: np.ndarray  # float32 [K, D] discriminant directions, those first that repeat best
     means: np.ndarray  # float32 [L, K] of recordings of each of `qualities.LENGTHS`
     deviations: np.ndarray  # float32 [L, K] standard deviations of them
+    change: np.ndarray  # float32 [2, K] mean and standard deviation of the difference of halves, of long recordings
     shares: np.ndarray  # float32 [K] of each number in the variance of all; they sum to 1
     again: np.ndarray  # float32 [Q, Q + K] from qualities and numbers to the qualities of another take
     again_mean: np.ndarray  # float32 [Q]
@@ -92,8 +124,7 @@ class Embedding:
         return np.stack([self._numbers(*one) for one in zip(stretched_db, octaves, strict=True)])
 
     def _numbers(self, spectrogram: np.ndarray, octaves: float) -> np.ndarray:
-        # no matrix product, because its rounding depends on the machine and on the number of rows
-        projected = pairwise_sum(self.axes.astype(np.float64) * self._direction(spectrogram))
+        projected = self._projected(self._direction(spectrogram))
         left, share = position_of_length(octaves)
         mean, deviation = (
             table[left] * (1 - share) + table[left + 1] * share
@@ -101,7 +132,34 @@ class Embedding:
         )
         return (projected - mean) / deviation
 
+    def told_apart(self, numbers: np.ndarray, stretched_db: np.ndarray, octaves: np.ndarray) -> np.ndarray:
+        """Let `numbers` [B, K] of long recordings tell how they change: float64 [B, K], from N(0, 1) as before.
+
+        Args:
+            numbers: of the recordings.
+            stretched_db: their spectrograms, as in `numbers`.
+            octaves: of seconds, as in `numbers`.
+        """
+        told = numbers.copy()
+        mean, deviation = self.change.astype(np.float64)
+        shares = share_of_change(octaves)
+        for row in np.flatnonzero(shares):
+            first, second = (self._direction(half) for half in halves(stretched_db[row]))
+            change = (self._projected(first - second) - mean) / deviation
+            told[row] = np.sqrt(1 - shares[row]) * numbers[row] + np.sqrt(shares[row]) * change
+        return told
+
+    def _projected(self, direction: np.ndarray) -> np.ndarray:
+        """Project a direction, or a difference of two, [D] onto the axes: [K]."""
+        # no matrix product, because its rounding depends on the machine and on the number of rows
+        return pairwise_sum(self.axes.astype(np.float64) * direction)
+
     def _direction(self, spectrogram: np.ndarray) -> np.ndarray:
+        """Average what the network gives for a spectrogram and for `moved` ones: float64 [D] of unit length."""
+        mean = np.sum([self._network(one) for one in moved(spectrogram)], axis=0)
+        return mean / np.sqrt(pairwise_sum(mean**2))
+
+    def _network(self, spectrogram: np.ndarray) -> np.ndarray:
         """Run the network: float64 [D] of unit length."""
         level = np.clip(spectrogram / DEPTH_DB + 1, 0, 1)
         # the second channel lacks the mean over time, so that it lacks most of the microphone
@@ -157,7 +215,7 @@ class Embedding:
         return found
 
 
-ARRAYS = ("axes", "means", "deviations", "shares", "again", "again_mean")  # in a file, beside the layers
+ARRAYS = ("axes", "means", "deviations", "change", "shares", "again", "again_mean")  # in a file, beside the layers
 
 
 @functools.cache

@@ -14,7 +14,7 @@ made from (`z * std + mean`):
    independent numbers from N(0, 1) (audio/qualities.py).
 5. Whiten: project onto the principal axes of many recordings, divide each coefficient by the square root of its
    standard deviation, and normalise to unit length. This is half-way between no whitening and full PCA whitening;
-   recordings are recognised more often than with either. These have a fifth of the variance, the embedding the rest.
+   recordings are recognised more often than with either. These have a tenth of the variance, the embedding the rest.
 6. Spread: one orthogonal map spreads all numbers over all elements, with the norm of N(0, I)
    (audio/orthogonal_map.py). The low frequencies of x_T decide the composition of an image, so they carry the named
    qualities, and then the numbers of the embedding, those that repeat best first.
@@ -49,7 +49,7 @@ AXES = 256  # principal axes: more of them distinguish more recordings, fewer of
 RECORDINGS_PER_AXIS = 4  # with fewer, the smallest variances are unreliable
 PRIOR_RECORDINGS = 50  # weight of the prior when it is mixed with the user's recordings
 QUALITY = "quality_"  # begins the names of the arrays of `Whitening.qualities` in a file
-EMBEDDED = 0.8  # of the variance of x_T: the embedding's; the rest is that of the principal axes
+EMBEDDED = 0.9  # of the variance of x_T: the embedding's; the rest is that of the principal axes
 BLOCK = 512  # spectrograms held in memory at a time while fitting
 FEW_ROWS = 2 * BLOCK  # recordings; their rows are kept, which are smaller and faster than a covariance
 MEASURED = 8 * BLOCK  # recordings; more of them hardly move the places of the qualities, and would fill the memory
@@ -277,9 +277,10 @@ class Whitening:
         embedding = builtin()
         if self.spectrogram_size != embedding.size:
             return named, axes, parts
-        numbers = embedding.numbers(spectrograms, values[:, NAMES.index("duration")])
+        octaves = values[:, NAMES.index("duration")]
+        numbers = embedding.numbers(spectrograms, octaves)
         shares = embedding.shares.astype(np.float64)
-        embedded = _normalised(numbers * np.sqrt(shares))
+        embedded = _normalised(embedding.told_apart(numbers, spectrograms, octaves) * np.sqrt(shares))
         both = np.concatenate((math.sqrt(EMBEDDED) * embedded, math.sqrt(1 - EMBEDDED) * axes), axis=1)
         parts = np.concatenate((EMBEDDED * shares, (1 - EMBEDDED) * parts))
         return embedding.said_again(named, numbers), both, parts
