@@ -39,7 +39,7 @@ def test_the_pitch_of_a_vowel_without_its_fundamental(hertz):
 
 @pytest.mark.parametrize("hertz", [100, 115, 130])
 def test_a_harmonic_at_a_resonance_of_the_mouth_is_not_the_pitch(hertz):
-    """In the vowel of "three", the third harmonic of a deep voice is near 350 Hz, where the mouth makes it strongest."""
+    """In the vowel of "three", the mouth makes harmonics near 350 Hz loudest: the third one of a deep voice."""
     weights = {1: 0.15, 2: 0.1, 3: 1.0, 4: 0.05}
     sound = np.sum([w * np.sin(2 * np.pi * hertz * k * SECONDS + k) for k, w in weights.items()], axis=0)
     (found, _), *_ = find_pitch(power(sound.astype(np.float32)), RECIPE)

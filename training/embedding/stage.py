@@ -42,13 +42,13 @@ UNCHANGED = 0.5  # chance that the second of a pair of recordings is no copy tha
 
 
 def train_embedding(options: EmbeddingOptions, repeats: Path, recordings: Path, folder: Path, seed: int) -> Path:
-    """Train the embedding with `contrast_loss` and the named qualities, and write embedding.npz, as the program reads it, to `folder`.
+    """Train the embedding by contrast and by named qualities, and write embedding.npz, as the program reads it.
 
     Args:
         options: its settings.
         repeats: folder of recordings, as of `sounds.gather`.
         recordings: folder of recordings of any kind.
-        folder: checkpoint, losses, features and the result.
+        folder: checkpoint, losses, features and the result, embedding.npz.
         seed: of all random numbers.
 
     Raises:
