@@ -41,7 +41,7 @@ from painting.api import load_painter
 from painting.image_spec import ImageSpec
 from painting.painter import spec_for
 
-SHAPES = 30  # voices with a shape
+SHAPES = 102  # voices with a shape
 LAYOUT_STRENGTH = 0.5
 TWO_COLOURS = {  # the first and the second colour of prompts, in red, green and blue
     "a golden spiral on purple": ((212, 175, 55), (128, 0, 128)),
