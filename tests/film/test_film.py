@@ -100,7 +100,8 @@ def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, ke
     for frame, row in ((2, 0), (3, 1), (5, 3)):
         options = ("--init_latents", song.with_suffix(".pt"), "--subject_idx", row, *TINY, "--steps", 2, "--scale", 1)
         (still,) = paint(tmp_path / f"still{row}", *options)
-        assert np.abs(still.astype(int) - kept[frame]).max() <= 4, "to rounding: another number of images is sampled"
+        apart = np.abs(still.astype(int) - kept[frame])  # by rounding: another number of images is sampled at a time
+        assert apart.max() <= 8 and apart.mean() < 1
 
 
 @pytest.mark.slow
