@@ -30,7 +30,7 @@ from .row_tables import VOICE_HEADING
 COMMIT_EVERY = 8  # files; committing after each file would take a twentieth of the time
 LOG_PAGES = 16_384  # 64 MB that SQLite collects before it waits for the disk; only a power cut can lose them
 CRASHED = "its decoder crashed or did not end; convert it to wav"  # the reason of a file that ends its workers
-FORMAT = 5  # of the tables below, of the csv files, and of decoding; results of another format are not reused
+FORMAT = 6  # of the tables below, of the csv files, and of decoding; results of another format are not reused
 DONE = """
 CREATE TABLE IF NOT EXISTS done (  -- the result for some content, named: the file has the name of a recording
     sha256 TEXT, named INTEGER, seconds REAL, sample_rate INTEGER, decoder TEXT, reason TEXT,

@@ -160,11 +160,12 @@ def with_noise(voice: np.ndarray, noise: np.ndarray, strength: float) -> np.ndar
     Raises:
         ValueError: as `mix_with_noise`.
     """
-    x_T = mix_with_noise(voice[None], noise_of_voice(voice, noise, strength)[None], strength)[0]
+    own = noise_of_voice(voice, noise, strength)
+    x_T = mix_with_noise(voice[None], own[None], strength)[0]
     if strength in (0, 1):
         return x_T
     rest = (1 - strength) ** 2
-    named = math.sqrt(1 - rest) * voice + math.sqrt(rest) * noise  # only what is named of it counts
+    named = math.sqrt(1 - rest) * voice + math.sqrt(rest) * own  # only what is named of it counts
     whole = x_T + named_part(named - x_T, len(NAMES))
     return (whole * (np.linalg.norm(x_T) / np.linalg.norm(whole))).astype(np.float32)
 

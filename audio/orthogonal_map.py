@@ -68,7 +68,10 @@ def leading_numbers(means: np.ndarray) -> np.ndarray:
 
 
 def named_part(noise: np.ndarray, named: int) -> np.ndarray:
-    """Return the part of noise [C, H, W] that its first `named` numbers set, as of `with_named`: float64 [C, H, W]."""
+    """Return the part of noise [C, H, W] that its first `named` numbers set, float64 [C, H, W].
+
+    They are those of `with_named`, if it was given LEADING axes or more.
+    """
     rows, columns = _bands(noise.shape[1]), _bands(noise.shape[2])
     squares = [(..., slice(*row), slice(*column)) for row in rows for column in columns]
     roots = np.sqrt([noise[0][square].size for square in squares])

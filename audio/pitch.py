@@ -59,8 +59,10 @@ def find_pitch(power: np.ndarray, recipe: Recipe) -> np.ndarray:
     Returns:
         float32 [n, 2]: the pitch in Hz, and the periodicity from 0 to 1; 0 and 0 for silence.
     """
-    _, _, periodicity = _highest_peak(power, recipe)
-    first, heights, _ = _highest_peak(np.sqrt(power), recipe)
+    of_power, heights_of_power, periodicity = _highest_peak(power, recipe)
+    first, heights, found = _highest_peak(np.sqrt(power), recipe)
+    first = np.where(found > 0, first, of_power)
+    heights = np.where(found[:, None] > 0, heights, heights_of_power)
     each = np.arange(len(power))
     left, top, right = heights[each, first - 1], heights[each, first], heights[each, first + 1]
     bend = np.minimum(left - 2 * top + right, -np.finfo(np.float32).eps)

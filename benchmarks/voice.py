@@ -21,7 +21,7 @@ import cli
 import config
 from audio.calibration import voice_latents
 from audio.gaussianity import correlation, spatial_power
-from audio.initial_noise import mix_with_noise, with_noise
+from audio.initial_noise import with_noise
 from audio.orthogonal_map import SQUARES
 from audio.whitening import WHITENING_NAME, Whitening
 from benchmarks import sounds
@@ -84,9 +84,11 @@ def properties(x: np.ndarray) -> list[str]:
 def print_properties(raw: np.ndarray, voices: np.ndarray) -> None:
     """Print properties of Gaussian noise, of raw z-scores and of x_T."""
     noise = np.random.default_rng(0).standard_normal(raw.shape, np.float32)
-    columns = [
-        properties(x) for x in (noise, raw, mix_with_noise(voices, noise, STRENGTH), mix_with_noise(voices, noise, 1.0))
+    mixed = [
+        np.stack([with_noise(*pair, strength) for pair in zip(voices, noise, strict=True)])
+        for strength in (STRENGTH, 1.0)
     ]
+    columns = [properties(x) for x in (noise, raw, *mixed)]
     names = [
         "power at " + ", ".join(map(str, FREQUENCIES)),
         "least and largest power, 0 to 16",

@@ -254,10 +254,10 @@ class PromptPrior(nn.Module):
         if has_prompt.any():
             # one image at a time, so that its prior is the same to the last bit whatever else is in the batch
             noises = x_T[has_prompt].float().split(1)
-            chosen = [self.shares(noise) for noise in noises] if shares is None else shares[has_prompt].split(1)
-            rows = zip(noises, context[has_prompt].split(1), chosen, strict=True)
             # bfloat16 rounds probabilities near 1 to 1, for which the Gumbel noise is infinite
             with torch.autocast(x_T.device.type, enabled=False):
+                chosen = [self.shares(noise) for noise in noises] if shares is None else shares[has_prompt].split(1)
+                rows = zip(noises, context[has_prompt].split(1), chosen, strict=True)
                 predicted = torch.cat([self._predict(*row) for row in rows])
             prior[has_prompt] = predicted.float()
         return F.interpolate(prior, x_T.shape[2:], mode="bilinear")

@@ -181,7 +181,7 @@ def test_named_numbers_leave_lengths_alone(shape):
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 83, 61), (4, 8, 8)], ids=str)
 def test_the_part_of_named_numbers_is_theirs_alone(codes, shape):
-    """Whatever else a latent holds, the same named numbers have the same part, and without them it is nothing."""
+    """The same named numbers have the same part, whatever else a latent holds; without them it is nothing."""
     named = np.random.default_rng(3).standard_normal((1, 10))
     one, other, none = (
         spread(*with_named(numbers, code[None, :100], VARIANCES[:100] / VARIANCES[:100].sum(), shape), shape)[0]

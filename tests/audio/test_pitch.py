@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from audio.features import extract
-from audio.pitch import HIGHEST_HZ, LOWEST_HZ, analysed_bins, find_pitch
+from audio.pitch import HIGHEST_HZ, LAG_STEP, LOWEST_HZ, _highest_peak, _lags, analysed_bins, find_pitch
 from audio.recipe import RECIPE
 
 SECONDS = np.arange(RECIPE.sample_rate) / RECIPE.sample_rate
@@ -60,6 +60,18 @@ def test_every_pitch_is_within_the_range_of_voices():
     noise = np.random.default_rng(1).random((500, power(vowel(100)).shape[1]), np.float32)
     hertz = find_pitch(noise, RECIPE)[:, 0]
     assert hertz.min() > LOWEST_HZ * 0.95 and hertz.max() < HIGHEST_HZ * 1.05
+
+
+def test_where_magnitudes_have_no_peak_power_gives_the_pitch():
+    bins = power(vowel(100)).shape[1]
+    falling = np.exp(-12 * np.linspace(0, 1, bins, dtype=np.float32))  # nearly all is in few bins
+    spectra = np.random.default_rng(3).random((20_000, bins), np.float32) ** 20 * falling
+    without = _highest_peak(np.sqrt(spectra), RECIPE)[2] == 0
+    first, _, periodicity = _highest_peak(spectra[without], RECIPE)
+    assert (periodicity > 0).sum() >= 3
+    hertz = find_pitch(spectra[without], RECIPE)[:, 0][periodicity > 0]
+    lags = RECIPE.sample_rate / hertz
+    np.testing.assert_allclose(lags, _lags(RECIPE)[first[periodicity > 0]], atol=LAG_STEP / 2)
 
 
 def test_a_recording_has_the_pitch_of_most_of_it():

@@ -475,8 +475,12 @@ def test_the_empty_prompt_has_no_prior(prior):
 
 def test_extreme_numbers_give_a_prior_in_mixed_precision_too(prior):
     x_T = noise_for(3 * torch.randn(20, 4, 4, 4))
+    context = torch.randn(20, 6, CONTEXT)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert prior(x_T, torch.randn(20, 6, CONTEXT), HAS_PROMPT.expand(20)).isfinite().all()
+        mixed = prior(x_T, context, HAS_PROMPT.expand(20))
+    assert mixed.isfinite().all()
+    with torch.inference_mode():
+        assert torch.equal(mixed, prior(x_T, context, HAS_PROMPT.expand(20)))  # nor are other candidates chosen
 
 
 def test_each_row_has_the_prior_for_its_own_prompt(prior):

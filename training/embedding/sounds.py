@@ -176,7 +176,11 @@ def joined_texts(repeats: Sounds, words: Sequence[Sequence[int]], output: Path, 
     speakers = defaultdict(list)
     for row in itertools.chain(*words):
         speakers[speaker_of(repeats.paths[row])].append(row)
-    code = hashlib.sha256(" ".join([str(seed), *(repeats.digests[row] for row in itertools.chain(*words))]).encode())
+    code = hashlib.sha256(
+        " ".join(
+            [str((seed, TEXTS, TEXT_SECONDS)), *(repeats.digests[row] for row in itertools.chain(*words))]
+        ).encode()
+    )
     folder = output.with_name(f"{output.name}-{code.hexdigest()[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     for index, (speaker, rows) in enumerate(tqdm(sorted(speakers.items()), "texts")):
