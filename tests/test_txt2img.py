@@ -91,7 +91,7 @@ def test_a_batch_holds_the_images_of_its_seeds(voices, tmp_path):
     assert Image.open(tmp_path / "batch" / "grid_0000.png").size == (128, 128)
     for i, image in enumerate(batch):
         alone = paint(tmp_path / str(i), *options, "--seed", 42 + i)[0]
-        assert distance(image, alone) < 1, "to within rounding"
+        assert distance(image, alone) < 2, "to within rounding, of bfloat16 where the processor computes in it"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

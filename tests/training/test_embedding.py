@@ -197,7 +197,8 @@ def test_contrast_is_the_cross_entropy_of_finding_the_partner():
     assert stage.contrast_loss(torch.from_numpy(z)).item() == pytest.approx(np.mean(expected))
 
 
-def test_the_first_axis_is_the_one_that_repeats_best():
+def test_the_first_axis_is_the_one_that_repeats_best(monkeypatch):
+    monkeypatch.setattr(axes, "REGULAR", 1e-4)
     rng = np.random.default_rng(0)
     words, spread, noise = rng.standard_normal((300, 3)), np.array([1.0, 3.0, 1.0]), np.array([0.1, 3.0, 1.0])
     takes = np.repeat(words * spread, 4, axis=0) + noise * rng.standard_normal((1200, 3))
