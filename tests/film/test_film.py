@@ -95,13 +95,13 @@ def test_a_film_has_the_frames_the_sound_and_what_made_it(song, tmp_path):
 @pytest.mark.slow
 def test_without_smoothing_a_frame_is_the_image_of_its_window(song, tmp_path, kept):
     """With four frames a second frame 3 lies at 0.75 s, the middle of the window that begins at 0.25 s."""
-    result = run(song, tmp_path / "out", "--smooth", 0, "--fps", 4, "--prompt", "a golden spiral on purple")
+    alike = ("--precision", "full")  # in bfloat16, rounding would be seen
+    result = run(song, tmp_path / "out", "--smooth", 0, "--fps", 4, "--prompt", "a golden spiral on purple", *alike)
     assert result.returncode == 0, result.stderr
     for frame, row in ((2, 0), (3, 1), (5, 3)):
         options = ("--init_latents", song.with_suffix(".pt"), "--subject_idx", row, *TINY, "--steps", 2, "--scale", 1)
-        (still,) = paint(tmp_path / f"still{row}", *options)
-        apart = np.abs(still.astype(int) - kept[frame])  # by rounding: another number of images is sampled at a time
-        assert apart.max() <= 8 and apart.mean() < 1
+        (still,) = paint(tmp_path / f"still{row}", *options, *alike)
+        assert np.abs(still.astype(int) - kept[frame]).max() <= 4, "to rounding: another number of images is sampled"
 
 
 @pytest.mark.slow
