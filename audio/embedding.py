@@ -81,12 +81,17 @@ def halves(spectrograms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stretch either half of the columns of spectrograms [..., bands, columns] to the full width."""
     columns = spectrograms.shape[-1]
     half = columns // 2
-    position = np.clip((np.arange(columns) + 0.5) / 2 - 0.5, 0, half - 1)
-    left = np.minimum(position.astype(int), half - 2)
-    share = position - left
-    parts = (spectrograms[..., :half], spectrograms[..., half:])
-    first, second = (part[..., left] * (1 - share) + part[..., left + 1] * share for part in parts)
-    return first, second
+    first, second = spectrograms[..., :half], spectrograms[..., half:]
+    return stretched(first, 0, half, columns), stretched(second, 0, half, columns)
+
+
+def stretched(spectrograms: np.ndarray, first: float, last: float, columns: int) -> np.ndarray:
+    """Stretch what is from column `first` to `last`, 0 to n, of [..., n] to so many columns by linear interpolation."""
+    n = spectrograms.shape[-1]
+    position = np.clip(first + (np.arange(columns) + 0.5) * ((last - first) / columns) - 0.5, 0, n - 1)
+    left = np.minimum(position.astype(int), n - 2)
+    weight = position - left
+    return spectrograms[..., left] * (1 - weight) + spectrograms[..., left + 1] * weight
 
 
 def share_of_change(octaves: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ random rotation); Householder, "Unitary triangularization of a nonsymmetric matr
 import functools
 import math
 from collections.abc import Sequence
+from types import EllipsisType
 
 import numpy as np
 
@@ -72,8 +73,7 @@ def named_part(noise: np.ndarray, named: int) -> np.ndarray:
 
     They are those of `with_named`, if it was given LEADING axes or more.
     """
-    rows, columns = _bands(noise.shape[1]), _bands(noise.shape[2])
-    squares = [(..., slice(*row), slice(*column)) for row in rows for column in columns]
+    squares = _squares(*noise.shape[1:])
     roots = np.sqrt([noise[0][square].size for square in squares])
     means = np.stack([noise[square].mean(axis=(1, 2), dtype=np.float64) for square in squares], axis=1)
     # the last channel has the first numbers, see `spread`
@@ -88,11 +88,14 @@ def named_part(noise: np.ndarray, named: int) -> np.ndarray:
 def lowest_frequencies(noise: np.ndarray) -> np.ndarray:
     """Replace each square of noise [B, C, H, W] by its mean: float64 [B, C, H, W]."""
     low = np.empty(noise.shape, dtype=np.float64)
-    for top, bottom in _bands(noise.shape[2]):
-        for left, right in _bands(noise.shape[3]):
-            square = noise[:, :, top:bottom, left:right]
-            low[:, :, top:bottom, left:right] = square.mean(axis=(2, 3), keepdims=True, dtype=np.float64)
+    for square in _squares(*noise.shape[2:]):
+        low[square] = noise[square].mean(axis=(2, 3), keepdims=True, dtype=np.float64)
     return low
+
+
+def _squares(height: int, width: int) -> list[tuple[EllipsisType, slice, slice]]:
+    """Return the index of each square of latents [..., height, width], row by row."""
+    return [(..., slice(*row), slice(*column)) for row in _bands(height) for column in _bands(width)]
 
 
 def _turns(shape: Sequence[int], axes: int) -> np.ndarray:

@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from .embedding import builtin
+from .embedding import builtin, stretched
 from .files import atomic_path
 from .mel import mel_edges
 from .npy import Rows
@@ -325,7 +325,7 @@ class Whitening:
         above = np.maximum(spectrograms + EDGE_FLOOR_DB, 0)
         energy = (above * above).sum(axis=1)  # [B, column]; never 0 everywhere, because of the loudest cell
         bounds = [_energy_bounds(columns, self.edge_share) for columns in energy]
-        return np.stack([_stretch(one, *where) for one, where in zip(spectrograms, bounds, strict=True)])
+        return np.stack([stretched(one, *where, size) for one, where in zip(spectrograms, bounds, strict=True)])
 
     def embed(self, aligned: np.ndarray) -> np.ndarray:
         """Embed aligned spectrograms (step 3): [B, P] -> codes, float64 [B, K], of unit length.
@@ -424,12 +424,3 @@ def _energy_bounds(energy: np.ndarray, share: float) -> tuple[float, float]:
     passed = np.concatenate(([0.0], np.cumsum(energy)))
     first, last = np.interp([share, 1 - share], passed / passed[-1], np.arange(len(passed)))
     return float(first), float(last)
-
-
-def _stretch(spectrogram: np.ndarray, first: float, last: float) -> np.ndarray:
-    """Stretch the columns from `first` to `last`, 0 to n, of [rows, n] to n columns by linear interpolation."""
-    n = spectrogram.shape[1]
-    position = np.clip(first + (np.arange(n) + 0.5) * ((last - first) / n) - 0.5, 0, n - 1)
-    left = np.minimum(position.astype(int), n - 2)
-    weight = position - left
-    return spectrogram[:, left] * (1 - weight) + spectrogram[:, left + 1] * weight

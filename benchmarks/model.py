@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 import cli
 import config
-from audio.initial_noise import with_noise
 from benchmarks import sounds, voice
 from benchmarks.builtin_model import BuiltinModel, thumbnails
 from benchmarks.pattern_classifier import PatternClassifier, single_pattern, trained_classifier
@@ -161,8 +160,7 @@ def x_T_of_recordings(source: Path, count: int) -> torch.Tensor:
     """
     _, voices = voice.VoiceLatents()(sounds.read(sounds.held_out_paths(source)))
     noise = seeded_noise(list(range(count)), config.LATENT_SHAPE).numpy()
-    pairs = zip(np.resize(voices, noise.shape), noise, strict=True)
-    return torch.from_numpy(np.stack([with_noise(one, seeded, voice.STRENGTH) for one, seeded in pairs]))
+    return torch.from_numpy(voice.with_noises(np.resize(voices, noise.shape), noise, voice.STRENGTH))
 
 
 # --- distributions of images -----------------------------------------------------------------------------------------

@@ -56,7 +56,12 @@ class VoiceLatents:
 def with_seed(x: np.ndarray) -> np.ndarray:
     """Add the seed's part to what voices contribute, [N, C, h, w], as initial_noise.py does."""
     noise = seeded_noise([ImageSpec.seed], config.LATENT_SHAPE).numpy()
-    return np.stack([with_noise(one, noise[0], STRENGTH) for one in x])
+    return with_noises(x, np.broadcast_to(noise, x.shape), STRENGTH)
+
+
+def with_noises(voices: np.ndarray, noise: np.ndarray, strength: float) -> np.ndarray:
+    """Mix each of voices [N, C, h, w] with its own noise, [N, C, h, w], as initial_noise.py does."""
+    return np.stack([with_noise(*pair, strength) for pair in zip(voices, noise, strict=True)])
 
 
 # --- compared with N(0, I) --------------------------------------------------------------------------------------------
@@ -84,11 +89,9 @@ def properties(x: np.ndarray) -> list[str]:
 def print_properties(raw: np.ndarray, voices: np.ndarray) -> None:
     """Print properties of Gaussian noise, of raw z-scores and of x_T."""
     noise = np.random.default_rng(0).standard_normal(raw.shape, np.float32)
-    mixed = [
-        np.stack([with_noise(*pair, strength) for pair in zip(voices, noise, strict=True)])
-        for strength in (STRENGTH, 1.0)
+    columns = [
+        properties(x) for x in (noise, raw, with_noises(voices, noise, STRENGTH), with_noises(voices, noise, 1.0))
     ]
-    columns = [properties(x) for x in (noise, raw, *mixed)]
     names = [
         "power at " + ", ".join(map(str, FREQUENCIES)),
         "least and largest power, 0 to 16",

@@ -173,14 +173,10 @@ def joined_texts(repeats: Sounds, words: Sequence[Sequence[int]], output: Path, 
     Raises:
         ValueError, OSError: a recording cannot be read, or the file not be written.
     """
-    speakers = defaultdict(list)
-    for row in itertools.chain(*words):
+    speakers, every = defaultdict(list), [*itertools.chain(*words)]
+    for row in every:
         speakers[speaker_of(repeats.paths[row])].append(row)
-    code = hashlib.sha256(
-        " ".join(
-            [str((seed, TEXTS, TEXT_SECONDS)), *(repeats.digests[row] for row in itertools.chain(*words))]
-        ).encode()
-    )
+    code = hashlib.sha256(str((seed, TEXTS, TEXT_SECONDS, [repeats.digests[row] for row in every])).encode())
     folder = output.with_name(f"{output.name}-{code.hexdigest()[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     for index, (speaker, rows) in enumerate(tqdm(sorted(speakers.items()), "texts")):
