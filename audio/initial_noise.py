@@ -138,8 +138,8 @@ def walk(voices: int, frames: int) -> list[tuple[float, ...]]:
     """Compute the weights of each frame of a walk from the first of several voices to the last, along great circles.
 
     Slerp at t between orthogonal directions a and b is cos(t pi/2) a + sin(t pi/2) b, and voices are nearly orthogonal
-    (median cosine 0.05), so the weights are the squares: equal steps along the sphere. The first and the last frame are
-    the voices themselves.
+    (median absolute cosine 0.07), so the weights are the squares: equal steps along the sphere. The first and the last
+    frame are the voices themselves.
     """
     weights = []
     for frame in range(frames):
